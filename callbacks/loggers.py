@@ -1,0 +1,87 @@
+"""Loggers that lose nothing and never stop a run."""
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+import wandb
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_warn
+
+
+class MetricsCSV(CSVLogger):
+    """Lightning's CSVLogger, writing `metrics.csv`, that goes on in the file of a resumed run instead of deleting it.
+
+    Args:
+        save_dir: the folder of all runs
+        name: of the run's recipe
+        version: of the run: its folder is `save_dir/name/version`
+        last_step: the iteration that the run is resumed from; later rows are logged again
+    """
+
+    def __init__(self, save_dir: str, name: str, version: str, last_step: int = 0) -> None:
+        super().__init__(save_dir, name, version)
+        self._last_step = last_step
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """Lightning's writer, holding the rows that are kept."""
+        if self._experiment is None:
+            kept = self._rows_to_keep()
+            # Lightning's writer deletes the file, and keeps its rows in memory until they are saved.
+            Path(self.log_dir, "metrics.csv").unlink(missing_ok=True)
+            writer = super().experiment
+            writer.metrics = kept
+            writer.save()
+        return self._experiment
+
+    def _rows_to_keep(self) -> list[dict[str, str]]:
+        path = Path(self.log_dir, "metrics.csv")
+        if not path.exists():
+            return []
+        with path.open(newline="") as file:
+            return [row for row in csv.DictReader(file) if float(row["step"]) <= self._last_step]
+
+
+class SafeWandbLogger(WandbLogger):
+    """Lightning's WandbLogger, offline unless asked otherwise, that never stops a run and never asks anything.
+
+    Online is asked for by `mode=online` here or `WANDB_MODE=online` in the environment. Without a key, a network or an
+    answer in time the run is logged offline, and a warning names the command that uploads it.
+
+    Args:
+        project: the W&B project
+        mode: online, offline or disabled; None follows WANDB_MODE, and is offline without it
+        init_timeout: the longest wait for the server when the run begins, in seconds
+        finish_timeout: the longest wait for the upload when the run ends, in seconds
+        **kwargs: further arguments of `lightning.pytorch.loggers.WandbLogger`
+    """
+
+    def __init__(
+        self,
+        project: str = "gen_lightning",
+        mode: str | None = None,
+        init_timeout: float = 30.0,
+        finish_timeout: float = 60.0,
+        **kwargs: Any,
+    ) -> None:
+        settings = wandb.Settings(init_timeout=init_timeout, finish_timeout=finish_timeout)
+        mode = mode or os.environ.get("WANDB_MODE", "offline")
+        super().__init__(project=project, mode=mode, settings=settings, **kwargs)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The W&B run, offline where online fails."""
+        if self._experiment is None and self._wandb_init["mode"] == "online":
+            try:
+                if not wandb.login(prompt=False, verify=False):
+                    raise wandb.errors.UsageError("no API key is configured")
+                return super().experiment
+            except (wandb.errors.UsageError, wandb.errors.CommError) as error:
+                rank_zero_warn(f"W&B cannot be used online ({error}): logging offline; upload later with `wandb sync`.")
+                self._wandb_init["mode"] = "offline"
+        return super().experiment

@@ -1,0 +1,118 @@
+"""How the pixels arrive: whole-batch indexing of one uint8 tensor, in an order fixed by (seed, epoch)."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.sources import Split
+
+
+# Two streams of seeds, apart from each other and from those of the models.
+_ORDER, _DRAWS = 2, 3
+
+
+class Batch(NamedTuple):
+    """Images, uint8 `[N, C, H, W]`, labels, int64 `[N]`, and the seed of everything drawn for this batch."""
+
+    images: Tensor
+    labels: Tensor
+    seed: int
+
+
+def _seed_of(*parts: int) -> int:
+    """A 63-bit seed that is a function of non-negative integers."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+
+class TrainLoader:
+    """Shuffled full batches, disjoint between ranks.
+
+    Epoch e is one permutation, a function of (seed, e); rank r of R takes every R-th index from the r-th on.
+    What does not fill a batch on every rank is left out of that epoch.
+
+    `state_dict` holds the epoch and the position (batches delivered in it); a loader that loads it goes on exactly there.
+
+    Args:
+        split: the images and labels, on the device they are to be indexed on
+        batch_size: images per batch and rank
+        seed: of the order, and of what is drawn for each batch
+        rank: of this process
+        world_size: number of processes
+    """
+
+    def __init__(self, split: Split, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
+        self.split = split
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self.position = 0
+
+    @property
+    def sampler(self) -> "TrainLoader":
+        """Itself: Lightning announces the epoch by `loader.sampler.set_epoch`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Starts `epoch` from its first batch, unless it is the one under way."""
+        if epoch != self.epoch:
+            self.epoch, self.position = epoch, 0
+
+    def __len__(self) -> int:
+        return len(self.split.images) // (self.batch_size * self.world_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A generator, so that nothing is drawn before the first batch is asked for: set_epoch may come after iter().
+        if self.position >= len(self):
+            self.set_epoch(self.epoch + 1)
+        order = self._shard_of_epoch()
+        while self.position < len(self):
+            indices = order[self.position * self.batch_size :][: self.batch_size]
+            seed = _seed_of(_DRAWS, self.seed, self.rank, self.epoch, self.position)
+            self.position += 1
+            yield Batch(self.split.images[indices], self.split.labels[indices], seed)
+
+    def _shard_of_epoch(self) -> Tensor:
+        generator = torch.Generator().manual_seed(_seed_of(_ORDER, self.seed, self.epoch))
+        order = torch.randperm(len(self.split.images), generator=generator)
+        return order[self.rank :: self.world_size].to(self.split.images.device)
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch, and the number of its batches delivered."""
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Goes on where the loader that gave `state_dict` stood."""
+        self.epoch, self.position = state_dict["epoch"], state_dict["position"]
+
+
+class EvaluationLoader:
+    """Every image once, in order: ranks share them exactly, without padding duplicates, in equally many batches.
+
+    Equally many, because a rank with one batch more would wait for the others in DDP's buffer broadcast.
+
+    Args:
+        split: the images and labels, on the device they are to be indexed on
+        batch_size: the most images in a batch
+        seed: of what is drawn for each batch, the same in every pass
+        rank: of this process
+        world_size: number of processes
+    """
+
+    def __init__(self, split: Split, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
+        images, labels = (torch.tensor_split(tensor, world_size)[rank] for tensor in split)
+        longest_shard = -(-len(split.images) // world_size)
+        num_batches = -(-longest_shard // batch_size)
+        self.images = torch.tensor_split(images, num_batches)
+        self.labels = torch.tensor_split(labels, num_batches)
+        self.seeds = [_seed_of(_DRAWS, seed, rank, position) for position in range(num_batches)]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(Batch, self.images, self.labels, self.seeds)

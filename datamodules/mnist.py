@@ -1,0 +1,145 @@
+"""MNIST and its relatives as a LightningDataModule."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from datamodules.loaders import Batch, EvaluationLoader, TrainLoader
+from datamodules.sources import Source, Split, check_source, download, load
+
+SplitName = Literal["train", "val", "test"]
+
+# The validation split and the static binarization are part of the data: the same in every run, whatever its seed.
+_DATA_SEED = 0
+
+
+class MNISTDataModule(LightningDataModule):
+    """28 x 28 grey images with ten classes, delivered as (images, labels): float32 `[N, 1, H, W]` in [0, 1], int64 `[N]`.
+
+    Batches cross to the device as uint8; scaling and binarization happen there.
+    The official test split is only ever tested on; validation is carved from the training split.
+
+    Args:
+        source: mnist, fashion_mnist, kmnist (downloaded once), or digits (embedded: scikit-learn's 1,797 digits)
+        root: the folder of the downloaded files, in torchvision's layout (`root/MNIST/raw/...`)
+        batch_size: images per iteration and device
+        image_size: 28, or 32 (padded with 2 black pixels on each side)
+        binarization: none; static (each pixel drawn once, as Larochelle & Murray 2011); dynamic (each pixel drawn anew
+            at each read, as Burda et al. 2016). Drawn from a Bernoulli with the grey value as its probability.
+        val_fraction: the part of the training split that is held out, in (0, 1)
+        device_resident: keep the splits on the training device
+        seed: of the order of the training images and of the dynamic binarization
+
+    Raises:
+        ValueError: an argument is out of range; the files are absent and cannot be had, or are corrupt (in
+            `prepare_data` and `setup`).
+    """
+
+    def __init__(
+        self,
+        source: Source = "mnist",
+        root: str = "data",
+        batch_size: int = 128,
+        image_size: Literal[28, 32] = 28,
+        binarization: Literal["none", "static", "dynamic"] = "none",
+        val_fraction: float = 1 / 6,
+        device_resident: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_source(source)
+        if image_size not in (28, 32):
+            raise ValueError(f"image_size is {image_size}: choose 28 or 32.")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}: choose 1 or more.")
+        if not 0 < val_fraction < 1:
+            raise ValueError(f"val_fraction is {val_fraction}: choose a number between 0 and 1.")
+        self.source = source
+        self.root = Path(root)
+        self.batch_size = batch_size
+        self.image_size = image_size
+        self.binarization = binarization
+        self.val_fraction = val_fraction
+        self.device_resident = device_resident
+        self.seed = seed
+        self._grey: dict[SplitName, Split] = {}
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape of one image, `(C, H, W)`."""
+        return (1, self.image_size, self.image_size)
+
+    def prepare_data(self) -> None:
+        """Downloads what is missing."""
+        download(self.source, self.root)
+
+    def setup(self, stage: str) -> None:
+        """Loads and splits the data, once."""
+        if self._grey:
+            return
+        train, test = load(self.source, self.root)
+        generator = torch.Generator().manual_seed(_DATA_SEED)
+        order = torch.randperm(len(train.images), generator=generator)
+        num_val = round(len(order) * self.val_fraction)
+        self._grey = {
+            "train": self._padded(train, order[num_val:].sort().values),
+            "val": self._padded(train, order[:num_val].sort().values),
+            "test": self._padded(test, torch.arange(len(test.images))),
+        }
+
+    def train_dataloader(self) -> TrainLoader:
+        """Shuffled full batches of the training split; see `TrainLoader`."""
+        loader = TrainLoader(self._served("train"), self.batch_size, self.seed, *self._rank_and_world_size())
+        if len(loader) == 0:
+            raise ValueError(
+                f"batch_size {self.batch_size} on {loader.world_size} device(s) is more than the"
+                f" {len(loader.split.images):,} training images: choose a smaller --data.batch_size."
+            )
+        return loader
+
+    def val_dataloader(self) -> EvaluationLoader:
+        """The validation split, in order."""
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> EvaluationLoader:
+        """The official test split, in order."""
+        return self._evaluation_loader("test")
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        """uint8 on the device -> float32 in [0, 1], drawn to {0, 1} under dynamic binarization."""
+        images = batch.images.float() / 255
+        if self.binarization == "dynamic":
+            images = images.bernoulli(generator=torch.Generator(images.device).manual_seed(batch.seed))
+        return images, batch.labels
+
+    def images(self, split: SplitName, batch_size: int = 500) -> Iterator[Tensor]:
+        """This rank's share of a split as it is, never binarized: float32 `[N, 1, H, W]` in [0, 1], in batches."""
+        loader = EvaluationLoader(self._grey[split], batch_size, 0, *self._rank_and_world_size())
+        return (batch.images.float() / 255 for batch in loader)
+
+    def _evaluation_loader(self, split: SplitName) -> EvaluationLoader:
+        return EvaluationLoader(self._served(split), self.batch_size, _DATA_SEED, *self._rank_and_world_size())
+
+    def _served(self, split: SplitName) -> Split:
+        images, labels = self._grey[split]
+        if self.binarization == "static":
+            generator = torch.Generator().manual_seed(_DATA_SEED)
+            images = (images.float() / 255).bernoulli(generator=generator).mul_(255).to(torch.uint8)
+        if self.device_resident and self.trainer is not None:
+            device = self.trainer.strategy.root_device
+            return Split(images.to(device), labels.to(device))
+        return Split(images, labels)
+
+    def _padded(self, split: Split, indices: Tensor) -> Split:
+        margin = (self.image_size - 28) // 2
+        return Split(F.pad(split.images[indices], (margin,) * 4), split.labels[indices])
+
+    def _rank_and_world_size(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size

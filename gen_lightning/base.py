@@ -1,0 +1,134 @@
+"""GenerativeModule: the one face that callbacks, evaluation and the command line see."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from gen_lightning.clock import rewind_to_iteration, seed_draws, seed_of
+
+# Two streams of seeds, apart from each other and from those of the data loaders.
+_TRAINING, _EVALUATION = 0, 1
+
+
+class GenerativeModule(LightningModule, ABC):
+    """A model that can be sampled from, and whose training is a function of (seed, rank, iteration).
+
+    Batches are `(data, labels)`: data float32 `[N, *data_shape]`; images are `[N, C, H, W]` in [0, 1].
+
+    Args:
+        data_shape: the shape of one example, such as `(1, 28, 28)` or `(2,)`
+        seed: of everything drawn in training and evaluation, 0 or more
+    """
+
+    def __init__(self, data_shape: Sequence[int], seed: int) -> None:
+        super().__init__()
+        self.data_shape = tuple(data_shape)
+        self.seed = seed
+
+    @abstractmethod
+    def draw(self, n: int) -> Tensor:
+        """`n` samples `[n, *data_shape]`, drawn from torch's default generator; `sample` is what callers use."""
+
+    @torch.no_grad()
+    def sample(self, n: int, *, generator: torch.Generator, labels: Tensor | None = None) -> Tensor:
+        """Samples `[n, *data_shape]` in evaluation mode, drawn from `generator` alone.
+
+        The module's mode and buffers, and torch's default generators, are left as they were.
+
+        Args:
+            n: the number of samples
+            generator: the source of all randomness, on any device
+            labels: classes to sample from, int64 `[n]`
+
+        Raises:
+            ValueError: labels are given, and the model is not conditional.
+        """
+        if labels is not None:
+            raise ValueError(f"{type(self).__name__} is not class-conditional: sample without labels.")
+        seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        training_modes = {module: module.training for module in self.modules()}
+        devices = [] if self.device.type == "cpu" else [self.device]
+        with torch.random.fork_rng(devices, device_type=self.device.type if devices else "cuda"):
+            seed_draws(seed, self.device)
+            self.eval()
+            try:
+                return self.draw(n)
+            finally:
+                for module, mode in training_modes.items():
+                    module.training = mode
+
+    def check_data(self, data: Tensor) -> None:
+        """Looks at the first batch before it trains anything.
+
+        Raises:
+            ValueError: the data do not have the shape that the model was built for.
+        """
+        if data.shape[1:] != self.data_shape:
+            raise ValueError(
+                f"The data have shape {tuple(data.shape[1:])} and the model is built for {self.data_shape}:"
+                " set model.data_shape to the data's."
+            )
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Makes all that this iteration draws a function of (seed, rank, iteration)."""
+        if self._first_batch:
+            self.check_data(batch[0])
+            self._first_batch = False
+        seed_draws(seed_of(_TRAINING, self.seed, self.global_rank, self.global_step), self.device)
+
+    def on_train_start(self) -> None:
+        """Asks for a look at the first batch."""
+        self._first_batch = True
+
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Makes each validation draw the same."""
+        seed_draws(seed_of(_EVALUATION, self.seed, self.global_rank, batch_idx), self.device)
+
+    def on_test_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Makes each test draw the same."""
+        self.on_validation_batch_start(batch, batch_idx)
+
+    def log_iteration(self, scalars: dict[str, Tensor], iteration: int, batch_size: int) -> None:
+        """Logs `train/...` scalars every `log_every_n_steps` iterations, at x = completed iterations.
+
+        Args:
+            scalars: values by name, without the prefix
+            iteration: the number of completed iterations
+            batch_size: examples in this rank's batch
+        """
+        # self.log costs about as much as a small network's training step.
+        if iteration % self.trainer.log_every_n_steps:
+            return
+        for name, value in scalars.items():
+            self.log(f"train/{name}", value, prog_bar=name.endswith("loss"))
+        images_seen = iteration * batch_size * self.trainer.world_size
+        self.log_dict({"images_seen": float(images_seen), "step": float(iteration)})
+
+    def log_evaluation(self, scalars: dict[str, Tensor], stage: str, batch_size: int) -> None:
+        """Logs means over the whole split as `val/...` or `test/...`, at x = completed iterations."""
+        values = {f"{stage}/{name}": value for name, value in scalars.items()}
+        self.log_dict(values, batch_size=batch_size, sync_dist=True)
+        self.log("step", float(self.global_step), batch_size=batch_size)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps hyperparameters to JSON types, and the loop's state to that between two iterations."""
+        hyperparameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        for name in [name for name, value in hyperparameters.items() if not _is_json(value)]:
+            del hyperparameters[name]
+        batches_per_epoch = self.trainer.num_training_batches
+        if checkpoint.get("loops") and 0 < batches_per_epoch < float("inf"):
+            fit_loop = checkpoint["loops"]["fit_loop"]
+            checkpoint["epoch"] = rewind_to_iteration(fit_loop, self.global_step, int(batches_per_epoch))
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -1,0 +1,132 @@
+"""Frozen feature extractors: a small CNN trained on MNIST's training split, and Inception for those who have it."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors.torch import load as load_safetensors
+from torch import Tensor, nn
+
+_WEIGHTS = Path(__file__).with_name("mnist_cnn.safetensors")
+# Printed by benchmarks/train_extractor.py.
+_SHA256 = "ba5793e80f5d28a6c6fb5714fab3a0fa59b608ccb68e7695f29e6172daab6c18"
+
+
+class FeatureExtractor(nn.Module):
+    """A frozen network that judges images: it never leaves evaluation mode, and its parameters take no gradients.
+
+    `name` is part of the key of every metric made with it; `num_features` is the dimension of its features.
+    """
+
+    name: str
+    num_features: int
+
+    def train(self, mode: bool = True) -> "FeatureExtractor":
+        """Stays in evaluation mode, whatever the module around it does."""
+        return super().train(False)
+
+
+def _convolution(in_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU()
+    )
+
+
+class DigitClassifier(nn.Module):
+    """A convolutional classifier of 28 x 28 grey images with `num_features` penultimate features.
+
+    Args:
+        num_features: the dimension of the features
+        num_classes: the number of classes
+    """
+
+    def __init__(self, num_features: int = 64, num_classes: int = 10) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 16, 5, padding=2, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            _convolution(16, 32),
+            _convolution(32, 64),
+            nn.MaxPool2d(2),
+            _convolution(64, 64),
+            _convolution(64, num_features),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+        self.head = nn.Linear(num_features, num_classes)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Penultimate features `[N, num_features]` of images `[N, 1, 28, 28]` (or 32 x 32, padded) in [0, 1]."""
+        if images.shape[1] != 1 or images.shape[2:] not in ((28, 28), (32, 32)):
+            raise ValueError(
+                f"The MNIST extractor judges grey images of 28 x 28 or 32 x 32, not {tuple(images.shape[1:])}:"
+                " choose another extractor."
+            )
+        margin = (images.shape[-1] - 28) // 2
+        return self.body(images[..., margin : margin + 28, margin : margin + 28])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class logits `[N, num_classes]`."""
+        return self.head(self.features(images))
+
+
+class MNISTFeatures(FeatureExtractor):
+    """The 64 penultimate features of `DigitClassifier`, trained on MNIST's official training split.
+
+    Its weights ship with the package; `benchmarks/train_extractor.py` makes them and prints their test accuracy.
+
+    Raises:
+        ValueError: the file of the weights is not the one that was published.
+    """
+
+    name = "mnist_cnn"
+
+    def __init__(self) -> None:
+        super().__init__()
+        content = _WEIGHTS.read_bytes()
+        if hashlib.sha256(content).hexdigest() != _SHA256:
+            raise ValueError(f"{_WEIGHTS} is not the published file (its SHA-256 differs): install the package anew.")
+        self.classifier = DigitClassifier()
+        self.classifier.load_state_dict(load_safetensors(content))
+        self.num_features = self.classifier.num_features
+        self.requires_grad_(False).eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features `[N, 64]` of grey images `[N, 1, 28, 28]` (or 32 x 32, padded) in [0, 1]."""
+        return self.classifier.features(images)
+
+
+class InceptionFeatures(FeatureExtractor):
+    """The 2,048 features of the Inception network that FID was defined with (Heusel et al. 2017).
+
+    Needs the extra `gen_lightning[inception]`, and torch-fidelity's file `weights-inception-2015-12-05-6726825d.pth`.
+
+    Args:
+        weights: the path of that file
+
+    Raises:
+        ValueError: the file or the extra is absent.
+    """
+
+    name = "inception"
+    num_features = 2048
+
+    def __init__(self, weights: str) -> None:
+        super().__init__()
+        if not Path(weights).is_file():
+            raise ValueError(f"There are no Inception weights at {weights}: give the path of torch-fidelity's file.")
+        try:
+            from torchmetrics.image.fid import NoTrainInceptionV3
+
+            self.network = NoTrainInceptionV3("inception-v3-compat", ["2048"], weights)
+        except ModuleNotFoundError as error:
+            raise ValueError("Inception needs torch-fidelity: pip install 'gen_lightning[inception]'.") from error
+        self.requires_grad_(False).eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features `[N, 2048]` of images `[N, C, H, W]` in [0, 1], C = 1 or 3, resized to 299 x 299 within."""
+        colour = images.expand(-1, 3, -1, -1)
+        return self.network((colour * 255).round().to(torch.uint8))

@@ -1,0 +1,124 @@
+"""DCGAN (Radford, Metz & Chintala 2016), and its twins for the VAE.
+
+Between the image and a map of 4 x 4 (from 32) or 7 x 7 (from 28) lie strided 4 x 4 convolutions, each halving the size
+and doubling the channels, with batch normalization everywhere but at the image and at the other end.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class DCGANEncoder(nn.Module):
+    """Images `[N, C, H, W]` in [0, 1] -> features `[N, out_features]`.
+
+    Args:
+        data_shape: `(C, H, W)` with H = W, a small number (4 to 7) times a power of 2, such as 28, 32 or 64
+        out_features: the number of outputs
+        width: channels of the map next to the image
+
+    Raises:
+        ValueError: the image size is not of that form.
+    """
+
+    def __init__(self, data_shape: Sequence[int], out_features: int, width: int = 64) -> None:
+        super().__init__()
+        map_size, num_stages = _map_size_and_stages(data_shape)
+        channels = [data_shape[0]] + [width * 2**stage for stage in range(num_stages)]
+        layers: list[nn.Module] = []
+        for stage, (inputs, outputs) in enumerate(zip(channels, channels[1:], strict=False)):
+            layers += [
+                nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=stage == 0),
+                nn.Identity() if stage == 0 else nn.BatchNorm2d(outputs),
+                nn.LeakyReLU(0.2),
+            ]
+        layers += [nn.Conv2d(channels[-1], out_features, map_size), nn.Flatten()]
+        self.layers = nn.Sequential(*layers)
+        self.apply(_initialize)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features `[N, out_features]`."""
+        return self.layers(images * 2 - 1)
+
+
+class DCGANDecoder(nn.Module):
+    """Latents `[N, latent_dim]` -> unbounded outputs `[N, C, H, W]`.
+
+    Args:
+        latent_dim: the dimension of the latent
+        data_shape: as for `DCGANEncoder`
+        width: channels of the map next to the output
+
+    Raises:
+        ValueError: the image size is not of the form that `DCGANEncoder` takes.
+    """
+
+    def __init__(self, latent_dim: int, data_shape: Sequence[int], width: int = 64) -> None:
+        super().__init__()
+        map_size, num_stages = _map_size_and_stages(data_shape)
+        channels = [width * 2**stage for stage in reversed(range(num_stages))]
+        layers: list[nn.Module] = [
+            nn.Unflatten(1, (latent_dim, 1, 1)),
+            nn.ConvTranspose2d(latent_dim, channels[0], map_size, bias=False),
+        ]
+        for inputs, outputs in zip(channels, channels[1:], strict=False):
+            layers += [
+                nn.BatchNorm2d(inputs),
+                nn.ReLU(),
+                nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=False),
+            ]
+        layers += [
+            nn.BatchNorm2d(channels[-1]),
+            nn.ReLU(),
+            nn.ConvTranspose2d(channels[-1], data_shape[0], 4, stride=2, padding=1),
+        ]
+        self.layers = nn.Sequential(*layers)
+        self.apply(_initialize)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Outputs `[N, C, H, W]`."""
+        return self.layers(z)
+
+
+class DCGANDiscriminator(DCGANEncoder):
+    """Images `[N, C, H, W]` in [0, 1] -> logits `[N]`.
+
+    Args:
+        data_shape: as for `DCGANEncoder`
+        width: channels of the map next to the image
+    """
+
+    def __init__(self, data_shape: Sequence[int], width: int = 64) -> None:
+        super().__init__(data_shape, 1, width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits `[N]`."""
+        return super().forward(images).squeeze(-1)
+
+
+class DCGANGenerator(DCGANDecoder):
+    """Latents `[N, latent_dim]` -> images `[N, C, H, W]` in [0, 1], by a tanh as in the paper."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Images `[N, C, H, W]` in [0, 1]."""
+        return (super().forward(z).tanh() + 1) / 2
+
+
+def _map_size_and_stages(data_shape: Sequence[int]) -> tuple[int, int]:
+    size, num_stages = data_shape[-1], 0
+    while size % 2 == 0 and size > 4:
+        size, num_stages = size // 2, num_stages + 1
+    if len(data_shape) != 3 or data_shape[1] != data_shape[2] or not 4 <= size <= 7 or num_stages == 0:
+        raise ValueError(
+            f"DCGAN's networks take square images whose size is 4 to 7 times a power of 2 (28, 32, 64), not"
+            f" {tuple(data_shape)}: pad the images, or choose other networks."
+        )
+    return size, num_stages
+
+
+def _initialize(module: nn.Module) -> None:
+    # Section 4 of the paper: a centred normal of standard deviation 0.02.
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)

@@ -1,0 +1,132 @@
+"""VAEModule: distributions in, a bound out."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from torch.optim import Optimizer
+
+from gen_lightning.base import GenerativeModule
+from gen_lightning.vae.likelihoods import Likelihood
+from gen_lightning.vae.objectives import Objective, Terms
+from gen_lightning.vae.posteriors import DiagonalGaussian, Posterior
+from gen_lightning.vae.priors import Prior, StandardNormal
+
+
+class VAEModule(GenerativeModule):
+    """A variational autoencoder (Kingma & Welling 2014). All values are in nats.
+
+    Args:
+        encoder: called with (data_shape, number of features): data `[N, *data_shape]` -> features
+        decoder: called with (latent_dim, shape of the likelihood's parameters): latents `[N, latent_dim]` -> parameters
+        likelihood: p(x | z), of the decoder's outputs; called with (data_shape)
+        objective: what is maximized
+        optimizer: called with all parameters
+        data_shape: the shape of one example; the command line takes it from the data module
+        posterior: q(z | x), of the encoder's features; called with (latent_dim)
+        prior: p(z); called with (latent_dim)
+        latent_dim: the dimension of the latent, Z
+        seed: of all randomness in training
+
+    Raises:
+        ValueError: latent_dim is less than 1.
+    """
+
+    def __init__(
+        self,
+        encoder: Callable[[Sequence[int], int], nn.Module],
+        decoder: Callable[[int, Sequence[int]], nn.Module],
+        likelihood: Callable[[Sequence[int]], Likelihood],
+        objective: Objective,
+        optimizer: OptimizerCallable,
+        data_shape: Sequence[int],
+        posterior: Callable[[int], Posterior] = DiagonalGaussian,
+        prior: Callable[[int], Prior] = StandardNormal,
+        latent_dim: int = 40,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(data_shape, seed)
+        if latent_dim < 1:
+            raise ValueError(f"latent_dim is {latent_dim}: choose 1 or more.")
+        self.save_hyperparameters(logger=False)
+        # Underscored where a method of the public face has the name.
+        self._posterior = posterior(latent_dim)
+        self._prior = prior(latent_dim)
+        self._likelihood = likelihood(self.data_shape)
+        self.encoder = encoder(self.data_shape, self._posterior.num_features)
+        self.decoder = decoder(latent_dim, self._likelihood.parameters_shape)
+        self.objective = objective
+        self.latent_dim = latent_dim
+        self._optimizer = optimizer
+
+    def posterior(self, x: Tensor) -> Distribution:
+        """q(z | x): data `[N, *data_shape]` -> batch shape `[N]`, event shape `[Z]`."""
+        # Distributions are computed in float32 under any precision: sums over pixels lose nats in bfloat16.
+        return self._posterior(self.encoder(x).float())
+
+    def likelihood(self, z: Tensor) -> Distribution:
+        """p(x | z): latents `[..., Z]` -> batch shape `[...]`, event shape `[*data_shape]`."""
+        parameters = self.decoder(z.reshape(-1, self.latent_dim)).float()
+        return self._likelihood(parameters.unflatten(0, z.shape[:-1]))
+
+    def prior(self) -> Distribution:
+        """p(z): batch shape `[]`, event shape `[Z]`."""
+        return self._prior()
+
+    def terms(self, x: Tensor, k: int = 1) -> Terms:
+        """What every objective and bound is made of, from k latents for each example of x `[N, *data_shape]`."""
+        posterior = self.posterior(x)
+        z = posterior.rsample(torch.Size([k]))
+        return Terms(posterior, self.prior(), z, self.likelihood(z).log_prob(x))
+
+    def log_weights(self, x: Tensor, k: int) -> Tensor:
+        """log p(x, z) - log q(z | x) `[k, N]`, at k samples of the posterior."""
+        return self.terms(x, k).log_weights
+
+    def elbo(self, x: Tensor) -> Tensor:
+        """The evidence lower bound of log p(x), `[N]`, from one latent each."""
+        return self.terms(x).elbo
+
+    def draw(self, n: int) -> Tensor:
+        """The means of p(x | z), `[n, *data_shape]`, for latents from the prior."""
+        return self.likelihood(self.prior().sample(torch.Size([n]))).mean
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The mean of p(x | z) at the mean of q(z | x), `[N, *data_shape]`, in the module's present mode."""
+        return self.likelihood(self.posterior(x).mean).mean
+
+    def check_data(self, data: Tensor) -> None:
+        """Looks at the first batch before it trains anything.
+
+        Raises:
+            ValueError: the data have another shape than the model, or are outside the likelihood's support.
+        """
+        super().check_data(data)
+        self._likelihood.check_data(data)
+
+    def configure_optimizers(self) -> Optimizer:
+        """One optimizer of all parameters."""
+        return self._optimizer(self.parameters())
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """The negative of the objective's mean over the batch."""
+        terms = self.terms(batch[0], self.objective.num_samples)
+        loss = -self.objective(terms, self.global_step).mean()
+        # Lightning counts this iteration after the method has returned.
+        self.log_iteration({"loss": loss} | _means(terms), self.global_step + 1, len(batch[0]))
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """The ELBO, whatever the objective is, on held-out data."""
+        self.log_evaluation(_means(self.terms(batch[0])), "val", len(batch[0]))
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """The ELBO, whatever the objective is, on test data."""
+        self.log_evaluation(_means(self.terms(batch[0])), "test", len(batch[0]))
+
+
+def _means(terms: Terms) -> dict[str, Tensor]:
+    return {"elbo": terms.elbo.mean(), "log_likelihood": terms.log_likelihood.mean(), "kl": terms.kl.mean()}

@@ -1,0 +1,397 @@
+"""The command line: fit, validate, test and sample.
+
+    python train.py fit --config configs/gan/dcgan.yaml
+    python train.py fit --resume runs/dcgan/VERSION
+    python train.py test --ckpt_path runs/dcgan/VERSION/checkpoints/last.ckpt
+    python train.py sample --ckpt_path runs/dcgan/VERSION/checkpoints/last.ckpt --num_samples 64 --output samples
+"""
+
+import argparse
+import difflib
+import inspect
+import json
+import math
+import os
+import re
+import secrets
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+import yaml
+from jsonargparse import Namespace
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torchvision.utils import make_grid, save_image
+
+from callbacks import AtomicCheckpointIO, MetricsCSV
+from gen_lightning import GenerativeModule
+
+
+class Trainer(LightningTrainer):
+    """Lightning's Trainer, with one more verb for the command line."""
+
+    def sample(
+        self,
+        model: GenerativeModule,
+        ckpt_path: str,
+        datamodule: LightningDataModule | None = None,
+        num_samples: PositiveInt = 64,
+        output: str = "samples",
+        seed: NonNegativeInt = 0,
+    ) -> None:
+        """Write samples of a checkpoint as a picture and as an array.
+
+        Args:
+            model: the model, built as the checkpoint says
+            ckpt_path: the checkpoint
+            datamodule: not used
+            num_samples: how many samples
+            output: the folder for grid.png (at most 400 samples) and samples.npz (arr_0: uint8 [N, H, W, C]; data that
+                are no images: float32 [N, ...])
+            seed: of the samples
+        """
+        model.load_state_dict(load_checkpoint(ckpt_path)["state_dict"])
+        model.to(self.strategy.root_device)
+        generator = torch.Generator().manual_seed(seed)
+        sizes = [min(500, num_samples - start) for start in range(0, num_samples, 500)]
+        samples = torch.cat([model.sample(size, generator=generator).cpu() for size in sizes])
+        folder = Path(output)
+        folder.mkdir(parents=True, exist_ok=True)
+        if len(model.data_shape) == 3:
+            save_image(make_grid(samples[:400], nrow=math.ceil(min(num_samples, 400) ** 0.5)), folder / "grid.png")
+            samples = (samples * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        np.savez_compressed(folder / "samples.npz", samples.numpy())
+        print(f"Wrote {num_samples} samples to {folder}")
+
+
+class Parser(LightningArgumentParser):
+    """A parser that takes no abbreviations, and answers a mistake with one sentence."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs, allow_abbrev=False)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Exits with status 2 after one sentence; where jsonargparse only tries a type, raises as it expects."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        fail(explain(message, self.option_names()))
+
+    def option_names(self) -> list[str]:
+        """The names of all options, those of subcommands included."""
+        names = [name for action in self._actions for name in action.option_strings]
+        subparsers = [action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        return names + [name for parsers in subparsers for parser in parsers.values() for name in parser.option_names()]
+
+
+class RunConfig(SaveConfigCallback):
+    """Writes the run's configuration where it can be found again: config.yaml, every checkpoint, and W&B."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, **kwargs: Any) -> None:
+        config = config.clone()
+        for key in ("resume", "ckpt_path"):
+            config.pop(key, None)
+        super().__init__(parser, config, overwrite=True, **kwargs)
+        self.text = parser.dump(config, skip_none=False)
+
+    def save_config(self, trainer: LightningTrainer, pl_module: LightningModule, stage: str) -> None:
+        """Logs the configuration to W&B."""
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_hyperparams(yaml.safe_load(self.text))
+
+    def on_save_checkpoint(
+        self, trainer: LightningTrainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Puts the configuration into the checkpoint, so that it needs nothing else."""
+        checkpoint["config"] = self.text
+
+
+class CommandLine(LightningCLI):
+    """LightningCLI with run folders, resumption, and configurations that come out of checkpoints.
+
+    Args:
+        args: the command line; by default that of the process
+    """
+
+    def __init__(self, args: list[str] | None = None) -> None:
+        super().__init__(
+            GenerativeModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            trainer_class=Trainer,
+            trainer_defaults={"default_root_dir": "runs"},
+            seed_everything_default=0,
+            parser_class=Parser,
+            save_config_callback=RunConfig,
+            auto_configure_optimizers=False,
+            args=args,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The verbs, and the arguments of each that are not options."""
+        names = {"model", "dataloaders", "datamodule"}
+        return {
+            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
+            "validate": names,
+            "test": names,
+            "sample": names,
+        }
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the run's seed and name."""
+        parser.add_argument(
+            "--seed_everything", type=NonNegativeInt, default=0, help="Seed of the weights, the data and all draws."
+        )
+        parser.add_argument("--name", type=str, default="run", help="The run's folder is default_root_dir/NAME/VERSION.")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Tells the model what the data are, and both the seed."""
+        parser.link_arguments("data", "model.init_args.data_shape", lambda data: data.shape, apply_on="instantiate")
+        parser.link_arguments("seed_everything", "model.init_args.seed", int)
+        parser.link_arguments("seed_everything", "data.init_args.seed", int)
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "fit":
+            parser.add_argument("--resume", type=str, default=None, help="A run folder to go on in.")
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses the command line, behind the configuration stored in what it names."""
+        self.config = parser.parse_args(with_stored_config(sys.argv[1:] if args is None else args))
+
+    def _parse_ckpt_path(self) -> None:
+        # LightningCLI would let the checkpoint's hyperparameters override the command line.
+        pass
+
+    def before_instantiate_classes(self) -> None:
+        """Makes the run's folder, or finds the one to go on in."""
+        if self.subcommand != "fit":
+            self.save_config_callback = None
+            return
+        config = self.config.fit
+        if config.weights_only is None:
+            config.weights_only = True
+        if config.resume:
+            folder = Path(config.resume).resolve()
+            config.name = folder.parent.name
+            config.trainer.default_root_dir = str(folder.parent.parent)
+            self.run_folder = folder
+        else:
+            self.run_folder = Path(config.trainer.default_root_dir).resolve() / config.name / new_version()
+            if not config.trainer.fast_dev_run:
+                make_folder(self.run_folder)
+        for logger in as_list(config.trainer.logger):
+            if isinstance(logger, Namespace) and logger.class_path.endswith("WandbLogger"):
+                # The version identifies the run to W&B too, so that a resumed one goes on under the same id.
+                names = {"save_dir": str(self.run_folder), "id": self.run_folder.name}
+                logger.init_args.update(Namespace(**names, name=f"{config.name}/{self.run_folder.name}"))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer with atomic checkpoints and, in `fit`, a CSV of the metrics before its other loggers."""
+        trainer_config = self._get(self.config_init, "trainer")
+        plugins = [*as_list(trainer_config.plugins), AtomicCheckpointIO()]
+        loggers = as_list(trainer_config.logger)
+        if self.subcommand == "fit":
+            folder, ckpt_path = self.run_folder, self.config.fit.ckpt_path
+            last_step = load_checkpoint(ckpt_path)["global_step"] if self.config.fit.resume else 0
+            loggers.insert(0, MetricsCSV(str(folder.parent.parent), folder.parent.name, folder.name, last_step))
+        return super().instantiate_trainer(plugins=plugins, logger=loggers or False, **kwargs)
+
+    def after_fit(self) -> None:
+        """Says where everything lies; after SIGTERM, exits as a terminated process does."""
+        if self.trainer.received_sigterm:
+            sys.exit(128 + 15)
+        for logger in self.trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.finish()
+        if not self.trainer.fast_dev_run:
+            write_metrics(self.run_folder, "fit", self.trainer)
+            write_summary(self.run_folder, self.trainer)
+
+    def after_validate(self) -> None:
+        """Writes the metrics beside the checkpoint's run."""
+        write_metrics(folder_of_checkpoint(self.config.validate.ckpt_path), "validate", self.trainer)
+
+    def after_test(self) -> None:
+        """Writes the metrics beside the checkpoint's run."""
+        write_metrics(folder_of_checkpoint(self.config.test.ckpt_path), "test", self.trainer)
+
+
+def with_stored_config(args: list[str]) -> list[str]:
+    """Puts the configuration that a run's folder or a checkpoint holds before the options given, which override it."""
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("--resume", "--ckpt_path"):
+        peek.add_argument(name)
+    peek.add_argument("-c", "--config")
+    given, _ = peek.parse_known_args(args)
+    verb, options = args[:1], args[1:]
+    if verb == ["fit"] and given.resume:
+        config = Path(given.resume) / "config.yaml"
+        if not config.is_file():
+            raise ValueError(f"{given.resume} is no run folder (it holds no config.yaml): give runs/NAME/VERSION.")
+        checkpoint = newest_checkpoint(Path(given.resume))
+        return [*verb, "--config", str(config), *options, "--ckpt_path", str(checkpoint)]
+    if verb in (["validate"], ["test"], ["sample"]) and given.ckpt_path and not given.config:
+        return [*verb, "--config", stored_config(given.ckpt_path), *options]
+    return args
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The checkpoint, on the CPU.
+
+    Raises:
+        ValueError: there is no such file, or it is corrupt.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"There is no checkpoint {path}: give the path of a .ckpt file.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # Whatever a truncated file makes of the unpickler, the user is to know which file it is.
+        raise ValueError(f"{path} is corrupt or no checkpoint: give another one.") from error
+
+
+def newest_checkpoint(run_folder: Path) -> Path:
+    """The newest checkpoint of a run that loads.
+
+    Raises:
+        ValueError: there is none.
+    """
+    files = sorted((run_folder / "checkpoints").glob("*.ckpt"), key=os.path.getmtime, reverse=True)
+    for file in files:
+        try:
+            load_checkpoint(file)
+            return file
+        except ValueError as error:
+            warnings.warn(f"{error} Trying the one before it.", stacklevel=2)
+    raise ValueError(f"No checkpoint in {run_folder / 'checkpoints'} loads: start a new run with --config.")
+
+
+def stored_config(ckpt_path: str) -> str:
+    """What validate, test and sample need of a checkpoint's configuration, as YAML: not the machine it was trained on.
+
+    Raises:
+        ValueError: the checkpoint holds no configuration.
+    """
+    checkpoint = load_checkpoint(ckpt_path)
+    if "config" not in checkpoint:
+        raise ValueError(f"{ckpt_path} was not written by train.py and does not say what it is: add --config.")
+    config = yaml.safe_load(checkpoint["config"])
+    stored = {key: config[key] for key in ("seed_everything", "name", "model", "data")}
+    return yaml.safe_dump(stored | {"trainer": {"callbacks": config["trainer"]["callbacks"]}})
+
+
+def new_version() -> str:
+    """A name that no other run has: the time, and four random digits for runs that begin together."""
+    return time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2)
+
+
+@rank_zero_only
+def make_folder(folder: Path) -> None:
+    """Makes a run's folder, which must not exist; the other ranks learn of it from rank 0."""
+    folder.mkdir(parents=True)
+
+
+def folder_of_checkpoint(ckpt_path: str | None) -> Path:
+    """The folder of the run that a checkpoint belongs to, or else the checkpoint's own."""
+    folder = Path(ckpt_path or "").resolve().parent
+    return folder.parent if (folder.parent / "config.yaml").is_file() else folder
+
+
+@rank_zero_only
+def write_metrics(folder: Path, verb: str, trainer: LightningTrainer) -> None:
+    """Puts the last value of each metric under `verb` in metrics.json, beside what other verbs have written."""
+    path = folder / "metrics.json"
+    metrics = json.loads(path.read_text()) if path.is_file() else {}
+    metrics[verb] = {name: value.item() for name, value in sorted(trainer.callback_metrics.items())}
+    path.write_text(json.dumps(metrics, indent=2) + "\n")
+
+
+@rank_zero_only
+def write_summary(folder: Path, trainer: LightningTrainer) -> None:
+    """Prints where everything of a run lies, and keeps it as summary.txt."""
+    shown = Path(os.path.relpath(folder))
+    samples = sorted(shown.glob("samples/*.png"))
+    fid = {name: value for name, value in trainer.logged_metrics.items() if "/fid/" in name}
+    rows = {
+        "Run": f"{shown} ({trainer.global_step:,} iterations)",
+        "Samples": samples[-1] if samples else "none",
+        "Checkpoint": shown / "checkpoints" / "last.ckpt",
+        "Metrics": f"{shown / 'metrics.csv'}, {shown / 'metrics.json'}",
+        **{f"FID ({name})": f"{value:.2f}" for name, value in fid.items()},
+        "Train on": f"python train.py fit --resume {shown} --trainer.max_epochs N",
+    }
+    text = "".join(f"{name + ':':<32}{value}\n" for name, value in rows.items())
+    (folder / "summary.txt").write_text(text)
+    print(f"\n{text}")
+
+
+def explain(message: str, options: list[str]) -> str:
+    """jsonargparse's message as one sentence, with the nearest right name for an option that does not exist.
+
+    Args:
+        message: of one line or many, the innermost reason last
+        options: the names of all options of the command
+    """
+    if match := re.search(r"unrecognized arguments: (\S+)", message):
+        wrong = match[1].split("=")[0]
+        return f"There is no option {wrong}{nearest(wrong, options)}."
+    if match := re.search(r"Option '([\w.]+)' is not accepted(?:. Got value: Namespace\(class_path='([\w.]+)')?", message):
+        class_path = match[2] or re.findall(r"class_path '([\w.]+)'", message)[-1]
+        return f"{class_path} has no argument {match[1]}{nearest(match[1], argument_names(class_path))}."
+    if match := re.search(r"(Expected a .*\. Got value: .*)", message):
+        key = ".".join(re.findall(r'[Kk]ey "([\w.]+)"', message[: match.start()]))
+        return f"{key}: {match[1]}."
+    return " ".join(message.split())
+
+
+def nearest(wrong: str, names: list[str]) -> str:
+    """«: did you mean X?», or nothing where no name is near."""
+    matches = difflib.get_close_matches(wrong, names, n=1)
+    return f": did you mean {matches[0]}?" if matches else ": see --help"
+
+
+def argument_names(class_path: str) -> list[str]:
+    """The names of a class's arguments."""
+    module, _, name = class_path.rpartition(".")
+    return list(inspect.signature(getattr(__import__(module, fromlist=[name]), name)).parameters)
+
+
+def as_list(value: Any) -> list[Any]:
+    """A Trainer argument that may be absent, one, or several, as a list."""
+    if not value or value is True:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def fail(sentence: str) -> NoReturn:
+    """Ends the program as its user's mistake."""
+    sys.stderr.write(f"train.py: {sentence}\n")
+    sys.exit(2)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Runs a command; a user's error is one sentence and exit status 2. JSONARGPARSE_DEBUG=1 shows the traceback."""
+    try:
+        CommandLine(args)
+    except (ValueError, MisconfigurationException) as error:
+        if os.environ.get("JSONARGPARSE_DEBUG"):
+            raise
+        fail(" ".join(str(error).split()))
+
+
+if __name__ == "__main__":
+    main()

@@ -33,7 +33,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torchvision.utils import make_grid, save_image
 
-from callbacks import AtomicCheckpointIO, MetricsCSV
+from callbacks import AtomicCheckpointIO, LastCheckpoint, MetricsCSV
 from gen_lightning import GenerativeModule
 
 
@@ -157,7 +157,8 @@ class CommandLine(LightningCLI):
         parser.add_argument("--name", type=str, default="run", help="The run's folder is default_root_dir/NAME/VERSION.")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Tells the model what the data are, and both the seed."""
+        """Adds the checkpoint that every run keeps; tells the model what the data are, and both the seed."""
+        parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
         parser.link_arguments("data", "model.init_args.data_shape", lambda data: data.shape, apply_on="instantiate")
         parser.link_arguments("seed_everything", "model.init_args.seed", int)
         parser.link_arguments("seed_everything", "data.init_args.seed", int)

@@ -7,6 +7,8 @@ import pytest
 import torch
 from conftest import CONFIGS, load
 
+from gen_lightning import GenerativeModule
+
 # 1,198 training digits: 4 batches an epoch.
 SMALL = ["--data.source=digits", "--data.batch_size=256", "--trainer.logger=false", "--trainer.log_every_n_steps=1"]
 GAN = ["--config", str(CONFIGS / "gan/mlp.yaml"), "--model.discriminator_steps=2", *SMALL]
@@ -38,7 +40,7 @@ def assert_equal(one, other, path=""):
 
 def assert_same_run(folder: Path, reference: Path) -> None:
     checkpoint, expected = load(folder / "checkpoints/last.ckpt"), load(reference / "checkpoints/last.ckpt")
-    for key in ("state_dict", "optimizer_states", "global_step", "epoch", "loops"):
+    for key in ("state_dict", "optimizer_states", "global_step", "epoch"):
         assert_equal(checkpoint[key], expected[key], key)
     assert rows(folder) == rows(reference)
 
@@ -57,27 +59,41 @@ def test_stopped_by_a_limit_and_resumed_with_a_larger_one(fit, model, unit):
 
 
 class Killed(Exception):
-    """Stands for SIGKILL: nothing of what follows runs."""
+    """Ends a run in the middle of an iteration."""
 
 
 @pytest.mark.parametrize("model", [GAN, VAE], ids=["gan", "vae"])
 @pytest.mark.parametrize("unit", ["max_steps", "max_epochs"])
-@pytest.mark.parametrize("last_checkpoint", [1, 3, 4, 5, 7], ids=lambda step: f"checkpoint{step}")
-def test_killed_after_a_checkpoint_and_resumed(fit, monkeypatch, model, unit, last_checkpoint):
-    """Checkpoints mid-epoch, before, on and after the last batch of an epoch."""
-    from gen_lightning import GenerativeModule
-
-    end = {"max_steps": 2 * BATCHES_PER_EPOCH + 1, "max_epochs": 3}[unit]
-    arguments = [*model, f"--trainer.{unit}={end}", "--trainer.callbacks.every_n_iterations=1"]
+def test_killed_within_an_iteration_and_resumed(fit, monkeypatch, model, unit):
+    """The last checkpoint is of mid-epoch, of an epoch's last batch, and of the batch after it."""
+    end = {"max_steps": 3 * BATCHES_PER_EPOCH - 1, "max_epochs": 3}[unit]
     reference = fit(*model, f"--trainer.{unit}={end}")
+    for checkpoint in (3, 4, 5):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr("gen_lightning.GenerativeModule.log_iteration", kill_at(checkpoint + 1))
+            fit(*model, f"--trainer.{unit}={end}", f"--checkpoint.every_n_iterations={checkpoint}")
+        folder = max(reference.parent.iterdir(), key=lambda folder: folder.stat().st_mtime)
+        assert load(folder / "checkpoints/last.ckpt")["global_step"] == checkpoint
+        fit("--resume", str(folder))
+        assert_same_run(folder, reference)
 
-    original = GenerativeModule.on_train_batch_start
 
-    def killed(self, batch, batch_idx):
-        if self.global_step == last_checkpoint:
+@pytest.mark.parametrize("model", [GAN, VAE], ids=["gan", "vae"])
+@pytest.mark.parametrize("option", ["--trainer.val_check_interval=2", "--trainer.limit_train_batches=3"])
+def test_resumed_with_validation_within_the_epoch_and_with_short_epochs(fit, model, option):
+    """The checkpoint is of an iteration that a validation followed, and of one that it did not."""
+    arguments = [*model, option, "--checkpoint.every_n_iterations=1"]
+    reference = fit(*arguments, "--trainer.max_steps=9")
+    for stop in (2, 3, 6):
+        folder = fit(*arguments, f"--trainer.max_steps={stop}")
+        fit("--resume", str(folder), "--trainer.max_steps=9")
+        assert_same_run(folder, reference)
+
+
+def kill_at(iteration):
+    def log_iteration(self, scalars, current, batch_size, original=GenerativeModule.log_iteration):
+        if current == iteration:
             raise Killed
-        original(self, batch, batch_idx)
+        original(self, scalars, current, batch_size)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(GenerativeModule, "on_train_batch_start", killed)
-        fit(*arguments)
+    return log_iteration

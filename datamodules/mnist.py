@@ -55,6 +55,8 @@ class MNISTDataModule(LightningDataModule):
         check_source(source)
         if image_size not in (28, 32):
             raise ValueError(f"image_size is {image_size}: choose 28 or 32.")
+        if binarization not in ("none", "static", "dynamic"):
+            raise ValueError(f"binarization is {binarization!r}: choose none, static or dynamic.")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: choose 1 or more.")
         if not 0 < val_fraction < 1:

@@ -126,6 +126,11 @@ class GenerativeModule(LightningModule, ABC):
             checkpoint["epoch"] = rewind_to_iteration(fit_loop, self.global_step, int(batches_per_epoch))
 
 
+def full_precision(tensor: Tensor) -> Tensor:
+    """In float32 where mixed precision has made it less: losses and likelihoods lose nats in bfloat16."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def _is_json(value: Any) -> bool:
     try:
         json.dumps(value)

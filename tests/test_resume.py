@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CONFIGS, load
+from helpers import CONFIGS, load
 
 from gen_lightning import GenerativeModule
 

@@ -9,7 +9,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gen_lightning.base import GenerativeModule
+from gen_lightning.base import GenerativeModule, full_precision
 from gen_lightning.clock import leave_uncounted
 from gen_lightning.gan.losses import GANLoss
 from gen_lightning.gan.regularizers import DiscriminatorPass, DiscriminatorRegularizer
@@ -76,7 +76,7 @@ class GANModule(GenerativeModule):
 
     def logits(self, data: Tensor) -> Tensor:
         """The discriminator's logits `[N]`, in float32 under any precision."""
-        return self.discriminator(data).float()
+        return full_precision(self.discriminator(data))
 
     def setup(self, stage: str) -> None:
         """Lets the plain `ddp` strategy train two players."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.optim import Optimizer
 
-from gen_lightning.base import GenerativeModule
+from gen_lightning.base import GenerativeModule, full_precision
 from gen_lightning.vae.likelihoods import Likelihood
 from gen_lightning.vae.objectives import Objective, Terms
 from gen_lightning.vae.posteriors import DiagonalGaussian, Posterior
@@ -63,12 +63,11 @@ class VAEModule(GenerativeModule):
 
     def posterior(self, x: Tensor) -> Distribution:
         """q(z | x): data `[N, *data_shape]` -> batch shape `[N]`, event shape `[Z]`."""
-        # Distributions are computed in float32 under any precision: sums over pixels lose nats in bfloat16.
-        return self._posterior(self.encoder(x).float())
+        return self._posterior(full_precision(self.encoder(x)))
 
     def likelihood(self, z: Tensor) -> Distribution:
         """p(x | z): latents `[..., Z]` -> batch shape `[...]`, event shape `[*data_shape]`."""
-        parameters = self.decoder(z.reshape(-1, self.latent_dim)).float()
+        parameters = full_precision(self.decoder(z.reshape(-1, self.latent_dim)))
         return self._likelihood(parameters.unflatten(0, z.shape[:-1]))
 
     def prior(self) -> Distribution:

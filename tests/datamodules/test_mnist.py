@@ -1,0 +1,107 @@
+"""The data module: splits, scaling, binarization."""
+
+import pytest
+import torch
+
+from datamodules import MNISTDataModule
+
+
+def digits(**arguments) -> MNISTDataModule:
+    data = MNISTDataModule("digits", **{"batch_size": 50} | arguments)
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def delivered(data, loader) -> torch.Tensor:
+    return torch.cat([data.on_after_batch_transfer(batch, 0)[0] for batch in loader])
+
+
+def test_splits_are_disjoint_and_fixed():
+    one, other = digits(seed=1), digits(seed=2)
+    parts = {split: torch.cat(list(one.images(split))) for split in ("train", "val", "test")}
+    assert [len(part) for part in parts.values()] == [1437 - 240, 240, 360]
+    assert len(torch.cat(list(parts.values())).flatten(1).unique(dim=0)) == 1797
+    for split, images in parts.items():
+        assert torch.equal(images, torch.cat(list(other.images(split))))
+
+
+def test_real_mnist_has_50000_10000_and_10000_images(mnist_root):
+    data = MNISTDataModule("mnist", mnist_root)
+    data.setup("fit")
+    assert [sum(map(len, data.images(split))) for split in ("train", "val", "test")] == [50_000, 10_000, 10_000]
+
+
+def test_batches_cross_as_uint8_and_arrive_as_float_in_the_unit_interval():
+    data = digits()
+    batch = next(iter(data.train_dataloader()))
+    assert batch.images.dtype == torch.uint8
+    images, labels = data.on_after_batch_transfer(batch, 0)
+    assert images.dtype == torch.float32
+    assert images.shape == (50, *data.shape)
+    assert (images.min(), images.max()) == (0, 1)
+    assert labels.dtype == torch.int64
+
+
+def test_32_is_28_with_a_black_frame():
+    small, large = digits(), digits(image_size=32)
+    for one, other in zip(small.images("val"), large.images("val"), strict=True):
+        assert torch.equal(one, other[..., 2:-2, 2:-2])
+        assert other.sum() == one.sum()
+    assert large.shape == (1, 32, 32)
+
+
+class TestBinarization:
+    @pytest.mark.parametrize("binarization", ["static", "dynamic"])
+    def test_delivers_bits_drawn_with_the_grey_values_as_probabilities(self, binarization):
+        data = digits(binarization=binarization)
+        grey = torch.cat(list(data.images("val")))
+        bits = delivered(data, data.val_dataloader())
+        assert set(bits.unique().tolist()) == {0.0, 1.0}
+        assert (bits[grey == 1] == 1).all()
+        assert (bits[grey == 0] == 0).all()
+        standard_error = (grey * (1 - grey)).sum().sqrt()
+        assert (bits - grey).sum().abs() < 4 * standard_error
+
+    def test_dynamic_is_drawn_anew_at_each_read_in_training_only(self):
+        data = digits(binarization="dynamic", batch_size=1197)
+        loader = data.train_dataloader()
+        reads = []
+        for _ in range(2):
+            (batch,) = loader
+            order = batch.images.flatten(1).double() @ torch.arange(784).double().sqrt()  # a name for each image
+            reads.append(data.on_after_batch_transfer(batch, 0)[0][order.argsort()])
+        assert not torch.equal(*reads)
+        assert torch.equal(delivered(data, data.val_dataloader()), delivered(data, data.val_dataloader()))
+
+    def test_static_is_fixed_whatever_the_seed(self):
+        one, other = digits(binarization="static", seed=1), digits(binarization="static", seed=2)
+        assert torch.equal(one.train_dataloader().split.images, other.train_dataloader().split.images)
+
+    def test_none_leaves_the_grey_values(self):
+        data = digits()
+        assert torch.equal(delivered(data, data.val_dataloader()), torch.cat(list(data.images("val"))))
+
+    @pytest.mark.parametrize("binarization", ["static", "dynamic"])
+    def test_images_are_never_binarized(self, binarization):
+        assert len(torch.cat(list(digits(binarization=binarization).images("val"))).unique()) > 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"source": "imagenet"}, "Unknown data source 'imagenet': choose one of mnist, "),
+        ({"image_size": 64}, "choose 28 or 32"),
+        ({"batch_size": 0}, "choose 1 or more"),
+        ({"val_fraction": 1.0}, "choose a number between 0 and 1"),
+        ({"binarization": "dynamc"}, "choose none, static or dynamic"),
+    ],
+)
+def test_bad_arguments_are_refused_with_the_way_out(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        MNISTDataModule(**arguments)
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    with pytest.raises(ValueError, match="choose a smaller --data.batch_size"):
+        digits(batch_size=5000).train_dataloader()

@@ -1,0 +1,89 @@
+"""Where the pixels come from, and what happens when they do not."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from datamodules.sources import _IDX_FILES, download, load
+
+
+def idx_files(root: Path, source_folder: str = "MNIST") -> Path:
+    """Four files of the right size and header, all black and of class 0."""
+    folder = root / source_folder / "raw"
+    folder.mkdir(parents=True)
+    for name, (magic_number, size) in _IDX_FILES.items():
+        count = 60_000 if name.startswith("train") else 10_000
+        sides = [28, 28] if "images" in name else []
+        with (folder / name).open("wb") as file:
+            file.write(np.array([magic_number, count, *sides], dtype=">i4").tobytes())
+            file.truncate(size)
+    return folder
+
+
+def test_digits_are_scikit_learns_in_mnists_frame():
+    train, test = load("digits", Path("unused"))
+    assert train.images.shape == (1437, 1, 28, 28)
+    assert test.images.shape == (360, 1, 28, 28)
+    assert train.images.dtype == torch.uint8
+    labels = torch.cat([train.labels, test.labels])
+    assert torch.equal(labels.bincount(), torch.from_numpy(np.bincount(load_digits().target)))
+    everything = torch.cat([train.images, test.images])
+    assert len(everything.flatten(1).unique(dim=0)) == 1797
+    assert everything[..., :4, :].max() == everything[..., -4:].max() == 0
+    assert everything.max() == 255
+
+
+def test_digits_are_split_the_same_each_time():
+    for one, other in zip(load("digits", Path()), load("digits", Path()), strict=True):
+        assert torch.equal(one.images, other.images)
+
+
+@pytest.mark.parametrize(
+    ("source", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST"), ("kmnist", "KMNIST")]
+)
+def test_torchvisions_layout_is_read(tmp_path, source, folder):
+    idx_files(tmp_path, folder)
+    download(source, tmp_path)
+    train, test = load(source, tmp_path)
+    assert train.images.shape == (60_000, 1, 28, 28)
+    assert test.labels.shape == (10_000,)
+
+
+def test_real_mnist(mnist_root):
+    train, test = load("mnist", Path(mnist_root))
+    assert train.labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert test.labels[:5].tolist() == [7, 2, 1, 0, 4]
+    assert train.images.float().mean().item() / 255 == pytest.approx(0.1307, abs=1e-4)
+
+
+def test_without_files_and_network_both_ways_out_are_named(tmp_path, monkeypatch):
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
+    with pytest.raises(ValueError, match=r"MNIST/raw.*--data.source=digits"):
+        download("mnist", tmp_path)
+
+
+@pytest.mark.parametrize("name", _IDX_FILES)
+def test_a_truncated_file_is_named(tmp_path, name):
+    path = idx_files(tmp_path) / name
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 1)
+    with pytest.raises(ValueError, match=f"{name} is truncated or corrupt"):
+        load("mnist", tmp_path)
+
+
+def test_a_file_of_another_format_is_named(tmp_path):
+    path = idx_files(tmp_path) / "train-images-idx3-ubyte"
+    with path.open("r+b") as file:
+        file.write(b"\x89PNG")
+    with pytest.raises(ValueError, match="train-images-idx3-ubyte is corrupt"):
+        load("mnist", tmp_path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    (idx_files(tmp_path) / "t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(ValueError, match="t10k-labels-idx1-ubyte is missing"):
+        load("mnist", tmp_path)

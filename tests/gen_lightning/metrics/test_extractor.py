@@ -1,0 +1,62 @@
+"""The extractor is the published one, stays frozen, and knows digits."""
+
+import pytest
+import torch
+
+from datamodules.sources import load
+from gen_lightning.metrics import InceptionFeatures, MNISTFeatures, extractor
+
+
+def test_weights_are_small_enough_to_ship():
+    assert extractor._WEIGHTS.stat().st_size <= 2**20
+
+
+def test_test_accuracy_on_real_mnist(mnist_root):
+    from pathlib import Path
+
+    _, test = load("mnist", Path(mnist_root))
+    classifier = MNISTFeatures().classifier
+    with torch.no_grad():
+        logits = torch.cat([classifier(images.float() / 255) for images in test.images.split(1000)])
+    assert (logits.argmax(1) == test.labels).float().mean() >= 0.994
+
+
+def test_padding_changes_nothing():
+    images = torch.rand(3, 1, 28, 28)
+    features = MNISTFeatures()
+    padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
+    assert torch.equal(features(images), features(padded))
+    assert features(images).shape == (3, features.num_features)
+
+
+def test_stays_in_evaluation_mode_without_gradients():
+    host = torch.nn.ModuleList([MNISTFeatures()]).train()
+    assert not any(module.training for module in host[0].modules())
+    assert not any(parameter.requires_grad for parameter in host.parameters())
+
+
+def test_features_do_not_depend_on_the_batch():
+    images = torch.rand(6, 1, 28, 28)
+    features = MNISTFeatures()
+    torch.testing.assert_close(features(images)[:1], features(images[:1]))
+
+
+def test_changed_weights_are_refused(tmp_path, monkeypatch):
+    changed = tmp_path / "mnist_cnn.safetensors"
+    content = bytearray(extractor._WEIGHTS.read_bytes())
+    content[-1] ^= 1
+    changed.write_bytes(content)
+    monkeypatch.setattr(extractor, "_WEIGHTS", changed)
+    with pytest.raises(ValueError, match="SHA-256"):
+        MNISTFeatures()
+
+
+@pytest.mark.parametrize("shape", [(3, 28, 28), (1, 64, 64)])
+def test_refuses_other_images(shape):
+    with pytest.raises(ValueError, match="choose another extractor"):
+        MNISTFeatures()(torch.rand(2, *shape))
+
+
+def test_inception_without_weights_says_where_they_go():
+    with pytest.raises(ValueError, match="no Inception weights at nowhere.pth"):
+        InceptionFeatures("nowhere.pth")

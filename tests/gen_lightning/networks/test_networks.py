@@ -1,0 +1,59 @@
+"""Shapes, ranges and sizes of the networks."""
+
+import pytest
+import torch
+
+from gen_lightning import networks
+
+
+def count(network):
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_founding_networks_have_two_hidden_layers_of_128():
+    hidden = 128 * 128 + 128
+    assert count(networks.MLPGenerator(100, (1, 28, 28))) == (100 * 128 + 128) + hidden + (128 * 784 + 784)
+    assert count(networks.MLPDiscriminator((1, 28, 28))) == (784 * 128 + 128) + hidden + (128 + 1)
+    assert count(networks.MLPEncoder((1, 28, 28), 80)) == (784 * 128 + 128) + hidden + (128 * 80 + 80)
+
+
+def test_dcgan_at_64_has_the_papers_size():
+    """3,576,704 and 2,765,568 in the reference implementation, which leaves out the biases of both image layers."""
+    assert count(networks.DCGANGenerator(100, (3, 64, 64))) == 3_576_704 + 3
+    assert count(networks.DCGANDiscriminator((3, 64, 64))) == 2_765_568 + 64 + 1
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (1, 32, 32), (3, 32, 32), (3, 64, 64)])
+@pytest.mark.parametrize("kind", ["MLP", "DCGAN"])
+def test_shapes_and_ranges(kind, shape):
+    torch.manual_seed(0)
+    z = torch.randn(5, 10)
+    images = getattr(networks, f"{kind}Generator")(10, shape)(z)
+    assert images.shape == (5, *shape)
+    assert 0 <= images.min() < images.max() <= 1
+    outputs = getattr(networks, f"{kind}Decoder")(10, shape)(z)
+    assert outputs.shape == (5, *shape)
+    assert outputs.min() < 0
+    assert getattr(networks, f"{kind}Discriminator")(shape)(images).shape == (5,)
+    assert getattr(networks, f"{kind}Encoder")(shape, 7)(images).shape == (5, 7)
+
+
+@pytest.mark.parametrize("kind", ["Generator", "Discriminator"])
+def test_dcgan_has_no_normalization_at_the_image(kind):
+    network = networks.DCGANGenerator(10, (1, 28, 28)) if kind == "Generator" else networks.DCGANDiscriminator((1, 28, 28))
+    layers = [layer for layer in network.layers if not isinstance(layer, torch.nn.Identity)]
+    ends = layers[-1:] if kind == "Generator" else layers[:2]
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in ends)
+    assert any(isinstance(layer, torch.nn.BatchNorm2d) for layer in layers)
+
+
+def test_mlps_take_points_too():
+    points = networks.MLPDecoder(3, (2,))(torch.randn(5, 3))
+    assert points.shape == (5, 2)
+    assert networks.MLPDiscriminator((2,))(points).shape == (5,)
+
+
+@pytest.mark.parametrize("shape", [(1, 30, 30), (1, 28, 32), (2,)])
+def test_dcgan_refuses_sizes_it_cannot_halve(shape):
+    with pytest.raises(ValueError, match="4 to 7 times a power of 2"):
+        networks.DCGANEncoder(shape, 1)

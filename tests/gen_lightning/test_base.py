@@ -1,0 +1,97 @@
+"""The face that every model shows."""
+
+import copy
+
+import pytest
+import torch
+from helpers import gan, load, vae
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader, TensorDataset
+
+from gen_lightning import GANModule
+from gen_lightning.networks import DCGANDiscriminator, DCGANEncoder, DCGANDecoder, DCGANGenerator
+
+DCGAN = {"generator": DCGANGenerator, "discriminator": DCGANDiscriminator}
+MODELS = {"gan": lambda: gan(**DCGAN), "vae": lambda: vae(encoder=DCGANEncoder, decoder=DCGANDecoder)}
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(params=MODELS)
+def model(request):
+    torch.manual_seed(0)
+    return MODELS[request.param]()
+
+
+class TestSample:
+    def test_is_a_function_of_the_generator(self, model):
+        samples = model.sample(4, generator=seeded(1))
+        assert samples.shape == (4, 1, 28, 28)
+        assert 0 <= samples.min() < samples.max() <= 1
+        assert torch.equal(samples, model.sample(4, generator=seeded(1)))
+        assert not torch.equal(samples, model.sample(4, generator=seeded(2)))
+
+    def test_goes_on_in_the_generator(self, model):
+        generator = seeded(1)
+        assert not torch.equal(model.sample(4, generator=generator), model.sample(4, generator=generator))
+
+    def test_leaves_everything_as_it_was(self, model):
+        model.train()
+        some_part = next(module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)).eval()
+        before = copy.deepcopy(model.state_dict())
+        random_state = torch.get_rng_state()
+        samples = model.sample(4, generator=seeded(1))
+        assert not samples.requires_grad
+        assert model.training
+        assert not some_part.training
+        assert torch.equal(random_state, torch.get_rng_state())
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+    def test_restores_the_mode_after_an_error(self, model):
+        model.train()
+        with pytest.raises(RuntimeError):
+            model.sample(-1, generator=seeded(1))
+        assert model.training
+
+    def test_refuses_labels(self, model):
+        with pytest.raises(ValueError, match="not class-conditional"):
+            model.sample(2, generator=seeded(1), labels=torch.tensor([1, 2]))
+
+
+def test_data_of_another_shape_are_refused(model):
+    with pytest.raises(ValueError, match=r"shape \(1, 32, 32\).*\(1, 28, 28\)"):
+        model.check_data(torch.zeros(2, 1, 32, 32))
+
+
+class TestCheckpoint:
+    def test_of_a_model_built_in_python_holds_json_only(self, tmp_path):
+        model = gan(generator=lambda *arguments: DCGANGenerator(*arguments, width=8))
+        trainer = Trainer(max_steps=1, logger=False, enable_checkpointing=False, accelerator="cpu")
+        trainer.fit(model, DataLoader(TensorDataset(torch.rand(4, 1, 28, 28)), 4))
+        trainer.save_checkpoint(tmp_path / "model.ckpt")
+        assert load(tmp_path / "model.ckpt")["hyper_parameters"] == {
+            "data_shape": (1, 28, 28),
+            "discriminator_steps": 1,
+            "latent_dim": 8,
+            "regularizers": None,
+            "seed": 0,
+        }
+
+    def test_of_the_command_line_says_what_the_model_is(self, fit):
+        from helpers import CONFIGS
+
+        folder = fit(
+            "--config",
+            str(CONFIGS / "gan/mlp.yaml"),
+            "--data.source=digits",
+            "--model.latent_dim=7",
+            "--trainer.max_steps=1",
+            "--trainer.logger=false",
+            "--trainer.limit_val_batches=0",
+        )
+        model = GANModule.load_from_checkpoint(folder / "checkpoints/last.ckpt", weights_only=True)
+        weights = load(folder / "checkpoints/last.ckpt")["state_dict"]
+        assert model.latent_dim == 7
+        assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())

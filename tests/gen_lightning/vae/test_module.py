@@ -1,0 +1,134 @@
+"""The VAE against exact integration over its latent, and a plain re-derivation of its update."""
+
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import vae
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader, TensorDataset
+
+from gen_lightning.clock import seed_of
+from gen_lightning.vae import ELBO
+
+PIXELS = (1, 2, 2)
+
+
+@pytest.fixture
+def small_vae():
+    """A VAE of 2 x 2 binary images with one latent dimension, so that p(x) can be integrated."""
+    torch.manual_seed(0)
+    model = vae(data_shape=PIXELS, latent_dim=1).double()
+    for parameter in model.parameters():
+        parameter.data *= 3  # so that x depends on z, and the bound has a gap
+    return model
+
+
+ALL_IMAGES = torch.tensor(list(itertools.product([0.0, 1.0], repeat=4)), dtype=torch.float64).view(16, *PIXELS)
+
+
+def exact_log_likelihood(model):
+    z = torch.linspace(-10, 10, 20_001, dtype=torch.float64).view(-1, 1, 1)
+    parameters = model.decoder(z.view(-1, 1)).unflatten(0, (-1, 1))
+    log_joint = model._likelihood(parameters).log_prob(ALL_IMAGES) + model.prior().log_prob(z)
+    return log_joint.logsumexp(0) + math.log(20 / 20_000)
+
+
+@torch.no_grad()
+def test_model_is_a_distribution(small_vae):
+    assert exact_log_likelihood(small_vae).logsumexp(0).item() == pytest.approx(0, abs=1e-9)
+
+
+@torch.no_grad()
+def test_elbo_bounds_and_weights_estimate_the_exact_likelihood(small_vae):
+    """E[ELBO] <= log p(x), and the mean weight is p(x) (Burda et al. 2016, section 3)."""
+    k = 20_000
+    log_likelihood = exact_log_likelihood(small_vae)
+    log_weights = small_vae.log_weights(ALL_IMAGES, k)
+    assert log_weights.shape == (k, 16)
+    standard_error = log_weights.exp().std(0) / k**0.5
+    assert ((log_weights.exp().mean(0) - log_likelihood.exp()).abs() < 4 * standard_error).all()
+    assert (log_weights.mean(0) < log_likelihood).all()
+    elbo = torch.stack([small_vae.elbo(ALL_IMAGES) for _ in range(500)]).mean(0)
+    assert elbo.shape == (16,)
+    assert (elbo < log_likelihood).all()
+
+
+def test_shapes_of_the_distributions(small_vae):
+    x = ALL_IMAGES[:5]
+    posterior, prior = small_vae.posterior(x), small_vae.prior()
+    assert (posterior.batch_shape, posterior.event_shape) == ((5,), (1,))
+    assert (prior.batch_shape, prior.event_shape) == ((), (1,))
+    likelihood = small_vae.likelihood(posterior.rsample(torch.Size([3])))
+    assert (likelihood.batch_shape, likelihood.event_shape) == ((3, 5), PIXELS)
+
+
+def train(model, data, batch_size, steps, **arguments):
+    loader = DataLoader(TensorDataset(data, torch.zeros(len(data))), batch_size)
+    trainer = Trainer(max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False, **arguments)
+    trainer.fit(model, loader)
+    return trainer
+
+
+def test_update_equals_a_plain_re_derivation():
+    """One step by hand, with cross-entropy and the KL's closed form, on the noise of (seed, rank, iteration)."""
+    torch.manual_seed(0)
+    model = vae(data_shape=(2,), latent_dim=3, optimizer=lambda parameters: torch.optim.SGD(parameters, 0.1), seed=7)
+    plain = copy.deepcopy(model)
+    data = torch.rand(6, 2).bernoulli()
+    train(model, data, batch_size=6, steps=1)
+
+    torch.manual_seed(seed_of(0, 7, 0, 0))
+    mean, log_variance = plain.encoder(data).chunk(2, 1)
+    z = mean + (log_variance / 2).exp() * torch.randn(1, 6, 3)[0]
+    reconstruction = F.binary_cross_entropy_with_logits(plain.decoder(z), data, reduction="sum") / 6
+    kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum() / 6
+    (reconstruction + kl).backward()
+    for one, other in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, other - 0.1 * other.grad)
+
+
+def test_learns_the_distribution_of_independent_bits():
+    """The optimum of the bound is the negative entropy, with a latent that is not used."""
+    torch.manual_seed(0)
+    model = vae(data_shape=(2,), latent_dim=1)
+    probabilities = torch.tensor([0.9, 0.2])
+    entropy = -(probabilities * probabilities.log() + (1 - probabilities) * (1 - probabilities).log()).sum()
+    train(model, probabilities.expand(12_800, 2).bernoulli(), batch_size=128, steps=500, max_epochs=-1)
+    data = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    weight = torch.distributions.Bernoulli(probabilities).log_prob(data).sum(1).exp()
+    with torch.no_grad():
+        cross_entropy = -(weight * (model.log_weights(data, 5000).logsumexp(0) - math.log(5000))).sum()
+    assert cross_entropy.item() == pytest.approx(entropy.item(), abs=0.02)
+
+
+def test_bfloat16_trains_and_sums_in_float32():
+    model = vae(data_shape=(2,))
+    seen = []
+    model.log_iteration = lambda scalars, iteration, batch_size: seen.append(scalars)
+    train(model, torch.rand(20, 2).bernoulli(), batch_size=10, steps=2, precision="bf16-mixed")
+    assert all(value.dtype == torch.float32 and value.isfinite() for scalars in seen for value in scalars.values())
+
+
+def test_objective_says_how_many_samples():
+    model = vae(data_shape=(2,), objective=ELBO(num_samples=3))
+    decoded = []
+    model.decoder.register_forward_hook(lambda module, args, output: decoded.append(len(output)))
+    train(model, torch.rand(20, 2).bernoulli(), batch_size=10, steps=1)
+    assert decoded == [30]
+
+
+def test_grey_data_are_refused_before_any_update():
+    model = vae(data_shape=(2,))
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="Bernoulli"):
+        train(model, torch.rand(20, 2), batch_size=10, steps=1)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_refuses_no_latent():
+    with pytest.raises(ValueError, match="choose 1 or more"):
+        vae(latent_dim=0)

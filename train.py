@@ -14,6 +14,7 @@ import math
 import os
 import re
 import secrets
+import signal
 import sys
 import time
 import warnings
@@ -30,7 +31,7 @@ from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from torchvision.utils import make_grid, save_image
 
 from callbacks import AtomicCheckpointIO, LastCheckpoint, MetricsCSV
@@ -212,9 +213,7 @@ class CommandLine(LightningCLI):
         return super().instantiate_trainer(plugins=plugins, logger=loggers or False, **kwargs)
 
     def after_fit(self) -> None:
-        """Says where everything lies; after SIGTERM, exits as a terminated process does."""
-        if self.trainer.received_sigterm:
-            sys.exit(128 + 15)
+        """Says where everything lies."""
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.finish()
@@ -232,22 +231,26 @@ class CommandLine(LightningCLI):
 
 
 def with_stored_config(args: list[str]) -> list[str]:
-    """Puts the configuration that a run's folder or a checkpoint holds before the options given, which override it."""
+    """Orders a command line: the configuration that a run's folder or a checkpoint holds, configurations, options.
+
+    Each overrides what stands before it, wherever the user has put it.
+    """
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    peek.add_argument("-c", "--config", action="append", default=[])
+    given, rest = peek.parse_known_args(args[1:])
     for name in ("--resume", "--ckpt_path"):
         peek.add_argument(name)
-    peek.add_argument("-c", "--config")
-    given, _ = peek.parse_known_args(args)
-    verb, options = args[:1], args[1:]
-    if verb == ["fit"] and given.resume:
-        config = Path(given.resume) / "config.yaml"
+    named, _ = peek.parse_known_args(rest)
+    verb, configs = args[:1], given.config
+    if verb == ["fit"] and named.resume:
+        config = Path(named.resume) / "config.yaml"
         if not config.is_file():
-            raise ValueError(f"{given.resume} is no run folder (it holds no config.yaml): give runs/NAME/VERSION.")
-        checkpoint = newest_checkpoint(Path(given.resume))
-        return [*verb, "--config", str(config), *options, "--ckpt_path", str(checkpoint)]
-    if verb in (["validate"], ["test"], ["sample"]) and given.ckpt_path and not given.config:
-        return [*verb, "--config", stored_config(given.ckpt_path), *options]
-    return args
+            raise ValueError(f"{named.resume} is no run folder (it holds no config.yaml): give runs/NAME/VERSION.")
+        configs = [str(config), *configs]
+        rest = [*rest, "--ckpt_path", str(newest_checkpoint(Path(named.resume)))]
+    elif verb in (["validate"], ["test"], ["sample"]) and named.ckpt_path and not configs:
+        configs = [stored_config(named.ckpt_path)]
+    return [*verb, *(f"--config={config}" for config in configs), *rest]
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -388,6 +391,9 @@ def main(args: list[str] | None = None) -> None:
     """Runs a command; a user's error is one sentence and exit status 2. JSONARGPARSE_DEBUG=1 shows the traceback."""
     try:
         CommandLine(args)
+    except SIGTERMException:
+        # A SystemExit with status 0, which a cluster would take for success.
+        sys.exit(128 + signal.SIGTERM)
     except (ValueError, MisconfigurationException) as error:
         if os.environ.get("JSONARGPARSE_DEBUG"):
             raise

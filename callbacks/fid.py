@@ -15,7 +15,8 @@ class FID(Callback):
     also logs the floor, the same distance for N training images. Checkpoints monitor `val/fid`, which is the same value
     under a key that depends on neither. Samples and sums are shared between ranks; the value does not depend on them.
 
-    Needs a data module with `images(split)`, this rank's share of a split in batches of float32 `[N, C, H, W]`.
+    Needs a data module with `images(split, first)`, this rank's share of a split (or of its first images) in batches of
+    float32 `[N, C, H, W]`.
 
     Args:
         extractor: the frozen network whose features are compared; by default the one for MNIST
@@ -84,12 +85,8 @@ class FID(Callback):
         """The metric's value for training images in place of samples."""
         metric = self._metric_with_real_images(trainer, "test")
         metric.reset()
-        quota = len(range(trainer.global_rank, n, trainer.world_size))
-        for images in trainer.datamodule.images("train"):
-            metric.update(images[:quota].to(metric.device), real=False)
-            quota -= len(images[:quota])
-            if quota == 0:
-                break
+        for images in trainer.datamodule.images("train", first=n):
+            metric.update(images.to(metric.device), real=False)
         return metric.compute()
 
     @staticmethod

@@ -83,5 +83,7 @@ class SafeWandbLogger(WandbLogger):
                 return super().experiment
             except (wandb.errors.UsageError, wandb.errors.CommError) as error:
                 rank_zero_warn(f"W&B cannot be used online ({error}): logging offline; upload later with `wandb sync`.")
+                # The service of the failed start still holds the run's id.
+                wandb.teardown(exit_code=0)
                 self._wandb_init["mode"] = "offline"
         return super().experiment

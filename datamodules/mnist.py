@@ -119,9 +119,10 @@ class MNISTDataModule(LightningDataModule):
             images = images.bernoulli(generator=torch.Generator(images.device).manual_seed(batch.seed))
         return images, batch.labels
 
-    def images(self, split: SplitName, batch_size: int = 500) -> Iterator[Tensor]:
-        """This rank's share of a split as it is, never binarized: float32 `[N, 1, H, W]` in [0, 1], in batches."""
-        loader = EvaluationLoader(self._grey[split], batch_size, 0, *self._rank_and_world_size())
+    def images(self, split: SplitName, first: int | None = None) -> Iterator[Tensor]:
+        """This rank's share of a split, or of its `first` images, never binarized: batches `[N, 1, H, W]` in [0, 1]."""
+        images, labels = self._grey[split]
+        loader = EvaluationLoader(Split(images[:first], labels[:first]), 500, 0, *self._rank_and_world_size())
         return (batch.images.float() / 255 for batch in loader)
 
     def _evaluation_loader(self, split: SplitName) -> EvaluationLoader:

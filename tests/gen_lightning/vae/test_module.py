@@ -22,7 +22,7 @@ def small_vae():
     """A VAE of 2 x 2 binary images with one latent dimension, so that p(x) can be integrated."""
     torch.manual_seed(0)
     model = vae(data_shape=PIXELS, latent_dim=1).double()
-    for parameter in model.parameters():
+    for parameter in model.decoder.parameters():
         parameter.data *= 3  # so that x depends on z, and the bound has a gap
     return model
 

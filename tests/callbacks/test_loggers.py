@@ -1,0 +1,134 @@
+"""What a run leaves in W&B and in metrics.csv, and that neither ever stops it."""
+
+import json
+import os
+import pty
+import socket
+import subprocess
+import sys
+from collections import defaultdict
+
+import pytest
+from helpers import CONFIGS, ROOT, run_command, wandb_records
+
+from callbacks import MetricsCSV
+
+ARGUMENTS = [
+    "fit",
+    "--config",
+    str(CONFIGS / "vae/vae.yaml"),
+    "--data.source=digits",
+    "--data.batch_size=256",
+    "--trainer.max_epochs=2",
+    "--trainer.log_every_n_steps=2",
+    "--trainer.enable_progress_bar=false",
+]
+
+
+def only_run(folder):
+    (run,) = folder.glob("runs/*/*")
+    return run
+
+
+@pytest.fixture(scope="module")
+def offline_run(tmp_path_factory):
+    """A VAE's run that nobody configured W&B for."""
+    folder = tmp_path_factory.mktemp("offline")
+    environment = {key: "" for key in os.environ if key.startswith("WANDB_")}
+    finished = run_command(*ARGUMENTS, cwd=folder, **environment)
+    assert finished.returncode == 0, finished.stderr
+    return only_run(folder)
+
+
+class TestOfflineFile:
+    @pytest.fixture
+    def history(self, offline_run):
+        """Values by key and iteration."""
+        values = defaultdict(dict)
+        for record in wandb_records(offline_run):
+            row = {".".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
+            for key, value in row.items():
+                values[key][json.loads(row["trainer/global_step"])] = json.loads(value)
+        return values
+
+    def test_metrics_and_images_are_on_one_axis_of_iterations(self, history):
+        assert list(history["train/elbo"]) == [2, 4, 6, 8]
+        assert list(history["val/elbo"]) == [4, 8]
+        assert list(history["val/fid/mnist_cnn/240"]) == [4, 8]
+        assert list(history["samples.filenames"]) == [8]
+        assert list(history["reconstructions.filenames"]) == [4, 8]
+
+    def test_images_seen_stand_beside_the_iterations(self, history):
+        assert history["images_seen"] == {iteration: 256 * iteration for iteration in (2, 4, 6, 8)}
+
+    def test_the_whole_configuration_is_there(self, offline_run):
+        config = {}
+        for record in wandb_records(offline_run):
+            for update in (*record.config.update, *record.run.config.update):
+                config[".".join(update.nested_key) or update.key] = json.loads(update.value_json)
+        assert config["seed_everything"] == 0
+        assert config["data"]["init_args"]["batch_size"] == 256
+        assert config["model"]["class_path"] == "gen_lightning.VAEModule"
+        assert config["trainer"]["max_epochs"] == 2
+
+    def test_the_final_metrics_are_in_the_summary(self, offline_run, history):
+        summary = {}
+        for record in wandb_records(offline_run):
+            for update in record.summary.update:
+                summary[".".join(update.nested_key) or update.key] = json.loads(update.value_json)
+        assert summary["val/elbo"] == history["val/elbo"][8]
+
+    def test_the_csv_holds_the_same(self, offline_run, history):
+        lines = [line.split(",") for line in (offline_run / "metrics.csv").read_text().splitlines()]
+        rows = [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
+        elbos = {int(row["step"]): float(row["val/elbo"]) for row in rows if row["val/elbo"]}
+        assert elbos == history["val/elbo"]
+
+
+def test_online_without_a_key_asks_nothing_and_trains_offline(tmp_path):
+    """At a terminal, where W&B would ask for the key."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    environment |= {"WANDB_MODE": "online", "HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
+    ours, theirs = pty.openpty()
+    process = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *ARGUMENTS],
+        cwd=tmp_path,
+        env=environment,
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+    )
+    os.close(ours)
+    assert process.returncode == 0
+    assert "no API key is configured" in process.stdout
+    assert wandb_records(only_run(tmp_path))
+
+
+def test_a_server_that_hangs_is_given_up(tmp_path):
+    """It accepts the connection and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        finished = run_command(
+            *ARGUMENTS,
+            "--trainer.logger.init_timeout=3",
+            cwd=tmp_path,
+            WANDB_MODE="online",
+            WANDB_BASE_URL=f"http://127.0.0.1:{server.getsockname()[1]}",
+            WANDB_API_KEY="0" * 40,
+        )
+    assert finished.returncode == 0, finished.stderr
+    assert "logging offline" in finished.stderr
+    assert wandb_records(only_run(tmp_path))
+
+
+class TestMetricsCSV:
+    def test_goes_on_behind_the_last_step(self, tmp_path):
+        first = MetricsCSV(str(tmp_path), "vae", "1")
+        for step in (1, 2, 3):
+            first.log_metrics({"a": step}, step)
+        first.save()
+        second = MetricsCSV(str(tmp_path), "vae", "1", last_step=2)
+        second.log_metrics({"a": 30, "b": 1}, 3)
+        second.save()
+        assert (tmp_path / "vae/1/metrics.csv").read_text().split() == ["a,b,step", "1,,1", "2,,2", "30,1,3"]

@@ -1,0 +1,53 @@
+"""Callbacks observe: training is the same with them and without, however often they act."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import CONFIGS, gan, load
+from lightning.pytorch import Trainer
+from PIL import Image
+
+from callbacks import Compile, SampleGrid
+
+COMMON = ["--data.source=digits", "--data.batch_size=256", "--trainer.logger=false", "--trainer.max_epochs=2"]
+
+
+@pytest.mark.parametrize("recipe", ["gan/dcgan", "vae/conv"])
+def test_weights_are_bit_equal_with_and_without_callbacks(fit, recipe):
+    """With batch normalization, whose buffers a careless sample would change."""
+    arguments = ["--config", str(CONFIGS / f"{recipe}.yaml"), *COMMON]
+    often = fit(*arguments, "--trainer.val_check_interval=2", "--trainer.log_every_n_steps=1")
+    never = fit(*arguments, "--trainer.callbacks=null", "--trainer.limit_val_batches=0")
+    one, other = (load(folder / "checkpoints/last.ckpt")["state_dict"] for folder in (often, never))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_pictures_are_of_the_same_latents_each_time(fit):
+    folder = fit(
+        "--config",
+        str(CONFIGS / "vae/vae.yaml"),
+        *COMMON,
+        "--trainer.callbacks=callbacks.SampleGrid",
+        "--trainer.callbacks.every_n_iterations=3",
+        "--trainer.callbacks.num_images=16",
+        "--trainer.callbacks+=callbacks.Reconstructions",
+        "--model.optimizer.lr=0",
+    )
+    samples = sorted(folder.glob("samples/*.png"))
+    assert [path.name for path in samples] == [f"iteration_000000{iteration}.png" for iteration in (3, 6, 8)]
+    pixels = [np.asarray(Image.open(path)) for path in samples]
+    assert pixels[0].shape == (4 * 30 + 2, 4 * 30 + 2, 3)
+    assert all((one == pixels[0]).all() for one in pixels)
+    assert len(list(folder.glob("reconstructions/*.png"))) == 2
+
+
+def test_pictures_of_points_are_refused_before_training():
+    trainer = Trainer(callbacks=[SampleGrid()], logger=False, enable_checkpointing=False, accelerator="cpu")
+    with pytest.raises(ValueError, match="leave it out of trainer.callbacks"):
+        trainer.fit(gan(data_shape=(2,)), [torch.zeros(2, 2)])
+
+
+def test_compiling_a_network_that_is_not_there_is_refused():
+    trainer = Trainer(callbacks=[Compile(["encoder"])], logger=False, enable_checkpointing=False, accelerator="cpu")
+    with pytest.raises(ValueError, match="choose among generator, discriminator"):
+        trainer.fit(gan(), [torch.zeros(2, 1, 28, 28)])

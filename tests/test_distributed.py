@@ -1,0 +1,139 @@
+"""Two processes on the CPU: gradients, noise, shards and FID, under Lightning's launcher and under torchrun."""
+
+import copy
+import json
+
+import pytest
+import torch
+from helpers import CONFIGS, ROOT, load, run_command, run_python, wandb_records
+from torch import nn
+
+from datamodules import MNISTDataModule
+from gen_lightning import GANModule, VAEModule
+from gen_lightning.clock import seed_of
+
+DDP = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
+DIGITS = ["--data.source=digits", "--data.batch_size=64"]
+FEW_BATCHES = ["--trainer.max_steps=3", "--trainer.limit_val_batches=0"]
+LEARNING_RATE = 0.5
+ONE_STEP = ["--trainer.max_steps=1", "--trainer.logger=false", "--trainer.limit_val_batches=0", "--seed_everything=3"]
+
+
+def fit(folder, *arguments):
+    finished = run_command("fit", *([] if "--resume" in arguments else DIGITS), *arguments, cwd=folder)
+    assert finished.returncode == 0, finished.stderr
+    return max(folder.glob("runs/*/*"), key=lambda run: run.stat().st_mtime)
+
+
+def batches_of_both_ranks():
+    """The first batch of each rank, as the devices see it."""
+    for rank in (0, 1):
+        data = MNISTDataModule("digits", batch_size=64, binarization="dynamic", seed=3)
+        data.setup("fit")
+        data._rank_and_world_size = lambda rank=rank: (rank, 2)
+        yield data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)[0]
+
+
+def step_on_the_joined_batch(network: nn.Module, loss: torch.Tensor) -> None:
+    """One step of SGD."""
+    for parameter, gradient in zip(
+        network.parameters(), torch.autograd.grad(loss, list(network.parameters())), strict=True
+    ):
+        parameter.data -= LEARNING_RATE * gradient
+
+
+def assert_equal_weights(model, checkpoint):
+    for name, value in checkpoint["state_dict"].items():
+        torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-5, atol=1e-6)
+
+
+def sgd(*optimizers):
+    for optimizer in optimizers:
+        yield f"--model.{optimizer}=torch.optim.SGD"
+        yield f"--model.{optimizer}.lr={LEARNING_RATE}"
+
+
+def joined(model, draw):
+    """What `draw` gives on each rank's noise of iteration 0, joined."""
+    parts = []
+    for rank, batch in enumerate(batches_of_both_ranks()):
+        torch.manual_seed(seed_of(0, 3, rank, 0))
+        parts.append(draw(batch))
+    assert not torch.equal(*[torch.as_tensor(part[0]) for part in parts])
+    return tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))
+
+
+def test_vae_gradients_equal_those_of_the_joined_batch(tmp_path):
+    arguments = ["--config", str(CONFIGS / "vae/vae.yaml"), *sgd("optimizer"), *ONE_STEP]
+    start = fit(tmp_path, *arguments, "--model.optimizer.lr=0")
+    model = VAEModule.load_from_checkpoint(start / "checkpoints/last.ckpt", weights_only=True)
+    run = fit(tmp_path, *arguments, *DDP)
+    noise, images = joined(model, lambda batch: (torch.randn(1, 64, model.latent_dim)[0], batch))
+    posterior = model.posterior(images)
+    z = posterior.mean + posterior.stddev * noise
+    kl = torch.distributions.kl_divergence(posterior, model.prior())
+    loss = -(model.likelihood(z).log_prob(images) - kl).mean()
+    step_on_the_joined_batch(model, loss)
+    assert_equal_weights(model, load(run / "checkpoints/last.ckpt"))
+
+
+def test_gan_gradients_equal_those_of_the_joined_batch(tmp_path):
+    optimizers = ("generator_optimizer", "discriminator_optimizer")
+    arguments = ["--config", str(CONFIGS / "gan/mlp.yaml"), "--data.binarization=dynamic", *sgd(*optimizers), *ONE_STEP]
+    start = fit(tmp_path, *arguments, *(f"--model.{optimizer}.lr=0" for optimizer in optimizers))
+    model = GANModule.load_from_checkpoint(start / "checkpoints/last.ckpt", weights_only=True)
+    run = fit(tmp_path, *arguments, *DDP)
+    shape = (64, model.latent_dim)
+    first, second, real = joined(model, lambda batch: (torch.randn(shape), torch.randn(shape), batch))
+    fake_logits = model.logits(model.generator(first).detach())
+    step_on_the_joined_batch(model.discriminator, model.loss.discriminator(model.logits(real), fake_logits))
+    loss = model.loss.generator(None, model.logits(model.generator(second)))
+    step_on_the_joined_batch(model.generator, loss)
+    assert_equal_weights(model, load(run / "checkpoints/last.ckpt"))
+
+
+def test_ddp_resumes_exactly(tmp_path):
+    arguments = ["--config", str(CONFIGS / "vae/conv.yaml"), "--trainer.logger=false", *DDP]
+    reference = fit(tmp_path, *arguments, "--trainer.max_epochs=2")
+    stopped = fit(tmp_path, *arguments, "--trainer.max_epochs=1")
+    fit(tmp_path, "--resume", str(stopped), "--trainer.max_epochs=2")
+    one, other = (load(run / "checkpoints/last.ckpt") for run in (stopped, reference))
+    assert one["global_step"] == 2 * (1197 // 128)
+    # The order in which two ranks' gradients are added is not fixed.
+    for name, value in one["state_dict"].items():
+        torch.testing.assert_close(value, other["state_dict"][name], rtol=1e-5, atol=1e-6)
+
+
+def test_fid_over_two_ranks_equals_fid_over_one(tmp_path):
+    """Of a generator with batch normalization, trained on two ranks."""
+    run = fit(tmp_path, "--config", str(CONFIGS / "gan/dcgan.yaml"), "--trainer.logger=false", *DDP, *FEW_BATCHES)
+    metrics = []
+    for devices in ([], DDP):
+        finished = run_command("test", "--ckpt_path", str(run / "checkpoints/last.ckpt"), *devices, cwd=tmp_path)
+        assert finished.returncode == 0, finished.stderr
+        metrics.append(json.loads((run / "metrics.json").read_text())["test"])
+    for name in ("test/fid/mnist_cnn/360", "test/fid_floor/mnist_cnn/360"):
+        assert metrics[0][name] == pytest.approx(metrics[1][name], rel=1e-5)
+
+
+def test_torchrun_with_two_processes_makes_one_run(tmp_path):
+    """As a cluster starts it: each process by itself, told its rank by the environment."""
+    finished = run_python(
+        *("-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d"),
+        *("--rdzv_endpoint=127.0.0.1:0", "--local_addr=127.0.0.1"),
+        *(str(ROOT / "train.py"), "fit", "--config", str(CONFIGS / "gan/mlp.yaml"), *DIGITS, *DDP),
+        "--trainer.max_epochs=1",
+        cwd=tmp_path,
+    )
+    assert finished.returncode == 0, finished.stderr
+    (run,) = tmp_path.glob("runs/*/*")
+    assert load(run / "checkpoints/last.ckpt")["global_step"] == 1197 // 128
+    assert wandb_records(run)
+
+
+def test_copied_model_is_untouched():
+    """The reference steps above change the model in place: a guard on their own tool."""
+    network = nn.Linear(2, 1)
+    before = copy.deepcopy(network)
+    step_on_the_joined_batch(network, network(torch.ones(1, 2)).sum())
+    torch.testing.assert_close(network.weight, before.weight - LEARNING_RATE)

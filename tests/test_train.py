@@ -1,0 +1,245 @@
+"""The command line: what it writes, and how it answers mistakes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from helpers import CONFIGS, ROOT, load, run_command
+from PIL import Image
+
+import train
+
+DCGAN, VAE, MLP = (["--config", str(CONFIGS / recipe)] for recipe in ("gan/dcgan.yaml", "vae/vae.yaml", "gan/mlp.yaml"))
+DIGITS = ["--data.source=digits", "--data.batch_size=256", "--trainer.logger=false"]
+
+
+@pytest.fixture(scope="module")
+def vae_run(tmp_path_factory):
+    """A run of the VAE, by the command line."""
+    folder = tmp_path_factory.mktemp("vae")
+    finished = run_command("fit", *VAE, *DIGITS, "--trainer.max_epochs=2", "--model.latent_dim=6", cwd=folder)
+    assert finished.returncode == 0, finished.stderr
+    (run,) = folder.glob("runs/vae/*")
+    return run
+
+
+@pytest.fixture(scope="module")
+def gan_checkpoint(tmp_path_factory):
+    """A checkpoint of the DCGAN at 32 x 32 with nothing around it."""
+    folder = tmp_path_factory.mktemp("gan")
+    arguments = [*DCGAN, *DIGITS, "--trainer.max_steps=1", "--data.image_size=32", "--trainer.limit_val_batches=0"]
+    finished = run_command("fit", *arguments, cwd=folder)
+    assert finished.returncode == 0, finished.stderr
+    (run,) = folder.glob("runs/dcgan/*")
+    alone = folder / "alone" / "model.ckpt"
+    alone.parent.mkdir()
+    shutil.copy(run / "checkpoints" / "last.ckpt", alone)
+    return alone
+
+
+class TestFit:
+    def test_leaves_a_complete_run(self, vae_run):
+        for name in ("config.yaml", "metrics.csv", "metrics.json", "summary.txt", "checkpoints/last.ckpt"):
+            assert (vae_run / name).is_file(), name
+        assert (vae_run / "checkpoints/best.ckpt").is_file()
+        assert (vae_run / "samples/iteration_0000008.png").is_file()
+        assert (vae_run / "reconstructions/iteration_0000004.png").is_file()
+
+    def test_config_holds_what_was_asked(self, vae_run):
+        config = yaml.safe_load((vae_run / "config.yaml").read_text())
+        assert config["model"]["init_args"]["latent_dim"] == 6
+        assert config["data"]["init_args"]["batch_size"] == 256
+        assert config["trainer"]["max_epochs"] == 2
+
+    def test_summary_names_what_exists(self, vae_run):
+        summary = (vae_run / "summary.txt").read_text()
+        assert "FID (val/fid/mnist_cnn/240):" in summary
+        for line in summary.splitlines():
+            for word in line.replace(",", "").split():
+                if word.startswith("runs/"):
+                    assert (vae_run.parents[2] / word).exists(), word
+
+    def test_a_second_run_never_overwrites_the_first(self, fit):
+        arguments = [*MLP, *DIGITS, "--trainer.max_steps=1", "--trainer.limit_val_batches=0"]
+        first = fit(*arguments)
+        before = (first / "checkpoints/last.ckpt").read_bytes()
+        second = fit(*arguments)
+        assert first != second
+        assert (first / "checkpoints/last.ckpt").read_bytes() == before
+
+    def test_the_seed_reaches_weights_data_and_noise(self, fit):
+        arguments = [*MLP, *DIGITS, "--trainer.max_steps=2", "--trainer.limit_val_batches=0"]
+        weights = [
+            load(fit(*arguments, f"--seed_everything={seed}") / "checkpoints/last.ckpt")["state_dict"]
+            for seed in (3, 3, 4)
+        ]
+        equal = [all(torch.equal(weights[0][name], other[name]) for name in weights[0]) for other in weights[1:]]
+        assert equal == [True, False]
+
+
+class TestResume:
+    def test_goes_on_in_the_same_folder_behind_a_corrupt_checkpoint(self, fit):
+        folder = fit(*MLP, *DIGITS, "--trainer.max_epochs=1", "--checkpoint.every_n_iterations=2")
+        best, last = folder / "checkpoints/best.ckpt", folder / "checkpoints/last.ckpt"
+        last.write_bytes(last.read_bytes()[:1000])
+        os.utime(best, (0, 0))
+        with pytest.warns(UserWarning, match=r"last\.ckpt is corrupt"):
+            assert fit("--resume", str(folder), "--trainer.max_epochs=2") is None
+        assert load(last)["global_step"] == 8
+
+    def test_keeps_the_overrides_of_the_first_start_and_takes_new_ones(self, fit):
+        folder = fit(*MLP, *DIGITS, "--trainer.max_steps=1", "--model.latent_dim=5")
+        fit("--resume", str(folder), "--trainer.max_steps=2", "--trainer.log_every_n_steps=1")
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        assert config["model"]["init_args"]["latent_dim"] == 5
+        assert (config["trainer"]["max_steps"], config["trainer"]["log_every_n_steps"]) == (2, 1)
+
+    def test_after_sigkill_it_ends_like_the_uninterrupted_run(self, tmp_path):
+        """W&B included: the resumed part goes on under the same run id."""
+        arguments = [
+            *VAE,
+            "--data.source=digits",
+            "--data.batch_size=100",
+            "--trainer.max_epochs=12",
+            "--trainer.log_every_n_steps=1",
+            "--checkpoint.every_n_iterations=5",
+        ]
+        reference = run_command("fit", *arguments, "--trainer.default_root_dir=reference", cwd=tmp_path)
+        assert reference.returncode == 0, reference.stderr
+        process = subprocess.Popen(
+            [sys.executable, "-u", str(ROOT / "train.py"), "fit", *arguments, "--trainer.default_root_dir=killed"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            bufsize=1,
+        )
+        for line in iter(lambda: process.stdout.read(64), ""):
+            if list(tmp_path.glob("killed/*/*/checkpoints/last.ckpt")):
+                process.send_signal(signal.SIGKILL)
+                break
+        process.communicate()
+        (killed,) = tmp_path.glob("killed/*/*")
+        stopped_at = load(killed / "checkpoints/last.ckpt")["global_step"]
+        assert 0 < stopped_at < 11 * 12
+        resumed = run_command("fit", "--resume", str(killed), cwd=tmp_path)
+        assert resumed.returncode == 0, resumed.stderr
+        (uninterrupted,) = tmp_path.glob("reference/*/*")
+        one, other = (load(folder / "checkpoints/last.ckpt") for folder in (killed, uninterrupted))
+        assert all(torch.equal(value, other["state_dict"][name]) for name, value in one["state_dict"].items())
+        assert (killed / "metrics.csv").read_text() == (uninterrupted / "metrics.csv").read_text()
+        parts = list(killed.glob("wandb/offline-run-*/run-*.wandb"))
+        assert {part.name for part in parts} == {f"run-{killed.name}.wandb"}
+        assert len(parts) == 2
+
+    def test_sigterm_saves_and_exits_as_terminated(self, tmp_path):
+        process = subprocess.Popen(
+            [sys.executable, "-u", str(ROOT / "train.py"), "fit", *MLP, *DIGITS, "--trainer.max_epochs=10000"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for line in iter(lambda: process.stdout.read(64), ""):
+            if "Epoch 3" in line:
+                process.send_signal(signal.SIGTERM)
+                break
+        process.communicate(timeout=60)
+        assert process.returncode == 128 + signal.SIGTERM
+        (checkpoint,) = tmp_path.glob("runs/*/*/checkpoints/last.ckpt")
+        assert load(checkpoint)["global_step"] >= 12
+
+
+class TestTestAndSample:
+    def test_test_needs_the_checkpoint_alone(self, vae_run, tmp_path):
+        finished = run_command("test", "--ckpt_path", str(vae_run / "checkpoints/last.ckpt"), cwd=tmp_path)
+        assert finished.returncode == 0, finished.stderr
+        metrics = json.loads((vae_run / "metrics.json").read_text())
+        assert {"test/elbo", "test/fid/mnist_cnn/360", "test/fid_floor/mnist_cnn/360"} <= metrics["test"].keys()
+        assert "val/elbo" in metrics["fit"]
+        assert list(tmp_path.iterdir()) == []
+
+    def test_validate_repeats_the_runs_last_validation(self, vae_run, tmp_path):
+        checkpoint = str(vae_run / "checkpoints/last.ckpt")
+        assert run_command("validate", "--ckpt_path", checkpoint, cwd=tmp_path).returncode == 0
+        metrics = json.loads((vae_run / "metrics.json").read_text())
+        assert metrics["validate"]["val/elbo"] == pytest.approx(metrics["fit"]["val/elbo"], rel=1e-6)
+        assert metrics["validate"]["val/fid"] == pytest.approx(metrics["fit"]["val/fid"], rel=1e-5)
+
+    def test_sample_writes_a_grid_and_an_array(self, gan_checkpoint, tmp_path):
+        arguments = ["sample", "--ckpt_path", str(gan_checkpoint), "--num_samples=10", "--output"]
+        for output, seed in [("a", 1), ("b", 1), ("c", 2)]:
+            finished = run_command(*arguments, output, f"--seed={seed}", cwd=tmp_path)
+            assert finished.returncode == 0, finished.stderr
+        a, b, c = (np.load(tmp_path / name / "samples.npz")["arr_0"] for name in "abc")
+        assert (a.shape, a.dtype) == ((10, 32, 32, 1), np.uint8)
+        assert (a == b).all()
+        assert (a != c).any()
+        grid = np.asarray(Image.open(tmp_path / "a/grid.png"))
+        assert (grid[2:34, 2:34, :1] == a[0]).mean() > 0.99  # save_image rounds halves otherwise
+
+
+MISTAKES = {
+    "abbreviated option": (
+        ["fit", *MLP, "--trainer.max_epoch=3"],
+        "There is no option --trainer.max_epoch: did you mean --trainer.max_epochs?",
+    ),
+    "unknown option": (["fit", *MLP, "--trainer.mx_epochs", "3"], "did you mean --trainer.max_epochs?"),
+    "unknown model argument": (
+        ["fit", *MLP, "--model.latent_dimm=3"],
+        "gen_lightning.GANModule has no argument latent_dimm: did you mean latent_dim?",
+    ),
+    "unknown data argument": (
+        ["fit", *MLP, "--data.batchsize=3"],
+        "datamodules.MNISTDataModule has no argument batchsize: did you mean batch_size?",
+    ),
+    "unknown nested argument": (
+        ["fit", *MLP, "--model.generator_optimizer.lrr=3"],
+        "torch.optim.Adam has no argument lrr: did you mean lr?",
+    ),
+    "wrong type": (["fit", *MLP, "--model.latent_dim=abc"], "latent_dim: Expected a <class 'int'>. Got value: abc."),
+    "wrong choice": (["fit", *MLP, "--data.source=mnst"], "'digits']. Got value: mnst."),
+    "unknown verb": (["fti", *MLP], "invalid choice: 'fti'"),
+    "no config": (["fit"], "required"),
+    "config that is not there": (["fit", "--config=nowhere.yaml"], "File does not exist"),
+    "bad value": (["fit", *MLP, "--model.latent_dim=0"], "choose 1 or more"),
+    "no run folder": (["fit", "--resume=nowhere"], "nowhere is no run folder"),
+    "no checkpoint": (["test", "--ckpt_path=nowhere.ckpt"], "There is no checkpoint nowhere.ckpt"),
+    "grey pixels": (["fit", *VAE, *DIGITS, "--data.binarization=none"], "set --data.binarization=dynamic"),
+    "large batch": (["fit", *MLP, *DIGITS, "--data.batch_size=5000"], "choose a smaller --data.batch_size"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_answered_in_one_sentence(mistake, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments, sentence = MISTAKES[mistake]
+    with pytest.raises(SystemExit) as exit_info:
+        train.main(arguments)
+    assert exit_info.value.code == 2
+    last_line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last_line.startswith("train.py: ")
+    assert sentence in last_line
+
+
+def test_a_mistake_shows_no_traceback_and_leaves_no_run(tmp_path):
+    finished = run_command("fit", *MLP, "--trainer.max_epoch=3", cwd=tmp_path)
+    assert finished.returncode == 2
+    assert finished.stderr.strip().count("\n") == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
+def test_a_corrupt_checkpoint_is_named(tmp_path, monkeypatch, capsys, content):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.ckpt").write_bytes(content)
+    with pytest.raises(SystemExit):
+        train.main(["sample", "--ckpt_path=broken.ckpt"])
+    assert "broken.ckpt is corrupt" in capsys.readouterr().err

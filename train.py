@@ -1,9 +1,9 @@
 """The command line: fit, validate, test and sample.
 
-    python train.py fit --config configs/gan/dcgan.yaml
-    python train.py fit --resume runs/dcgan/VERSION
-    python train.py test --ckpt_path runs/dcgan/VERSION/checkpoints/last.ckpt
-    python train.py sample --ckpt_path runs/dcgan/VERSION/checkpoints/last.ckpt --num_samples 64 --output samples
+python train.py fit --config configs/gan/dcgan.yaml
+python train.py fit --resume runs/dcgan/VERSION
+python train.py test --ckpt_path runs/dcgan/VERSION/checkpoints/last.ckpt
+python train.py sample --ckpt_path runs/dcgan/VERSION/checkpoints/last.ckpt --num_samples 64 --output samples
 """
 
 import argparse
@@ -155,7 +155,9 @@ class CommandLine(LightningCLI):
         parser.add_argument(
             "--seed_everything", type=NonNegativeInt, default=0, help="Seed of the weights, the data and all draws."
         )
-        parser.add_argument("--name", type=str, default="run", help="The run's folder is default_root_dir/NAME/VERSION.")
+        parser.add_argument(
+            "--name", type=str, default="run", help="The run's folder is default_root_dir/NAME/VERSION."
+        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the checkpoint that every run keeps; tells the model what the data are, and both the seed."""
@@ -344,7 +346,7 @@ def write_summary(folder: Path, trainer: LightningTrainer) -> None:
 
 
 def explain(message: str, options: list[str]) -> str:
-    """jsonargparse's message as one sentence, with the nearest right name for an option that does not exist.
+    """Jsonargparse's message as one sentence, with the nearest right name for an option that does not exist.
 
     Args:
         message: of one line or many, the innermost reason last
@@ -353,7 +355,9 @@ def explain(message: str, options: list[str]) -> str:
     if match := re.search(r"unrecognized arguments: (\S+)", message):
         wrong = match[1].split("=")[0]
         return f"There is no option {wrong}{nearest(wrong, options)}."
-    if match := re.search(r"Option '([\w.]+)' is not accepted(?:. Got value: Namespace\(class_path='([\w.]+)')?", message):
+    if match := re.search(
+        r"Option '([\w.]+)' is not accepted(?:. Got value: Namespace\(class_path='([\w.]+)')?", message
+    ):
         class_path = match[2] or re.findall(r"class_path '([\w.]+)'", message)[-1]
         return f"{class_path} has no argument {match[1]}{nearest(match[1], argument_names(class_path))}."
     if match := re.search(r"(Expected a .*\. Got value: .*)", message):

@@ -1,4 +1,4 @@
-"""What the recipes cost without the framework: their networks in plain PyTorch loops, and a stopwatch for both sides."""
+"""The recipes' networks in plain PyTorch loops, and a stopwatch for both sides."""
 
 import contextlib
 import time
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import train
 from datamodules import MNISTDataModule
+from datamodules.sources import Source
 from gen_lightning.networks import DCGANDiscriminator, DCGANGenerator, MLPDecoder, MLPEncoder
 
 SHAPE = (1, 28, 28)
@@ -53,7 +54,7 @@ def rate_of_command(recipe: str, iterations: int, *options: str) -> float:
 def rate_of_loop(
     make_step: Callable[[torch.device, bool], Callable[[Tensor], None]],
     iterations: int,
-    source: str,
+    source: Source,
     root: str,
     device: torch.device,
     precision: str = "32-true",
@@ -74,7 +75,7 @@ def rate_of_loop(
     return iterations / (time.perf_counter() - start)
 
 
-def scaled_batches(source: str, root: str, device: torch.device) -> Iterator[Tensor]:
+def scaled_batches(source: Source, root: str, device: torch.device) -> Iterator[Tensor]:
     """Endless shuffled batches of 128 images in [0, 1], indexed on the device."""
     data = MNISTDataModule(source, root, batch_size=128)
     data.prepare_data()

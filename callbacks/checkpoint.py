@@ -49,9 +49,7 @@ class LastCheckpoint(Checkpoint):
         """Resolves the folder on all ranks together."""
         self._path = os.path.join(trainer.log_dir or trainer.default_root_dir, "checkpoints", "last.ckpt")
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Saves when an iteration in `every_n_iterations` has been completed."""
         if trainer.global_step % self.every_n_iterations == 0:
             self._save(trainer)

@@ -1,5 +1,7 @@
 """FID as a callback: torchmetrics' computation on this project's extractors."""
 
+from collections.abc import Iterator
+
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -74,7 +76,7 @@ class FID(Callback):
                 self._metrics[split].update(images.to(metric.device), real=True)
         return self._metrics[split]
 
-    def _samples(self, trainer: Trainer, pl_module: LightningModule, n: int):
+    def _samples(self, trainer: Trainer, pl_module: LightningModule, n: int) -> Iterator[Tensor]:
         """This rank's share of n samples, in batches; each batch has a seed of its own."""
         sizes = [min(self.batch_size, n - start) for start in range(0, n, self.batch_size)]
         seeds = torch.randint(2**62, (len(sizes),), generator=torch.Generator().manual_seed(self.seed)).tolist()

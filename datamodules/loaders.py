@@ -9,7 +9,6 @@ from torch import Tensor
 
 from datamodules.sources import Split
 
-
 # Two streams of seeds, apart from each other and from those of the models.
 _ORDER, _DRAWS = 2, 3
 
@@ -33,7 +32,7 @@ class TrainLoader:
     Epoch e is one permutation, a function of (seed, e); rank r of R takes every R-th index from the r-th on.
     What does not fill a batch on every rank is left out of that epoch.
 
-    `state_dict` holds the epoch and the position (batches delivered in it); a loader that loads it goes on exactly there.
+    `state_dict` holds the epoch and the position (batches delivered in it); a loader that loads it goes on there.
 
     Args:
         split: the images and labels, on the device they are to be indexed on

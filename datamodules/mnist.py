@@ -19,7 +19,7 @@ _DATA_SEED = 0
 
 
 class MNISTDataModule(LightningDataModule):
-    """28 x 28 grey images with ten classes, delivered as (images, labels): float32 `[N, 1, H, W]` in [0, 1], int64 `[N]`.
+    """Grey images of ten classes, delivered as (images, labels): float32 `[N, 1, H, W]` in [0, 1] and int64 `[N]`.
 
     Batches cross to the device as uint8; scaling and binarization happen there.
     The official test split is only ever tested on; validation is carved from the training split.

@@ -29,6 +29,7 @@ class GenerativeModule(LightningModule, ABC):
         super().__init__()
         self.data_shape = tuple(data_shape)
         self.seed = seed
+        self._data_checked = False
 
     @abstractmethod
     def draw(self, n: int) -> Tensor:
@@ -76,14 +77,10 @@ class GenerativeModule(LightningModule, ABC):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Makes all that this iteration draws a function of (seed, rank, iteration)."""
-        if self._first_batch:
+        if not self._data_checked:
             self.check_data(batch[0])
-            self._first_batch = False
+            self._data_checked = True
         seed_draws(seed_of(_TRAINING, self.seed, self.global_rank, self.global_step), self.device)
-
-    def on_train_start(self) -> None:
-        """Asks for a look at the first batch."""
-        self._first_batch = True
 
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Makes each validation draw the same."""

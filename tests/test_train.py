@@ -121,7 +121,7 @@ class TestResume:
             text=True,
             bufsize=1,
         )
-        for line in iter(lambda: process.stdout.read(64), ""):
+        for _ in iter(lambda: process.stdout.read(64), ""):
             if list(tmp_path.glob("killed/*/*/checkpoints/last.ckpt")):
                 process.send_signal(signal.SIGKILL)
                 break

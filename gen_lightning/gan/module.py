@@ -122,7 +122,7 @@ class GANModule(GenerativeModule):
         terms = {"discriminator_loss": self.loss.discriminator(real_logits, fake_logits)}
         state = DiscriminatorPass(self.discriminator, real, fake, real_logits, fake_logits)
         terms |= {regularizer.name: regularizer(state) for regularizer in self.regularizers}
-        self._step(sum(terms.values()), optimizer)
+        self._step(torch.stack(list(terms.values())).sum(), optimizer)
         return terms | {"real_logits": real_logits.mean(), "fake_logits": fake_logits.mean()}
 
     def _update_generator(self, real: Tensor, optimizer: LightningOptimizer) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ and doubling the channels, with batch normalization everywhere but at the image 
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -26,7 +27,7 @@ class DCGANEncoder(nn.Module):
         map_size, num_stages = _map_size_and_stages(data_shape)
         channels = [data_shape[0]] + [width * 2**stage for stage in range(num_stages)]
         layers: list[nn.Module] = []
-        for stage, (inputs, outputs) in enumerate(zip(channels, channels[1:], strict=False)):
+        for stage, (inputs, outputs) in enumerate(pairwise(channels)):
             layers += [
                 nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=stage == 0),
                 nn.Identity() if stage == 0 else nn.BatchNorm2d(outputs),
@@ -61,7 +62,7 @@ class DCGANDecoder(nn.Module):
             nn.Unflatten(1, (latent_dim, 1, 1)),
             nn.ConvTranspose2d(latent_dim, channels[0], map_size, bias=False),
         ]
-        for inputs, outputs in zip(channels, channels[1:], strict=False):
+        for inputs, outputs in pairwise(channels):
             layers += [
                 nn.BatchNorm2d(inputs),
                 nn.ReLU(),

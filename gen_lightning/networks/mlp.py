@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 def mlp(sizes: Sequence[int], negative_slope: float = 0.2) -> nn.Sequential:
     """Linear layers of the given sizes with leaky ReLUs between them."""
     layers: list[nn.Module] = []
-    for in_features, out_features in zip(sizes, sizes[1:], strict=False):
+    for in_features, out_features in pairwise(sizes):
         layers += [nn.Linear(in_features, out_features), nn.LeakyReLU(negative_slope)]
     return nn.Sequential(*layers[:-1])
 

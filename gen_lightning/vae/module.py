@@ -81,7 +81,7 @@ class VAEModule(GenerativeModule):
         return Terms(posterior, self.prior(), z, self.likelihood(z).log_prob(x))
 
     def log_weights(self, x: Tensor, k: int) -> Tensor:
-        """log p(x, z) - log q(z | x) `[k, N]`, at k samples of the posterior."""
+        """Log p(x, z) - log q(z | x) `[k, N]`, at k samples of the posterior."""
         return self.terms(x, k).log_weights
 
     def elbo(self, x: Tensor) -> Tensor:

@@ -29,17 +29,17 @@ class Terms:
 
     @cached_property
     def log_prior(self) -> Tensor:
-        """log p(z), `[K, N]`."""
+        """Log p(z), `[K, N]`."""
         return self.prior.log_prob(self.z)
 
     @cached_property
     def log_posterior(self) -> Tensor:
-        """log q(z | x), `[K, N]`."""
+        """Log q(z | x), `[K, N]`."""
         return self.posterior.log_prob(self.z)
 
     @cached_property
     def log_weights(self) -> Tensor:
-        """log p(x, z) - log q(z | x), `[K, N]`: the logarithms of importance weights whose mean estimates p(x)."""
+        """Log p(x, z) - log q(z | x), `[K, N]`: the logarithms of importance weights whose mean estimates p(x)."""
         return self.log_likelihood + self.log_prior - self.log_posterior
 
     @cached_property

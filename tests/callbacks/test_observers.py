@@ -43,7 +43,7 @@ def test_pictures_are_of_the_same_latents_each_time(fit):
 
 def test_pictures_of_points_are_refused_before_training():
     trainer = Trainer(callbacks=[SampleGrid()], logger=False, enable_checkpointing=False, accelerator="cpu")
-    with pytest.raises(ValueError, match="leave it out of trainer.callbacks"):
+    with pytest.raises(ValueError, match=r"leave it out of trainer\.callbacks"):
         trainer.fit(gan(data_shape=(2,)), [torch.zeros(2, 2)])
 
 

@@ -20,7 +20,7 @@ class TestTrainLoader:
     def test_an_epoch_has_full_batches_of_different_images(self):
         batches = labels(TrainLoader(numbered(103), batch_size=10))
         assert [len(batch) for batch in batches] == [10] * 10
-        assert len(set(sum(batches, []))) == 100
+        assert len({label for batch in batches for label in batch}) == 100
 
     def test_order_is_a_function_of_seed_and_epoch(self):
         def order(seed, epoch):
@@ -85,7 +85,7 @@ class TestEvaluationLoader:
             labels(EvaluationLoader(numbered(n), batch_size, rank=rank, world_size=world_size))
             for rank in range(world_size)
         ]
-        assert sum((batch for batches in ranks for batch in batches), []) == list(range(n))
+        assert [label for batches in ranks for batch in batches for label in batch] == list(range(n))
         assert len({len(batches) for batches in ranks}) == 1
         assert all(len(batch) <= batch_size for batches in ranks for batch in batches)
 

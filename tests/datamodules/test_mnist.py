@@ -103,5 +103,5 @@ def test_bad_arguments_are_refused_with_the_way_out(arguments, sentence):
 
 
 def test_a_batch_larger_than_the_data_is_refused():
-    with pytest.raises(ValueError, match="choose a smaller --data.batch_size"):
+    with pytest.raises(ValueError, match=r"choose a smaller --data\.batch_size"):
         digits(batch_size=5000).train_dataloader()

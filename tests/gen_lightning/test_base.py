@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from gen_lightning import GANModule
-from gen_lightning.networks import DCGANDiscriminator, DCGANEncoder, DCGANDecoder, DCGANGenerator
+from gen_lightning.networks import DCGANDecoder, DCGANDiscriminator, DCGANEncoder, DCGANGenerator
 
 DCGAN = {"generator": DCGANGenerator, "discriminator": DCGANDiscriminator}
 MODELS = {"gan": lambda: gan(**DCGAN), "vae": lambda: vae(encoder=DCGANEncoder, decoder=DCGANDecoder)}

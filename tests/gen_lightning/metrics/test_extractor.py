@@ -47,7 +47,7 @@ def test_changed_weights_are_refused(tmp_path, monkeypatch):
     content[-1] ^= 1
     changed.write_bytes(content)
     monkeypatch.setattr(extractor, "_WEIGHTS", changed)
-    with pytest.raises(ValueError, match="SHA-256"):
+    with pytest.raises(ValueError, match=r"SHA-256"):
         MNISTFeatures()
 
 
@@ -58,5 +58,5 @@ def test_refuses_other_images(shape):
 
 
 def test_inception_without_weights_says_where_they_go():
-    with pytest.raises(ValueError, match="no Inception weights at nowhere.pth"):
+    with pytest.raises(ValueError, match=r"no Inception weights at nowhere\.pth"):
         InceptionFeatures("nowhere.pth")

@@ -40,7 +40,9 @@ def test_shapes_and_ranges(kind, shape):
 
 @pytest.mark.parametrize("kind", ["Generator", "Discriminator"])
 def test_dcgan_has_no_normalization_at_the_image(kind):
-    network = networks.DCGANGenerator(10, (1, 28, 28)) if kind == "Generator" else networks.DCGANDiscriminator((1, 28, 28))
+    network = (
+        networks.DCGANGenerator(10, (1, 28, 28)) if kind == "Generator" else networks.DCGANDiscriminator((1, 28, 28))
+    )
     layers = [layer for layer in network.layers if not isinstance(layer, torch.nn.Identity)]
     ends = layers[-1:] if kind == "Generator" else layers[:2]
     assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in ends)

@@ -26,5 +26,5 @@ def test_bernoulli_sums_over_dimensions_and_broadcasts_over_samples():
 def test_bernoulli_refuses_grey_pixels():
     likelihood = Bernoulli((1, 2, 2))
     likelihood.check_data(torch.tensor([0.0, 1.0]))
-    with pytest.raises(ValueError, match="--data.binarization=dynamic"):
+    with pytest.raises(ValueError, match=r"--data\.binarization=dynamic"):
         likelihood.check_data(torch.tensor([0.0, 0.5]))

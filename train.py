@@ -206,13 +206,14 @@ class CommandLine(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer with atomic checkpoints and, in `fit`, a CSV of the metrics before its other loggers."""
         trainer_config = self._get(self.config_init, "trainer")
-        plugins = [*as_list(trainer_config.plugins), AtomicCheckpointIO()]
         loggers = as_list(trainer_config.logger)
+        kwargs["plugins"] = [*as_list(trainer_config.plugins), AtomicCheckpointIO()]
         if self.subcommand == "fit":
+            kwargs["default_root_dir"] = str(self.run_folder)
             folder, ckpt_path = self.run_folder, self.config.fit.ckpt_path
             last_step = load_checkpoint(ckpt_path)["global_step"] if self.config.fit.resume else 0
             loggers.insert(0, MetricsCSV(str(folder.parent.parent), folder.parent.name, folder.name, last_step))
-        return super().instantiate_trainer(plugins=plugins, logger=loggers or False, **kwargs)
+        return super().instantiate_trainer(logger=loggers or False, **kwargs)
 
     def after_fit(self) -> None:
         """Says where everything lies."""
@@ -391,8 +392,16 @@ def fail(sentence: str) -> NoReturn:
     sys.exit(2)
 
 
+def silence_libraries() -> None:
+    """Hides warnings that speak to a library's developers, or of the run folder's own files."""
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    for message in (".*LeafSpec.* is deprecated", "Checkpoint directory .* exists and is not empty"):
+        warnings.filterwarnings("ignore", message=message)
+
+
 def main(args: list[str] | None = None) -> None:
     """Runs a command; a user's error is one sentence and exit status 2. JSONARGPARSE_DEBUG=1 shows the traceback."""
+    silence_libraries()
     try:
         CommandLine(args)
     except SIGTERMException:

@@ -31,7 +31,10 @@ def speed(recipe: str, args: argparse.Namespace, folder: str) -> list[str]:
     options = [*common_options(args, folder), "--trainer.precision=bf16-mixed", "--trainer.limit_val_batches=0"]
     lines = []
     for compiled in (False, True):
-        compile_networks = ["--trainer.callbacks+=callbacks.Compile", f"--trainer.callbacks.networks={NETWORKS[recipe]}"]
+        compile_networks = [
+            "--trainer.callbacks+=callbacks.Compile",
+            f"--trainer.callbacks.networks={NETWORKS[recipe]}",
+        ]
         command = rate_of_command(recipe, args.iterations, *options, *(compile_networks if compiled else []))
         loop = rate_of_loop(
             RECIPES[recipe], args.iterations, args.source, args.root, device, "bf16-mixed", compiled=compiled
@@ -66,7 +69,12 @@ def fid(recipe: str, args: argparse.Namespace, folder: str) -> str:
 
 def common_options(args: argparse.Namespace, folder: str) -> list[str]:
     data = [f"--data.source={args.source}", f"--data.root={args.root}", "--data.device_resident=true"]
-    return [*data, f"--trainer.accelerator={args.accelerator}", "--trainer.devices=1", f"--trainer.default_root_dir={folder}"]
+    return [
+        *data,
+        f"--trainer.accelerator={args.accelerator}",
+        "--trainer.devices=1",
+        f"--trainer.default_root_dir={folder}",
+    ]
 
 
 def fit(recipe: str, *options: str) -> Path:

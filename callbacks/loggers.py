@@ -2,6 +2,7 @@
 
 import csv
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,10 @@ class MetricsCSV(CSVLogger):
         """Lightning's writer, holding the rows that are kept."""
         if self._experiment is None:
             kept = self._rows_to_keep()
-            # Lightning's writer deletes the file, and keeps its rows in memory until they are saved.
-            Path(self.log_dir, "metrics.csv").unlink(missing_ok=True)
-            writer = super().experiment
+            with warnings.catch_warnings():
+                # Lightning's writer warns of the run's other files, and deletes this one.
+                warnings.simplefilter("ignore")
+                writer = super().experiment
             writer.metrics = kept
             writer.save()
         return self._experiment

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from gen_lightning.clock import rewind_to_iteration, seed_draws, seed_of
+from gen_lightning.clock import draws_from, rewind_to_iteration, seed_draws, seed_of
 
 # Two streams of seeds, apart from each other and from those of the data loaders.
 _TRAINING, _EVALUATION = 0, 1
@@ -53,15 +53,13 @@ class GenerativeModule(LightningModule, ABC):
             raise ValueError(f"{type(self).__name__} is not class-conditional: sample without labels.")
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         training_modes = {module: module.training for module in self.modules()}
-        devices = [] if self.device.type == "cpu" else [self.device]
-        with torch.random.fork_rng(devices, device_type=self.device.type if devices else "cuda"):
-            seed_draws(seed, self.device)
-            self.eval()
-            try:
+        self.eval()
+        try:
+            with draws_from(seed, self.device):
                 return self.draw(n)
-            finally:
-                for module, mode in training_modes.items():
-                    module.training = mode
+        finally:
+            for module, mode in training_modes.items():
+                module.training = mode
 
     def check_data(self, data: Tensor) -> None:
         """Looks at the first batch before it trains anything.

@@ -4,6 +4,8 @@ Lightning's `global_step`, checkpoints, scalars and images all count iterations 
 iteration is a function of (seed, rank, iteration), which is what makes a resumed run equal to an uninterrupted one.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,19 @@ def seed_draws(seed: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)
+
+
+@contextmanager
+def draws_from(seed: int, device: torch.device) -> Iterator[None]:
+    """Seeds the default generators within the context, and puts their states back behind it."""
+    modules = [torch.random] if device.type == "cpu" else [torch.random, torch.get_device_module(device)]
+    states = [module.get_rng_state() for module in modules]
+    try:
+        seed_draws(seed, device)
+        yield
+    finally:
+        for module, state in zip(modules, states, strict=True):
+            module.set_rng_state(state)
 
 
 def leave_uncounted(optimizer: LightningOptimizer) -> None:

@@ -162,7 +162,7 @@ class CommandLine(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the checkpoint that every run keeps; tells the model what the data are, and both the seed."""
         parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
-        parser.link_arguments("data", "model.init_args.data_shape", lambda data: data.shape, apply_on="instantiate")
+        parser.link_arguments("data", "model.init_args.data_shape", shape_of, apply_on="instantiate")
         parser.link_arguments("seed_everything", "model.init_args.seed", int)
         parser.link_arguments("seed_everything", "data.init_args.seed", int)
 
@@ -182,12 +182,12 @@ class CommandLine(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Makes the run's folder, or finds the one to go on in."""
+        config = self.config[self.subcommand]
+        if config.get("weights_only", False) is None:
+            config.weights_only = True
         if self.subcommand != "fit":
             self.save_config_callback = None
             return
-        config = self.config.fit
-        if config.weights_only is None:
-            config.weights_only = True
         if config.resume:
             folder = Path(config.resume).resolve()
             config.name = folder.parent.name
@@ -231,6 +231,11 @@ class CommandLine(LightningCLI):
     def after_test(self) -> None:
         """Writes the metrics beside the checkpoint's run."""
         write_metrics(folder_of_checkpoint(self.config.test.ckpt_path), "test", self.trainer)
+
+
+def shape_of(data: Any) -> tuple[int, ...]:
+    """The shape of one example of a data module."""
+    return data.shape
 
 
 def with_stored_config(args: list[str]) -> list[str]:

@@ -70,7 +70,7 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         if trainer.global_step == self._saved_at or trainer.fast_dev_run:
             return
-        trainer.save_checkpoint(self._path)
+        trainer.save_checkpoint(self._path, weights_only=False)
         self._saved_at = trainer.global_step
         for logger in trainer.loggers:
             # Scalars of iterations before the checkpoint are not logged again after a resume.

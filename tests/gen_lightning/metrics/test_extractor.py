@@ -60,3 +60,25 @@ def test_refuses_other_images(shape):
 def test_inception_without_weights_says_where_they_go():
     with pytest.raises(ValueError, match=r"no Inception weights at nowhere\.pth"):
         InceptionFeatures("nowhere.pth")
+
+
+@pytest.fixture(scope="module")
+def inception_weights(tmp_path_factory):
+    """A file of torch-fidelity's format with random weights: the real one is a download."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    path = tmp_path_factory.mktemp("inception") / "weights.pth"
+    torch.save({}, path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, weights: None)
+        network = FeatureExtractorInceptionV3("any", ["2048"], feature_extractor_weights_path=str(path))
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def test_inception_takes_a_local_file_and_any_image(inception_weights):
+    features = InceptionFeatures(str(inception_weights))
+    torch.manual_seed(0)
+    grey = torch.rand(2, 1, 28, 28)
+    assert features(grey).shape == (2, features.num_features)
+    assert torch.equal(features(grey), features(grey.expand(-1, 3, -1, -1)))

@@ -352,30 +352,39 @@ def write_summary(folder: Path, trainer: LightningTrainer) -> None:
 
 
 def explain(message: str, options: list[str]) -> str:
-    """Jsonargparse's message as one sentence, with the nearest right name for an option that does not exist.
+    """jsonargparse's message as one sentence, with the nearest right name for an option that does not exist.
 
     Args:
-        message: of one line or many, the innermost reason last
+        message: of one line or many, each type that the value is not of with its reason
         options: the names of all options of the command
     """
-    if match := re.search(r"unrecognized arguments: (\S+)", message):
-        wrong = match[1].split("=")[0]
-        return f"There is no option {wrong}{nearest(wrong, options)}."
+    if match := re.search(r"unrecognized arguments: ([^\s=]+)|does not accept option '([\w.]+)'", message):
+        wrong = match[1] or f"--{match[2]}"
+        return f"There is no option {wrong}{nearest(wrong, options)}"
     if match := re.search(
         r"Option '([\w.]+)' is not accepted(?:. Got value: Namespace\(class_path='([\w.]+)')?", message
     ):
         class_path = match[2] or re.findall(r"class_path '([\w.]+)'", message)[-1]
-        return f"{class_path} has no argument {match[1]}{nearest(match[1], argument_names(class_path))}."
-    if match := re.search(r"(Expected a .*\. Got value: .*)", message):
-        key = ".".join(re.findall(r'[Kk]ey "([\w.]+)"', message[: match.start()]))
-        return f"{key}: {match[1]}."
+        return f"{class_path} has no argument {match[1]}{nearest(match[1], argument_names(class_path))}"
+    key = ".".join(re.findall(r'[Kk]ey "([\w.]+)"', message))
+    for reason in (
+        r"module '\S+' has no attribute '\w+'",
+        r"No module named '[^']+'",
+        r"Import path \S+ does not correspond to a subclass[^\n]*",
+        r"Expected a .*\. Got value: .*",
+    ):
+        if match := re.search(reason, message):
+            return f"{key}: {match[0]}."
+    if match := re.search(r"Given value: (.*)", message):
+        expected = ", ".join(re.findall(r"- Expected a (.*)", message))
+        return f"{key} is {match[1]}: expected {expected}."
     return " ".join(message.split())
 
 
 def nearest(wrong: str, names: list[str]) -> str:
-    """«: did you mean X?», or nothing where no name is near."""
+    """The end of a sentence: the nearest right name, or where the right names are listed."""
     matches = difflib.get_close_matches(wrong, names, n=1)
-    return f": did you mean {matches[0]}?" if matches else ": see --help"
+    return f": did you mean {matches[0]}?" if matches else ": see --help."
 
 
 def argument_names(class_path: str) -> list[str]:

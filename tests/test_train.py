@@ -206,6 +206,15 @@ MISTAKES = {
     ),
     "wrong type": (["fit", *MLP, "--model.latent_dim=abc"], "latent_dim: Expected a <class 'int'>. Got value: abc."),
     "wrong choice": (["fit", *MLP, "--data.source=mnst"], "'digits']. Got value: mnst."),
+    "wrong kind of number": (
+        ["fit", *MLP, "--trainer.max_epochs=x"],
+        "trainer.max_epochs is x: expected <class 'int'>",
+    ),
+    "class that is not there": (["fit", *MLP, "--model.generator=nowhere.Class"], "No module named 'nowhere'"),
+    "class of another kind": (
+        ["fit", *MLP, "--model.loss=gen_lightning.networks.MLPGenerator"],
+        "model.loss: Import path gen_lightning.networks.MLPGenerator does not correspond to a subclass of GANLoss",
+    ),
     "unknown verb": (["fti", *MLP], "invalid choice: 'fti'"),
     "no config": (["fit"], "required"),
     "config that is not there": (["fit", "--config=nowhere.yaml"], "File does not exist"),

@@ -181,7 +181,7 @@ class CommandLine(LightningCLI):
         pass
 
     def before_instantiate_classes(self) -> None:
-        """Makes the run's folder, or finds the one to go on in."""
+        """Names the run's folder, or finds the one to go on in."""
         config = self.config[self.subcommand]
         if config.get("weights_only", False) is None:
             config.weights_only = True
@@ -195,8 +195,6 @@ class CommandLine(LightningCLI):
             self.run_folder = folder
         else:
             self.run_folder = Path(config.trainer.default_root_dir).resolve() / config.name / new_version()
-            if not config.trainer.fast_dev_run:
-                make_folder(self.run_folder)
         for logger in as_list(config.trainer.logger):
             if isinstance(logger, Namespace) and logger.class_path.endswith("WandbLogger"):
                 # The version identifies the run to W&B too, so that a resumed one goes on under the same id.
@@ -211,9 +209,14 @@ class CommandLine(LightningCLI):
         if self.subcommand == "fit":
             kwargs["default_root_dir"] = str(self.run_folder)
             folder, ckpt_path = self.run_folder, self.config.fit.ckpt_path
-            last_step = load_checkpoint(ckpt_path)["global_step"] if self.config.fit.resume else 0
+            last_step = load_checkpoint(ckpt_path)["global_step"] if ckpt_path else 0
             loggers.insert(0, MetricsCSV(str(folder.parent.parent), folder.parent.name, folder.name, last_step))
         return super().instantiate_trainer(logger=loggers or False, **kwargs)
+
+    def before_fit(self) -> None:
+        """Makes the run's folder, now that nothing is wrong with what was asked."""
+        if not self.config.fit.resume and not self.config.fit.trainer.fast_dev_run:
+            make_folder(self.run_folder)
 
     def after_fit(self) -> None:
         """Says where everything lies."""
@@ -221,16 +224,21 @@ class CommandLine(LightningCLI):
             if isinstance(logger, WandbLogger):
                 logger.experiment.finish()
         if not self.trainer.fast_dev_run:
-            write_metrics(self.run_folder, "fit", self.trainer)
-            write_summary(self.run_folder, self.trainer)
+            iteration = self.trainer.global_step
+            write_metrics(self.run_folder, "fit", self.trainer, iteration)
+            write_summary(self.run_folder, iteration)
 
     def after_validate(self) -> None:
         """Writes the metrics beside the checkpoint's run."""
-        write_metrics(folder_of_checkpoint(self.config.validate.ckpt_path), "validate", self.trainer)
+        self._write_metrics_of_checkpoint()
 
     def after_test(self) -> None:
         """Writes the metrics beside the checkpoint's run."""
-        write_metrics(folder_of_checkpoint(self.config.test.ckpt_path), "test", self.trainer)
+        self._write_metrics_of_checkpoint()
+
+    def _write_metrics_of_checkpoint(self) -> None:
+        path = self.config[self.subcommand].ckpt_path
+        write_metrics(folder_of_checkpoint(path), self.subcommand, self.trainer, load_checkpoint(path)["global_step"])
 
 
 def shape_of(data: Any) -> tuple[int, ...]:
@@ -239,9 +247,12 @@ def shape_of(data: Any) -> tuple[int, ...]:
 
 
 def with_stored_config(args: list[str]) -> list[str]:
-    """Orders a command line: the configuration that a run's folder or a checkpoint holds, configurations, options.
+    """Orders a command line: the configuration stored in the checkpoint that it names, configurations, options.
 
     Each overrides what stands before it, wherever the user has put it.
+
+    Raises:
+        ValueError: the checkpoint is missing, corrupt, or not of a run.
     """
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     peek.add_argument("-c", "--config", action="append", default=[])
@@ -249,16 +260,16 @@ def with_stored_config(args: list[str]) -> list[str]:
     for name in ("--resume", "--ckpt_path"):
         peek.add_argument(name)
     named, _ = peek.parse_known_args(rest)
-    verb, configs = args[:1], given.config
+    verb, stored = args[:1], []
     if verb == ["fit"] and named.resume:
-        config = Path(named.resume) / "config.yaml"
-        if not config.is_file():
-            raise ValueError(f"{named.resume} is no run folder (it holds no config.yaml): give runs/NAME/VERSION.")
-        configs = [str(config), *configs]
-        rest = [*rest, "--ckpt_path", str(newest_checkpoint(Path(named.resume)))]
-    elif verb in (["validate"], ["test"], ["sample"]) and named.ckpt_path and not configs:
-        configs = [stored_config(named.ckpt_path)]
-    return [*verb, *(f"--config={config}" for config in configs), *rest]
+        path, checkpoint = newest_checkpoint(Path(named.resume))
+        stored = [config_in(checkpoint, path)]
+        rest = [*rest, "--ckpt_path", str(path)]
+    elif verb in (["validate"], ["test"], ["sample"]) and not {"-h", "--help"} & set(rest):
+        if not named.ckpt_path:
+            raise ValueError(f"{verb[0]} needs a checkpoint: add --ckpt_path FILE.")
+        stored = [what_it_is(config_in(load_checkpoint(named.ckpt_path), named.ckpt_path))]
+    return [*verb, *(f"--config={config}" for config in [*stored, *given.config]), *rest]
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -276,8 +287,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path} is corrupt or no checkpoint: give another one.") from error
 
 
-def newest_checkpoint(run_folder: Path) -> Path:
-    """The newest checkpoint of a run that loads.
+def newest_checkpoint(run_folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The newest checkpoint of a run that loads, and what it holds.
 
     Raises:
         ValueError: there is none.
@@ -285,25 +296,28 @@ def newest_checkpoint(run_folder: Path) -> Path:
     files = sorted((run_folder / "checkpoints").glob("*.ckpt"), key=os.path.getmtime, reverse=True)
     for file in files:
         try:
-            load_checkpoint(file)
-            return file
+            return file, load_checkpoint(file)
         except ValueError as error:
             warnings.warn(f"{error} Trying the one before it.", stacklevel=2)
-    raise ValueError(f"No checkpoint in {run_folder / 'checkpoints'} loads: start a new run with --config.")
+    raise ValueError(f"There is no checkpoint to resume in {run_folder / 'checkpoints'}: give runs/NAME/VERSION.")
 
 
-def stored_config(ckpt_path: str) -> str:
-    """What validate, test and sample need of a checkpoint's configuration, as YAML: not the machine it was trained on.
+def config_in(checkpoint: dict[str, Any], path: str | Path) -> str:
+    """The configuration of the run that a checkpoint is of, as YAML.
 
     Raises:
-        ValueError: the checkpoint holds no configuration.
+        ValueError: it holds none.
     """
-    checkpoint = load_checkpoint(ckpt_path)
     if "config" not in checkpoint:
-        raise ValueError(f"{ckpt_path} was not written by train.py and does not say what it is: add --config.")
-    config = yaml.safe_load(checkpoint["config"])
-    stored = {key: config[key] for key in ("seed_everything", "name", "model", "data")}
-    return yaml.safe_dump(stored | {"trainer": {"callbacks": config["trainer"]["callbacks"]}})
+        raise ValueError(f"{path} was not written by train.py, and does not say what it is: train anew.")
+    return checkpoint["config"]
+
+
+def what_it_is(config: str) -> str:
+    """The part of a run's configuration that says what was trained on what, and not on which machine."""
+    stored = yaml.safe_load(config)
+    kept = {key: stored[key] for key in ("seed_everything", "name", "model", "data")}
+    return yaml.safe_dump(kept | {"trainer": {"callbacks": stored["trainer"]["callbacks"]}})
 
 
 def new_version() -> str:
@@ -324,26 +338,32 @@ def folder_of_checkpoint(ckpt_path: str | None) -> Path:
 
 
 @rank_zero_only
-def write_metrics(folder: Path, verb: str, trainer: LightningTrainer) -> None:
-    """Puts the last value of each metric under `verb` in metrics.json, beside what other verbs have written."""
+def write_metrics(folder: Path, verb: str, trainer: LightningTrainer, iteration: int) -> None:
+    """Puts the last value of each metric under `verb` in metrics.json, over the values that it had there."""
+    values = {name: value.item() for name, value in trainer.callback_metrics.items() if name != "step"}
+    metrics = read_metrics(folder)
+    metrics[verb] = dict(sorted((metrics.get(verb, {}) | values | {"iteration": iteration}).items()))
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+
+
+def read_metrics(folder: Path) -> dict[str, dict[str, float]]:
+    """The metrics of a run, by verb and name."""
     path = folder / "metrics.json"
-    metrics = json.loads(path.read_text()) if path.is_file() else {}
-    metrics[verb] = {name: value.item() for name, value in sorted(trainer.callback_metrics.items())}
-    path.write_text(json.dumps(metrics, indent=2) + "\n")
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 @rank_zero_only
-def write_summary(folder: Path, trainer: LightningTrainer) -> None:
+def write_summary(folder: Path, iteration: int) -> None:
     """Prints where everything of a run lies, and keeps it as summary.txt."""
     shown = Path(os.path.relpath(folder))
     samples = sorted(shown.glob("samples/*.png"))
-    fid = {name: value for name, value in trainer.logged_metrics.items() if "/fid/" in name}
+    metrics = read_metrics(folder)["fit"]
     rows = {
-        "Run": f"{shown} ({trainer.global_step:,} iterations)",
+        "Run": f"{shown} ({iteration:,} iterations)",
         "Samples": samples[-1] if samples else "none",
         "Checkpoint": shown / "checkpoints" / "last.ckpt",
         "Metrics": f"{shown / 'metrics.csv'}, {shown / 'metrics.json'}",
-        **{f"FID ({name})": f"{value:.2f}" for name, value in fid.items()},
+        **{f"FID ({name})": f"{value:.2f}" for name, value in metrics.items() if "/fid/" in name},
         "Train on": f"python train.py fit --resume {shown} --trainer.max_epochs N",
     }
     text = "".join(f"{name + ':':<32}{value}\n" for name, value in rows.items())
@@ -352,7 +372,7 @@ def write_summary(folder: Path, trainer: LightningTrainer) -> None:
 
 
 def explain(message: str, options: list[str]) -> str:
-    """jsonargparse's message as one sentence, with the nearest right name for an option that does not exist.
+    """A message of jsonargparse as one sentence, with the nearest right name for an option that does not exist.
 
     Args:
         message: of one line or many, each type that the value is not of with its reason
@@ -375,6 +395,10 @@ def explain(message: str, options: list[str]) -> str:
     ):
         if match := re.search(reason, message):
             return f"{key}: {match[0]}."
+    # What is left of the reasons is what a class itself has said, or that no type fits.
+    reasons = [reason for reason in re.findall(r"^ *- (.+)$", message, re.MULTILINE) if "Expected a" not in reason]
+    if reasons := [reason for reason in reasons if not reason.startswith("Problem with")]:
+        return reasons[-1]
     if match := re.search(r"Given value: (.*)", message):
         expected = ", ".join(re.findall(r"- Expected a (.*)", message))
         return f"{key} is {match[1]}: expected {expected}."
@@ -421,10 +445,14 @@ def main(args: list[str] | None = None) -> None:
     except SIGTERMException:
         # A SystemExit with status 0, which a cluster would take for success.
         sys.exit(128 + signal.SIGTERM)
-    except (ValueError, MisconfigurationException) as error:
-        if os.environ.get("JSONARGPARSE_DEBUG"):
+    except (ValueError, MisconfigurationException, OSError, RuntimeError) as error:
+        # Of the RuntimeErrors only one is the user's.
+        misfit = "Error(s) in loading state_dict" in str(error)
+        if os.environ.get("JSONARGPARSE_DEBUG") or (isinstance(error, RuntimeError) and not misfit):
             raise
-        fail(" ".join(str(error).split()))
+        fail(
+            explain("The checkpoint's weights do not fit this model: leave out --model." if misfit else str(error), [])
+        )
 
 
 if __name__ == "__main__":

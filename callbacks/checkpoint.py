@@ -34,6 +34,7 @@ class LastCheckpoint(Checkpoint):
     """Keeps `checkpoints/last.ckpt` in the run's folder: every n iterations, at the end, and on SIGTERM or Ctrl-C.
 
     It is saved when the next iteration begins, so that whatever followed the last one, such as a validation, is in it.
+    SIGTERM within a validation ends it: that validation's metrics are not logged after a resume.
 
     Args:
         every_n_iterations: how many iterations a killed run may lose, 1 or more
@@ -64,7 +65,11 @@ class LastCheckpoint(Checkpoint):
         # After Ctrl-C the ranks are in different iterations, and saving together would wait for ever.
         between_iterations = trainer.fit_loop.epoch_loop.batch_progress.total.ready == trainer.global_step
         interrupted = isinstance(exception, KeyboardInterrupt) and trainer.world_size == 1
-        if trainer.training and between_iterations and (interrupted or isinstance(exception, SIGTERMException)):
+        if (
+            trainer.state.fn == "fit"
+            and between_iterations
+            and (interrupted or isinstance(exception, SIGTERMException))
+        ):
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
@@ -72,6 +77,3 @@ class LastCheckpoint(Checkpoint):
             return
         trainer.save_checkpoint(self._path, weights_only=False)
         self._saved_at = trainer.global_step
-        for logger in trainer.loggers:
-            # Scalars of iterations before the checkpoint are not logged again after a resume.
-            logger.save()

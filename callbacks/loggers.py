@@ -31,21 +31,26 @@ class MetricsCSV(CSVLogger):
     def experiment(self) -> Any:
         """Lightning's writer, holding the rows that are kept."""
         if self._experiment is None:
-            kept = self._rows_to_keep()
+            metrics, old = Path(self.log_dir, "metrics.csv"), Path(self.log_dir, "metrics.csv.old")
+            if metrics.exists() and not old.exists():
+                metrics.rename(old)
+            kept = self._rows_to_keep(old)
             with warnings.catch_warnings():
-                # Lightning's writer warns of the run's other files, and deletes this one.
+                # Lightning's writer warns of the run's other files, and would delete this one.
                 warnings.simplefilter("ignore")
                 writer = super().experiment
             writer.metrics = kept
             writer.save()
+            old.unlink(missing_ok=True)
         return self._experiment
 
-    def _rows_to_keep(self) -> list[dict[str, str]]:
-        path = Path(self.log_dir, "metrics.csv")
+    def _rows_to_keep(self, path: Path) -> list[dict[str, str]]:
         if not path.exists():
             return []
         with path.open(newline="") as file:
-            return [row for row in csv.DictReader(file) if float(row["step"]) <= self._last_step]
+            # The last row of a killed run may be torn.
+            rows = [row for row in csv.DictReader(file) if (row["step"] or "").isdigit()]
+        return [row for row in rows if int(row["step"]) <= self._last_step]
 
 
 class SafeWandbLogger(WandbLogger):
@@ -71,7 +76,7 @@ class SafeWandbLogger(WandbLogger):
         **kwargs: Any,
     ) -> None:
         settings = wandb.Settings(init_timeout=init_timeout, finish_timeout=finish_timeout)
-        mode = mode or os.environ.get("WANDB_MODE", "offline")
+        mode = mode or os.environ.get("WANDB_MODE") or "offline"
         super().__init__(project=project, mode=mode, settings=settings, **kwargs)
 
     @property

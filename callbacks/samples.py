@@ -26,12 +26,14 @@ class _ImageCallback(Callback):
         self._directory = Path(trainer.log_dir or trainer.default_root_dir) / self.folder
 
     def _write(self, trainer: Trainer, images: Tensor, columns: int) -> None:
-        grid = make_grid(images.float().cpu(), nrow=columns)
+        grid = make_grid(images.cpu(), nrow=columns)
         self._directory.mkdir(parents=True, exist_ok=True)
-        save_image(grid, self._directory / f"iteration_{trainer.global_step:07d}.png")
+        path = self._directory / f"iteration_{trainer.global_step:07d}.png"
+        save_image(grid, path)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_image(self.folder, [grid], step=trainer.global_step)
+                # The file, since W&B takes the values of a tensor for 0 to 255.
+                logger.log_image(self.folder, [str(path)], step=trainer.global_step)
 
 
 class SampleGrid(_ImageCallback):
@@ -79,6 +81,12 @@ class Reconstructions(_ImageCallback):
         super().__init__("reconstructions")
         self.num_images = num_images
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuses models that have no reconstructions."""
+        super().setup(trainer, pl_module, stage)
+        if not hasattr(pl_module, "reconstruct"):
+            raise ValueError(f"{type(pl_module).__name__} does not reconstruct: leave Reconstructions out.")
+
     def on_validation_batch_end(
         self,
         trainer: Trainer,
@@ -89,7 +97,8 @@ class Reconstructions(_ImageCallback):
         dataloader_idx: int = 0,
     ) -> None:
         """Draws the grid at the first batch."""
-        if batch_idx or trainer.sanity_checking or trainer.fast_dev_run or not trainer.is_global_zero:
+        in_fit = trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.fast_dev_run
+        if batch_idx or not in_fit or not trainer.is_global_zero:
             return
         images = batch[0][: self.num_images]
         rows = zip(images.split(8), pl_module.reconstruct(images).split(8), strict=True)

@@ -96,7 +96,7 @@ class EvaluationLoader:
 
     Args:
         split: the images and labels, on the device they are to be indexed on
-        batch_size: the most images in a batch
+        batch_size: images in a batch, one more where a shard is that much longer than another
         seed: of what is drawn for each batch, the same in every pass
         rank: of this process
         world_size: number of processes
@@ -104,8 +104,8 @@ class EvaluationLoader:
 
     def __init__(self, split: Split, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
         images, labels = (torch.tensor_split(tensor, world_size)[rank] for tensor in split)
-        longest_shard = -(-len(split.images) // world_size)
-        num_batches = -(-longest_shard // batch_size)
+        longest_shard, shortest_shard = -(-len(split.images) // world_size), len(split.images) // world_size
+        num_batches = max(1, min(-(-longest_shard // batch_size), shortest_shard))
         self.images = torch.tensor_split(images, num_batches)
         self.labels = torch.tensor_split(labels, num_batches)
         self.seeds = [_seed_of(_DRAWS, seed, rank, position) for position in range(num_batches)]

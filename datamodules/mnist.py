@@ -88,6 +88,10 @@ class MNISTDataModule(LightningDataModule):
         generator = torch.Generator().manual_seed(_DATA_SEED)
         order = torch.randperm(len(train.images), generator=generator)
         num_val = round(len(order) * self.val_fraction)
+        if not 0 < num_val < len(order):
+            raise ValueError(
+                f"val_fraction is {self.val_fraction}, which leaves a split of {len(order):,} images empty."
+            )
         self._grey = {
             "train": self._padded(train, order[num_val:].sort().values),
             "val": self._padded(train, order[:num_val].sort().values),

@@ -33,7 +33,7 @@ class GenerativeModule(LightningModule, ABC):
 
     @abstractmethod
     def draw(self, n: int) -> Tensor:
-        """`n` samples `[n, *data_shape]`, drawn from torch's default generator; `sample` is what callers use."""
+        """`n` samples `[n, *data_shape]`, drawn from torch's default generators: what `sample` wraps."""
 
     @torch.no_grad()
     def sample(self, n: int, *, generator: torch.Generator, labels: Tensor | None = None) -> Tensor:
@@ -56,10 +56,19 @@ class GenerativeModule(LightningModule, ABC):
         self.eval()
         try:
             with draws_from(seed, self.device):
-                return self.draw(n)
+                return full_precision(self.draw(n))
         finally:
             for module, mode in training_modes.items():
                 module.training = mode
+
+    def setup(self, stage: str) -> None:
+        """Refuses what would make batches and iterations two clocks.
+
+        Raises:
+            ValueError: gradients are to be accumulated over batches.
+        """
+        if self.trainer.accumulate_grad_batches != 1:
+            raise ValueError("An iteration is one batch: raise data.batch_size instead of accumulate_grad_batches.")
 
     def check_data(self, data: Tensor) -> None:
         """Looks at the first batch before it trains anything.
@@ -79,6 +88,8 @@ class GenerativeModule(LightningModule, ABC):
             self.check_data(batch[0])
             self._data_checked = True
         seed_draws(seed_of(_TRAINING, self.seed, self.global_rank, self.global_step), self.device)
+        # Lightning's own count, which says when scalars are written, is one too high after some resumptions.
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.global_step
 
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Makes each validation draw the same."""

@@ -21,22 +21,32 @@ def seed_of(*parts: int) -> int:
 def seed_draws(seed: int, device: torch.device) -> None:
     """Seeds the default generators of the CPU and of `device`, from which layers and distributions draw."""
     # torch.manual_seed does the same for every device of the machine, and takes 100 times as long.
-    torch.default_generator.manual_seed(seed)
-    if device.type != "cpu":
-        torch.get_device_module(device).manual_seed(seed)
+    for generator in _default_generators(device):
+        generator.manual_seed(seed)
 
 
 @contextmanager
 def draws_from(seed: int, device: torch.device) -> Iterator[None]:
     """Seeds the default generators within the context, and puts their states back behind it."""
-    modules = [torch.random] if device.type == "cpu" else [torch.random, torch.get_device_module(device)]
-    states = [module.get_rng_state() for module in modules]
+    generators = _default_generators(device)
+    states = [generator.get_state() for generator in generators]
     try:
         seed_draws(seed, device)
         yield
     finally:
-        for module, state in zip(modules, states, strict=True):
-            module.set_rng_state(state)
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+
+
+def _default_generators(device: torch.device) -> list[torch.Generator]:
+    """The CPU's, and that of `device`, which need not be the current one."""
+    if device.type == "cpu":
+        return [torch.default_generator]
+    if device.type == "mps":
+        return [torch.default_generator, torch.mps._get_default_mps_generator()]
+    module = torch.get_device_module(device)
+    index = module.current_device() if device.index is None else device.index
+    return [torch.default_generator, module.default_generators[index]]
 
 
 def leave_uncounted(optimizer: LightningOptimizer) -> None:

@@ -94,6 +94,21 @@ class TestResume:
             assert fit("--resume", str(folder), "--trainer.max_epochs=2") is None
         assert load(last)["global_step"] == 8
 
+    def test_of_a_finished_run_keeps_its_metrics(self, fit):
+        folder = fit(*MLP, *DIGITS, "--trainer.max_epochs=1")
+        before = {name: (folder / name).read_text() for name in ("metrics.json", "metrics.csv", "summary.txt")}
+        fit("--resume", str(folder))
+        assert {name: (folder / name).read_text() for name in before} == before
+
+    def test_a_mistaken_override_does_not_stick(self, fit, capsys):
+        folder = fit(*MLP, *DIGITS, "--trainer.max_epochs=1")
+        for mistake in ("--model.latent_dim=99", "--data.batch_size=5000"):
+            with pytest.raises(SystemExit):
+                fit("--resume", str(folder), "--trainer.max_epochs=2", mistake)
+        assert "The checkpoint's weights do not fit this model" in capsys.readouterr().err
+        fit("--resume", str(folder), "--trainer.max_epochs=2")
+        assert load(folder / "checkpoints/last.ckpt")["global_step"] == 8
+
     def test_keeps_the_overrides_of_the_first_start_and_takes_new_ones(self, fit):
         folder = fit(*MLP, *DIGITS, "--trainer.max_steps=1", "--model.latent_dim=5")
         fit("--resume", str(folder), "--trainer.max_steps=2", "--trainer.log_every_n_steps=1")
@@ -164,6 +179,7 @@ class TestTestAndSample:
         metrics = json.loads((vae_run / "metrics.json").read_text())
         assert {"test/elbo", "test/fid/mnist_cnn/360", "test/fid_floor/mnist_cnn/360"} <= metrics["test"].keys()
         assert "val/elbo" in metrics["fit"]
+        assert metrics["test"]["iteration"] == metrics["fit"]["iteration"] == 8
         assert list(tmp_path.iterdir()) == []
 
     def test_validate_repeats_the_runs_last_validation(self, vae_run, tmp_path):
@@ -219,7 +235,24 @@ MISTAKES = {
     "no config": (["fit"], "required"),
     "config that is not there": (["fit", "--config=nowhere.yaml"], "File does not exist"),
     "bad value": (["fit", *MLP, "--model.latent_dim=0"], "choose 1 or more"),
-    "no run folder": (["fit", "--resume=nowhere"], "nowhere is no run folder"),
+    "no run folder": (["fit", "--resume=nowhere"], "There is no checkpoint to resume in nowhere"),
+    "no checkpoint named": (["test"], "test needs a checkpoint: add --ckpt_path FILE."),
+    "no checkpoint to start from": (["fit", *MLP, "--ckpt_path=nowhere.ckpt"], "There is no checkpoint nowhere.ckpt"),
+    "misspelt class": (["fit", *MLP, "--trainer.callbacks=callbacks.FIDD"], "has no attribute 'FIDD'"),
+    "folder that cannot be": (
+        ["fit", *MLP, *DIGITS, "--trainer.default_root_dir=/proc/no"],
+        "No such file or directory",
+    ),
+    "no reconstructions": (
+        ["fit", *MLP, *DIGITS, "--trainer.callbacks=callbacks.Reconstructions"],
+        "GANModule does not reconstruct",
+    ),
+    "penalty with batch normalization": (
+        ["fit", *DCGAN, "--model.regularizers=[gen_lightning.gan.R1]"],
+        "batch normalization mixes them",
+    ),
+    "two clocks": (["fit", *VAE, *DIGITS, "--trainer.accumulate_grad_batches=2"], "raise data.batch_size"),
+    "unknown key in a file": (["fit", "--config=wrong.yaml"], "did you mean --trainer.max_epochs?"),
     "no checkpoint": (["test", "--ckpt_path=nowhere.ckpt"], "There is no checkpoint nowhere.ckpt"),
     "grey pixels": (["fit", *VAE, *DIGITS, "--data.binarization=none"], "set --data.binarization=dynamic"),
     "large batch": (["fit", *MLP, *DIGITS, "--data.batch_size=5000"], "choose a smaller --data.batch_size"),
@@ -229,6 +262,7 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_answered_in_one_sentence(mistake, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "wrong.yaml").write_text("trainer: {max_epoch: 3}")
     arguments, sentence = MISTAKES[mistake]
     with pytest.raises(SystemExit) as exit_info:
         train.main(arguments)
@@ -236,13 +270,15 @@ def test_mistakes_are_answered_in_one_sentence(mistake, tmp_path, monkeypatch, c
     last_line = capsys.readouterr().err.strip().splitlines()[-1]
     assert last_line.startswith("train.py: ")
     assert sentence in last_line
+    assert len(last_line) < 300
 
 
 def test_a_mistake_shows_no_traceback_and_leaves_no_run(tmp_path):
-    finished = run_command("fit", *MLP, "--trainer.max_epoch=3", cwd=tmp_path)
-    assert finished.returncode == 2
-    assert finished.stderr.strip().count("\n") == 0
-    assert list(tmp_path.iterdir()) == []
+    for mistake in ("--trainer.max_epoch=3", "--model.latent_dim=0"):
+        finished = run_command("fit", *MLP, mistake, cwd=tmp_path)
+        assert finished.returncode == 2
+        assert "Traceback" not in finished.stderr
+        assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint"])

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from gen_lightning.base import GenerativeModule, full_precision
 from gen_lightning.clock import leave_uncounted
 from gen_lightning.gan.losses import GANLoss
-from gen_lightning.gan.regularizers import DiscriminatorPass, DiscriminatorRegularizer
+from gen_lightning.gan.regularizers import DiscriminatorPass, DiscriminatorRegularizer, check_regularizers
 
 
 class GANModule(GenerativeModule):
@@ -34,7 +34,8 @@ class GANModule(GenerativeModule):
         seed: of all randomness in training
 
     Raises:
-        ValueError: latent_dim or discriminator_steps is less than 1.
+        ValueError: latent_dim or discriminator_steps is less than 1; two regularizers have one name, or one does not go
+            with the discriminator.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class GANModule(GenerativeModule):
         self.discriminator = discriminator(self.data_shape)
         self.loss = loss
         self.regularizers = regularizers or []
+        check_regularizers(self.regularizers, self.discriminator)
         self.latent_dim = latent_dim
         self.discriminator_steps = discriminator_steps
         self._generator_optimizer = generator_optimizer
@@ -70,9 +72,13 @@ class GANModule(GenerativeModule):
         """Data `[N, *data_shape]` generated from latents `[N, latent_dim]`."""
         return self.generator(z)
 
+    def latents(self, n: int) -> Tensor:
+        """Latents `[n, latent_dim]` from the standard normal."""
+        return torch.randn(n, self.latent_dim, device=self.device, dtype=self.dtype)
+
     def draw(self, n: int) -> Tensor:
-        """Generated data `[n, *data_shape]` of latents from the standard normal."""
-        return self.generator(torch.randn(n, self.latent_dim, device=self.device))
+        """Generated data `[n, *data_shape]`."""
+        return self.generator(self.latents(n))
 
     def logits(self, data: Tensor) -> Tensor:
         """The discriminator's logits `[N]`, in float32 under any precision."""
@@ -80,6 +86,7 @@ class GANModule(GenerativeModule):
 
     def setup(self, stage: str) -> None:
         """Lets the plain `ddp` strategy train two players."""
+        super().setup(stage)
         if isinstance(self.trainer.strategy, DDPStrategy):
             # One player's backward pass leaves the other's parameters unused, which DDP takes for an error.
             self.trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
@@ -115,19 +122,19 @@ class GANModule(GenerativeModule):
 
     def _update_discriminator(self, real: Tensor, optimizer: LightningOptimizer) -> dict[str, Tensor]:
         with torch.no_grad():
-            fake = self.draw(len(real))
+            fake = self.generator(self.latents(len(real)))
         if self.regularizers:
             real, fake = real.detach().requires_grad_(), fake.requires_grad_()
         real_logits, fake_logits = self.logits(real), self.logits(fake)
         terms = {"discriminator_loss": self.loss.discriminator(real_logits, fake_logits)}
-        state = DiscriminatorPass(self.discriminator, real, fake, real_logits, fake_logits)
+        state = DiscriminatorPass(self.discriminator, real, fake, real_logits, fake_logits, self.global_step)
         terms |= {regularizer.name: regularizer(state) for regularizer in self.regularizers}
         self._step(torch.stack(list(terms.values())).sum(), optimizer)
         return terms | {"real_logits": real_logits.mean(), "fake_logits": fake_logits.mean()}
 
     def _update_generator(self, real: Tensor, optimizer: LightningOptimizer) -> dict[str, Tensor]:
         with self.toggled_optimizer(optimizer):
-            fake_logits = self.logits(self.draw(len(real)))
+            fake_logits = self.logits(self.generator(self.latents(len(real))))
             real_logits = self.logits(real) if self.loss.relativistic else None
             loss = self.loss.generator(real_logits, fake_logits)
             self._step(loss, optimizer)

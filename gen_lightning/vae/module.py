@@ -107,8 +107,8 @@ class VAEModule(GenerativeModule):
         self._likelihood.check_data(data)
 
     def configure_optimizers(self) -> Optimizer:
-        """One optimizer of all parameters."""
-        return self._optimizer(self.parameters())
+        """One optimizer of all parameters that are not frozen."""
+        return self._optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The negative of the objective's mean over the batch."""

@@ -58,6 +58,16 @@ class TestOfflineFile:
         assert list(history["samples.filenames"]) == [8]
         assert list(history["reconstructions.filenames"]) == [4, 8]
 
+    def test_the_images_are_those_of_the_run_folder(self, offline_run):
+        media = {path.read_bytes() for path in offline_run.glob("wandb/offline-run-*/files/media/images/*.png")}
+        written = [
+            path.read_bytes()
+            for folder in ("samples", "reconstructions")
+            for path in offline_run.glob(f"{folder}/*.png")
+        ]
+        assert len(written) == 3
+        assert media == set(written)
+
     def test_images_seen_stand_beside_the_iterations(self, history):
         assert history["images_seen"] == {iteration: 256 * iteration for iteration in (2, 4, 6, 8)}
 
@@ -123,6 +133,16 @@ def test_a_server_that_hangs_is_given_up(tmp_path):
 
 
 class TestMetricsCSV:
+    def test_a_row_torn_by_sigkill_is_left_out(self, tmp_path):
+        folder = tmp_path / "vae" / "1"
+        folder.mkdir(parents=True)
+        (folder / "metrics.csv").write_text("a,step\n1,1\n2")
+        logger = MetricsCSV(str(tmp_path), "vae", "1", last_step=5)
+        logger.log_metrics({"a": 2}, 2)
+        logger.save()
+        assert (folder / "metrics.csv").read_text().split() == ["a,step", "1,1", "2,2"]
+        assert [path.name for path in folder.iterdir()] == ["metrics.csv"]
+
     def test_goes_on_behind_the_last_step(self, tmp_path):
         first = MetricsCSV(str(tmp_path), "vae", "1")
         for step in (1, 2, 3):

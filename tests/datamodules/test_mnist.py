@@ -102,6 +102,12 @@ def test_bad_arguments_are_refused_with_the_way_out(arguments, sentence):
         MNISTDataModule(**arguments)
 
 
+@pytest.mark.parametrize("val_fraction", [1e-4, 1 - 1e-4])
+def test_an_empty_split_is_refused(val_fraction):
+    with pytest.raises(ValueError, match="leaves a split of 1,437 images empty"):
+        digits(val_fraction=val_fraction)
+
+
 def test_a_batch_larger_than_the_data_is_refused():
     with pytest.raises(ValueError, match=r"choose a smaller --data\.batch_size"):
         digits(batch_size=5000).train_dataloader()

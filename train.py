@@ -28,6 +28,7 @@ from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -208,6 +209,9 @@ class CommandLine(LightningCLI):
         kwargs["plugins"] = [*as_list(trainer_config.plugins), AtomicCheckpointIO()]
         if self.subcommand == "fit":
             kwargs["default_root_dir"] = str(self.run_folder)
+            if trainer_config.enable_progress_bar is not False:
+                # Drawn at each batch, as by default, the bar costs a tenth of a small network's iteration.
+                kwargs["callbacks"] = [*as_list(trainer_config.callbacks), TQDMProgressBar(refresh_rate=20)]
             folder, ckpt_path = self.run_folder, self.config.fit.ckpt_path
             last_step = load_checkpoint(ckpt_path)["global_step"] if ckpt_path else 0
             loggers.insert(0, MetricsCSV(str(folder.parent.parent), folder.parent.name, folder.name, last_step))

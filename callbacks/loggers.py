@@ -75,7 +75,8 @@ class SafeWandbLogger(WandbLogger):
         finish_timeout: float = 60.0,
         **kwargs: Any,
     ) -> None:
-        settings = wandb.Settings(init_timeout=init_timeout, finish_timeout=finish_timeout)
+        # A copy of the progress bar for the console's log would cost as much as a small network's forward pass.
+        settings = wandb.Settings(init_timeout=init_timeout, finish_timeout=finish_timeout, console="off")
         mode = mode or os.environ.get("WANDB_MODE") or "offline"
         super().__init__(project=project, mode=mode, settings=settings, **kwargs)
 

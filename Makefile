@@ -19,7 +19,7 @@ help:  ## list the targets
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-train: .venv/installed  ## train a VAE and a DCGAN on the embedded digits, in about 3 minutes
+train: .venv/installed  ## train a VAE and a DCGAN on the embedded digits, in about 2 minutes
 	$(BIN)/python train.py fit --config configs/vae/vae.yaml $(DIGITS) --trainer.max_epochs 300
 	$(BIN)/python train.py fit --config configs/gan/dcgan.yaml $(DIGITS) --trainer.max_epochs 125
 	@echo; cat $(call last_run,vae)summary.txt; echo; cat $(call last_run,dcgan)summary.txt

@@ -25,7 +25,7 @@ class MNISTDataModule(LightningDataModule):
     The official test split is only ever tested on; validation is carved from the training split.
 
     Args:
-        source: mnist, fashion_mnist, kmnist (downloaded once), or digits (embedded: scikit-learn's 1,797 digits)
+        source: digits (embedded: scikit-learn's 1,797), or mnist, fashion_mnist, kmnist (downloaded once)
         root: the folder of the downloaded files, in torchvision's layout (`root/MNIST/raw/...`)
         batch_size: images per iteration and device
         image_size: 28, or 32 (padded with 2 black pixels on each side)
@@ -42,7 +42,7 @@ class MNISTDataModule(LightningDataModule):
 
     def __init__(
         self,
-        source: Source = "mnist",
+        source: Source = "digits",
         root: str = "data",
         batch_size: int = 128,
         image_size: Literal[28, 32] = 28,

@@ -8,6 +8,7 @@ python train.py sample --ckpt_path runs/dcgan/VERSION/checkpoints/last.ckpt --nu
 
 import argparse
 import difflib
+import importlib
 import inspect
 import json
 import math
@@ -186,6 +187,8 @@ class CommandLine(LightningCLI):
         config = self.config[self.subcommand]
         if config.get("weights_only", False) is None:
             config.weights_only = True
+        ckpt_path = config.ckpt_path
+        self.iteration_of_checkpoint = load_checkpoint(ckpt_path)["global_step"] if ckpt_path else 0
         if self.subcommand != "fit":
             self.save_config_callback = None
             return
@@ -212,9 +215,9 @@ class CommandLine(LightningCLI):
             if trainer_config.enable_progress_bar is not False:
                 # Drawn at each batch, as by default, the bar costs a tenth of a small network's iteration.
                 kwargs["callbacks"] = [*as_list(trainer_config.callbacks), TQDMProgressBar(refresh_rate=20)]
-            folder, ckpt_path = self.run_folder, self.config.fit.ckpt_path
-            last_step = load_checkpoint(ckpt_path)["global_step"] if ckpt_path else 0
-            loggers.insert(0, MetricsCSV(str(folder.parent.parent), folder.parent.name, folder.name, last_step))
+            recipe_folder, version = self.run_folder.parent, self.run_folder.name
+            csv = MetricsCSV(str(recipe_folder.parent), recipe_folder.name, version, self.iteration_of_checkpoint)
+            loggers.insert(0, csv)
         return super().instantiate_trainer(logger=loggers or False, **kwargs)
 
     def before_fit(self) -> None:
@@ -234,15 +237,10 @@ class CommandLine(LightningCLI):
 
     def after_validate(self) -> None:
         """Writes the metrics beside the checkpoint's run."""
-        self._write_metrics_of_checkpoint()
+        folder = folder_of_checkpoint(self.config[self.subcommand].ckpt_path)
+        write_metrics(folder, self.subcommand, self.trainer, self.iteration_of_checkpoint)
 
-    def after_test(self) -> None:
-        """Writes the metrics beside the checkpoint's run."""
-        self._write_metrics_of_checkpoint()
-
-    def _write_metrics_of_checkpoint(self) -> None:
-        path = self.config[self.subcommand].ckpt_path
-        write_metrics(folder_of_checkpoint(path), self.subcommand, self.trainer, load_checkpoint(path)["global_step"])
+    after_test = after_validate
 
 
 def shape_of(data: Any) -> tuple[int, ...]:
@@ -335,9 +333,9 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
-def folder_of_checkpoint(ckpt_path: str | None) -> Path:
+def folder_of_checkpoint(ckpt_path: str) -> Path:
     """The folder of the run that a checkpoint belongs to, or else the checkpoint's own."""
-    folder = Path(ckpt_path or "").resolve().parent
+    folder = Path(ckpt_path).resolve().parent
     return folder.parent if (folder.parent / "config.yaml").is_file() else folder
 
 
@@ -418,7 +416,7 @@ def nearest(wrong: str, names: list[str]) -> str:
 def argument_names(class_path: str) -> list[str]:
     """The names of a class's arguments."""
     module, _, name = class_path.rpartition(".")
-    return list(inspect.signature(getattr(__import__(module, fromlist=[name]), name)).parameters)
+    return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
 
 
 def as_list(value: Any) -> list[Any]:

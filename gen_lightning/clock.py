@@ -76,7 +76,6 @@ def rewind_to_iteration(fit_loop: dict[str, Any], iterations: int, batches_per_e
     batch_progress["is_last_batch"] = False
     _set_progress(batch_progress, iterations, iterations, iterations, iterations)
     _set_counts(batch_progress["current"], batches, batches, batches, batches)
-    fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] = iterations
 
     for loader_state in fit_loop["state_dict"].get("combined_loader", []):
         if loader_state.keys() == {"epoch", "position"}:

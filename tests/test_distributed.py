@@ -133,8 +133,8 @@ def test_torchrun_with_two_processes_makes_one_run(tmp_path):
     assert wandb_records(run)
 
 
-def test_copied_model_is_untouched():
-    """The reference steps above change the model in place: a guard on their own tool."""
+def test_the_reference_step_is_one_of_sgd():
+    """A guard on the tool of the two gradient tests."""
     network = nn.Linear(2, 1)
     before = copy.deepcopy(network)
     step_on_the_joined_batch(network, network(torch.ones(1, 2)).sum())

@@ -45,13 +45,10 @@ def data():
     return data
 
 
-def test_metrics(data, module, **arguments):
+def metrics_of(data, module, **arguments):
     trainer = Trainer(accelerator="cpu", logger=False, callbacks=[FID(**arguments)], enable_progress_bar=False)
     (metrics,) = trainer.test(module, data, verbose=False)
     return metrics
-
-
-test_metrics.__test__ = False
 
 
 def test_equals_the_formula(data):
@@ -70,20 +67,20 @@ def test_equals_the_formula(data):
 
 
 def test_real_samples_score_like_the_floor_and_noise_does_not(data):
-    real = test_metrics(data, Sampler(torch.cat(list(data.images("train")))))
-    noise = test_metrics(data, Sampler(torch.rand(500, 1, 28, 28)))
+    real = metrics_of(data, Sampler(torch.cat(list(data.images("train")))))
+    noise = metrics_of(data, Sampler(torch.rand(500, 1, 28, 28)))
     assert real["test/fid/mnist_cnn/360"] < 4 * real["test/fid_floor/mnist_cnn/360"]
     assert noise["test/fid/mnist_cnn/360"] > 50 * real["test/fid_floor/mnist_cnn/360"]
 
 
 def test_is_the_same_each_time(data):
     module = Sampler(torch.rand(500, 1, 28, 28))
-    assert test_metrics(data, module) == test_metrics(data, module)
+    assert metrics_of(data, module) == metrics_of(data, module)
 
 
 def test_too_few_samples_are_refused(data):
     with pytest.raises(ValueError, match="singular covariance"):
-        test_metrics(data, Sampler(torch.rand(500, 1, 28, 28)), num_samples=64)
+        metrics_of(data, Sampler(torch.rand(500, 1, 28, 28)), num_samples=64)
 
 
 def test_is_logged_with_its_n_and_extractor_and_monitored_without(fit):

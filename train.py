@@ -1,24 +1,29 @@
-"""The command line: fit, validate, test and sample.
+"""The command line: fit, validate, test, sample and compare.
 
 python train.py fit --config configs/gan/dcgan.yaml
 python train.py fit --resume runs/dcgan/VERSION
 python train.py test --ckpt_path runs/dcgan/VERSION/checkpoints/last.ckpt
 python train.py sample --ckpt_path runs/dcgan/VERSION/checkpoints/last.ckpt --num_samples 64 --output samples
+python train.py compare runs/dcgan/VERSION runs/vae/VERSION
 """
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import inspect
 import json
 import math
 import os
+import platform
 import re
 import secrets
 import signal
 import sys
 import time
 import warnings
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,12 +41,33 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from torchvision.utils import make_grid, save_image
 
-from callbacks import AtomicCheckpointIO, LastCheckpoint, MetricsCSV
+from callbacks import AtomicCheckpointIO, Evaluation, LastCheckpoint, MetricsCSV
 from gen_lightning import GenerativeModule
+from gen_lightning.metrics.comparison import compare
+from gen_lightning.metrics.report import table
 
 
 class Trainer(LightningTrainer):
-    """Lightning's Trainer, with one more verb for the command line."""
+    """Lightning's Trainer, with the command line's verbs as it has them."""
+
+    def test(
+        self,
+        model: GenerativeModule,
+        ckpt_path: str,
+        datamodule: LightningDataModule | None = None,
+        num_samples: PositiveInt | None = None,
+    ) -> None:
+        """Measure a checkpoint's samples, and what the model itself measures, on the test split.
+
+        Args:
+            model: the model, built as the checkpoint says
+            ckpt_path: the checkpoint
+            datamodule: the data
+            num_samples: how many samples; by default as many as the test split has images
+        """
+        evaluation = evaluation_of(self)
+        evaluation.num_samples = num_samples or evaluation.num_samples
+        super().test(model, ckpt_path=ckpt_path, datamodule=datamodule, weights_only=True, verbose=False)
 
     def sample(
         self,
@@ -123,10 +149,10 @@ class CommandLine(LightningCLI):
     """LightningCLI with run folders, resumption, and configurations that come out of checkpoints.
 
     Args:
-        args: the command line; by default that of the process
+        args: the command line
     """
 
-    def __init__(self, args: list[str] | None = None) -> None:
+    def __init__(self, args: list[str]) -> None:
         super().__init__(
             GenerativeModule,
             LightningDataModule,
@@ -148,8 +174,8 @@ class CommandLine(LightningCLI):
         return {
             "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
             "validate": names,
-            "test": names,
-            "sample": names,
+            "test": {"model", "datamodule"},
+            "sample": {"model", "datamodule"},
         }
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -176,7 +202,7 @@ class CommandLine(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses the command line, behind the configuration stored in what it names."""
-        self.config = parser.parse_args(with_stored_config(sys.argv[1:] if args is None else args))
+        self.config = parser.parse_args(with_stored_config(args))
 
     def _parse_ckpt_path(self) -> None:
         # LightningCLI would let the checkpoint's hyperparameters override the command line.
@@ -191,6 +217,8 @@ class CommandLine(LightningCLI):
         self.iteration_of_checkpoint = load_checkpoint(ckpt_path)["global_step"] if ckpt_path else 0
         if self.subcommand != "fit":
             self.save_config_callback = None
+            self.run_folder = folder_of_checkpoint(ckpt_path)
+            identify_wandb_run(config.trainer.logger, self.run_folder)
             return
         if config.resume:
             folder = Path(config.resume).resolve()
@@ -199,11 +227,7 @@ class CommandLine(LightningCLI):
             self.run_folder = folder
         else:
             self.run_folder = Path(config.trainer.default_root_dir).resolve() / config.name / new_version()
-        for logger in as_list(config.trainer.logger):
-            if isinstance(logger, Namespace) and logger.class_path.endswith("WandbLogger"):
-                # The version identifies the run to W&B too, so that a resumed one goes on under the same id.
-                names = {"save_dir": str(self.run_folder), "id": self.run_folder.name}
-                logger.init_args.update(Namespace(**names, name=f"{config.name}/{self.run_folder.name}"))
+        identify_wandb_run(config.trainer.logger, self.run_folder)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer with atomic checkpoints and, in `fit`, a CSV of the metrics before its other loggers."""
@@ -227,20 +251,57 @@ class CommandLine(LightningCLI):
 
     def after_fit(self) -> None:
         """Says where everything lies."""
-        for logger in self.trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.experiment.finish()
+        finish_wandb_runs(self.trainer)
         if not self.trainer.fast_dev_run:
             iteration = self.trainer.global_step
-            write_metrics(self.run_folder, "fit", self.trainer, iteration)
+            write_metrics(self.run_folder, "fit", last_values(self.trainer, iteration))
             write_summary(self.run_folder, iteration)
 
     def after_validate(self) -> None:
         """Writes the metrics beside the checkpoint's run."""
-        folder = folder_of_checkpoint(self.config[self.subcommand].ckpt_path)
-        write_metrics(folder, self.subcommand, self.trainer, self.iteration_of_checkpoint)
+        write_metrics(self.run_folder, self.subcommand, last_values(self.trainer, self.iteration_of_checkpoint))
 
-    after_test = after_validate
+    def after_test(self) -> None:
+        """Prints what was measured, and writes it beside the checkpoint's run."""
+        finish_wandb_runs(self.trainer)
+        evaluation = evaluation_of(self.trainer)
+        report = {
+            "metrics": {name: asdict(row) for name, row in evaluation.rows.items()},
+            "extractor": {"name": evaluation.extractor.name, "sha256": evaluation.extractor.sha256},
+            "iteration": self.iteration_of_checkpoint,
+            "seed": self.config.test.seed_everything,
+            "sample_seed": evaluation.seed,
+            "seconds": round(evaluation.seconds, 1),
+            "versions": {name: version(name) for name in ("gen_lightning", "torch", "lightning", "torchmetrics")},
+            "hardware": hardware(self.trainer),
+        }
+        write_metrics(self.run_folder, "test", report)
+        print_report(evaluation, self.run_folder)
+
+
+def evaluation_of(trainer: LightningTrainer) -> Evaluation:
+    """The evaluation that a recipe has among its callbacks, or else one that is put there."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, Evaluation):
+            return callback
+    trainer.callbacks.append(Evaluation())
+    return trainer.callbacks[-1]
+
+
+def identify_wandb_run(loggers: Any, run_folder: Path) -> None:
+    """Gives a configured W&B logger the run's folder and name, and the run's version as its id."""
+    for logger in as_list(loggers):
+        if isinstance(logger, Namespace) and logger.class_path.endswith("WandbLogger"):
+            # Under the same id, what is resumed or tested later joins the run.
+            names = {"save_dir": str(run_folder), "id": run_folder.name}
+            logger.init_args.update(Namespace(**names, name=f"{run_folder.parent.name}/{run_folder.name}"))
+
+
+def finish_wandb_runs(trainer: LightningTrainer) -> None:
+    """Ends the W&B runs, so that nothing of them is left in this process."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
 
 
 def shape_of(data: Any) -> tuple[int, ...]:
@@ -270,7 +331,10 @@ def with_stored_config(args: list[str]) -> list[str]:
     elif verb in (["validate"], ["test"], ["sample"]) and not {"-h", "--help"} & set(rest):
         if not named.ckpt_path:
             raise ValueError(f"{verb[0]} needs a checkpoint: add --ckpt_path FILE.")
-        stored = [what_it_is(config_in(load_checkpoint(named.ckpt_path), named.ckpt_path))]
+        config = config_in(load_checkpoint(named.ckpt_path), named.ckpt_path)
+        # What is tested in the run's folder is logged to the run.
+        in_run = (folder_of_checkpoint(named.ckpt_path) / "config.yaml").is_file()
+        stored = [what_it_is(config, ("callbacks", "logger") if verb == ["test"] and in_run else ("callbacks",))]
     return [*verb, *(f"--config={config}" for config in [*stored, *given.config]), *rest]
 
 
@@ -315,11 +379,16 @@ def config_in(checkpoint: dict[str, Any], path: str | Path) -> str:
     return checkpoint["config"]
 
 
-def what_it_is(config: str) -> str:
-    """The part of a run's configuration that says what was trained on what, and not on which machine."""
+def what_it_is(config: str, trainer_options: tuple[str, ...]) -> str:
+    """The part of a run's configuration that says what was trained on what, and not on which machine.
+
+    Args:
+        config: the whole configuration, as YAML
+        trainer_options: what is kept of the Trainer's
+    """
     stored = yaml.safe_load(config)
     kept = {key: stored[key] for key in ("seed_everything", "name", "model", "data")}
-    return yaml.safe_dump(kept | {"trainer": {"callbacks": stored["trainer"]["callbacks"]}})
+    return yaml.safe_dump(kept | {"trainer": {key: stored["trainer"][key] for key in trainer_options}})
 
 
 def new_version() -> str:
@@ -339,17 +408,22 @@ def folder_of_checkpoint(ckpt_path: str) -> Path:
     return folder.parent if (folder.parent / "config.yaml").is_file() else folder
 
 
-@rank_zero_only
-def write_metrics(folder: Path, verb: str, trainer: LightningTrainer, iteration: int) -> None:
-    """Puts the last value of each metric under `verb` in metrics.json, over the values that it had there."""
+def last_values(trainer: LightningTrainer, iteration: int) -> dict[str, float]:
+    """The last value of each metric that was logged, and the iteration."""
     values = {name: value.item() for name, value in trainer.callback_metrics.items() if name != "step"}
+    return dict(sorted((values | {"iteration": iteration}).items()))
+
+
+@rank_zero_only
+def write_metrics(folder: Path, verb: str, values: dict[str, Any]) -> None:
+    """Puts values under `verb` in metrics.json, over those that it had there."""
     metrics = read_metrics(folder)
-    metrics[verb] = dict(sorted((metrics.get(verb, {}) | values | {"iteration": iteration}).items()))
+    metrics[verb] = metrics.get(verb, {}) | values
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
 
 
-def read_metrics(folder: Path) -> dict[str, dict[str, float]]:
-    """The metrics of a run, by verb and name."""
+def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
+    """What metrics.json holds of a run, by verb."""
     path = folder / "metrics.json"
     return json.loads(path.read_text()) if path.is_file() else {}
 
@@ -371,6 +445,24 @@ def write_summary(folder: Path, iteration: int) -> None:
     text = "".join(f"{name + ':':<32}{value}\n" for name, value in rows.items())
     (folder / "summary.txt").write_text(text)
     print(f"\n{text}")
+
+
+@rank_zero_only
+def print_report(evaluation: Evaluation, folder: Path) -> None:
+    """Prints what a test has measured, and where it lies."""
+    print(f"\n{table(evaluation.rows)}")
+    print(f"\n{evaluation.seconds:.1f} s; written to {Path(os.path.relpath(folder)) / 'metrics.json'}")
+
+
+def hardware(trainer: LightningTrainer) -> str:
+    """What a run is computed on: its devices, or else the CPU and how many threads it computes with."""
+    if trainer.strategy.root_device.type == "cuda":
+        return f"{trainer.world_size} x {torch.cuda.get_device_name()}"
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        match = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+        model = match[1] if match else model
+    return f"{model}, {trainer.world_size * torch.get_num_threads()} CPU threads"
 
 
 def explain(message: str, options: list[str]) -> str:
@@ -439,11 +531,28 @@ def silence_libraries() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
+def compare_runs(args: list[str]) -> None:
+    """Puts runs side by side that `test` has measured: a table here, and comparison.md and comparison.png in a folder.
+
+    Args:
+        args: the command line behind `compare`
+    """
+    parser = argparse.ArgumentParser("train.py compare", description=compare.__doc__, allow_abbrev=False)
+    parser.add_argument("run_folders", nargs="+", type=Path, metavar="RUN_DIR", help="runs/NAME/VERSION")
+    parser.add_argument("--output", type=Path, default=Path("comparison"), help="the folder of the table and figure")
+    given = parser.parse_args(args)
+    print(compare(given.run_folders, given.output))
+
+
 def main(args: list[str] | None = None) -> None:
     """Runs a command; a user's error is one sentence and exit status 2. JSONARGPARSE_DEBUG=1 shows the traceback."""
     silence_libraries()
+    args = sys.argv[1:] if args is None else args
     try:
-        CommandLine(args)
+        if args[:1] == ["compare"]:
+            compare_runs(args[1:])
+        else:
+            CommandLine(args)
     except SIGTERMException:
         # A SystemExit with status 0, which a cluster would take for success.
         sys.exit(128 + signal.SIGTERM)

@@ -2,14 +2,14 @@
 
 from callbacks.checkpoint import AtomicCheckpointIO, LastCheckpoint
 from callbacks.compile import Compile
-from callbacks.fid import FID
+from callbacks.evaluation import Evaluation
 from callbacks.loggers import MetricsCSV, SafeWandbLogger
 from callbacks.samples import Reconstructions, SampleGrid
 
 __all__ = [
-    "FID",
     "AtomicCheckpointIO",
     "Compile",
+    "Evaluation",
     "LastCheckpoint",
     "MetricsCSV",
     "Reconstructions",

@@ -123,11 +123,9 @@ class MNISTDataModule(LightningDataModule):
             images = images.bernoulli(generator=torch.Generator(images.device).manual_seed(batch.seed))
         return images, batch.labels
 
-    def images(self, split: SplitName, first: int | None = None) -> Iterator[Tensor]:
-        """This rank's share of a split, or of its `first` images, never binarized: batches `[N, 1, H, W]` in [0, 1]."""
-        images, labels = self._grey[split]
-        loader = EvaluationLoader(Split(images[:first], labels[:first]), 500, 0, *self._rank_and_world_size())
-        return (batch.images.float() / 255 for batch in loader)
+    def images(self, split: SplitName) -> Iterator[Tensor]:
+        """A whole split on every rank, never binarized: batches of float32 `[N, 1, H, W]` in [0, 1]."""
+        return (images.float() / 255 for images in self._grey[split].images.split(500))
 
     def _evaluation_loader(self, split: SplitName) -> EvaluationLoader:
         return EvaluationLoader(self._served(split), self.batch_size, _DATA_SEED, *self._rank_and_world_size())

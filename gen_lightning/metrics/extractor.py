@@ -1,9 +1,10 @@
-"""Frozen feature extractors: a small CNN trained on MNIST's training split, and Inception for those who have it."""
+"""Frozen feature extractors: a small CNN, as trained on MNIST or on other data, and Inception for who has it."""
 
 import hashlib
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
@@ -15,11 +16,21 @@ _SHA256 = "ba5793e80f5d28a6c6fb5714fab3a0fa59b608ccb68e7695f29e6172daab6c18"
 class FeatureExtractor(nn.Module):
     """A frozen network that judges images: it never leaves evaluation mode, and its parameters take no gradients.
 
-    `name` is part of the key of every metric made with it; `num_features` is the dimension of its features.
+    `name` is part of the key of every metric made with it; `num_features` is the dimension of its features; `sha256` is
+    that of its weights, by which measurements of real images are cached and reports say what they were made with.
     """
 
     name: str
     num_features: int
+    sha256: str
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features `[N, num_features]` of images `[N, C, H, W]` in [0, 1]."""
+        raise NotImplementedError
+
+    def probabilities(self, features: Tensor) -> Tensor:
+        """Class probabilities `[N, number of classes]` of features `[N, num_features]`."""
+        raise NotImplementedError
 
     def train(self, mode: bool = True) -> "FeatureExtractor":
         """Stays in evaluation mode, whatever the module around it does."""
@@ -73,7 +84,44 @@ class DigitClassifier(nn.Module):
         return self.head(self.features(images))
 
 
-class MNISTFeatures(FeatureExtractor):
+class ClassifierFeatures(FeatureExtractor):
+    """The penultimate features of a `DigitClassifier` of one's own, from `benchmarks/train_extractor.py`.
+
+    Args:
+        weights: the path of its safetensors file, whose name without the ending is the extractor's
+
+    Raises:
+        ValueError: there is no such file, or it holds something else.
+    """
+
+    def __init__(self, weights: str) -> None:
+        super().__init__()
+        path = Path(weights)
+        if not path.is_file():
+            raise ValueError(f"There are no weights at {path}: make them by benchmarks.train_extractor.")
+        content = path.read_bytes()
+        self.name = path.stem
+        self.sha256 = hashlib.sha256(content).hexdigest()
+        self.classifier = DigitClassifier()
+        self.num_features = self.classifier.num_features
+        try:
+            self.classifier.load_state_dict(load_safetensors(content))
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError(
+                f"{path} does not hold the weights of a DigitClassifier: make them by benchmarks.train_extractor."
+            ) from error
+        self.requires_grad_(False).eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features `[N, 64]` of grey images `[N, 1, 28, 28]` (or 32 x 32, padded) in [0, 1]."""
+        return self.classifier.features(images)
+
+    def probabilities(self, features: Tensor) -> Tensor:
+        """Probabilities `[N, 10]` of the classes."""
+        return self.classifier.head(features).softmax(1)
+
+
+class MNISTFeatures(ClassifierFeatures):
     """The 64 penultimate features of `DigitClassifier`, trained on MNIST's official training split.
 
     Its weights ship with the package; `benchmarks/train_extractor.py` makes them and prints their test accuracy.
@@ -82,21 +130,10 @@ class MNISTFeatures(FeatureExtractor):
         ValueError: the file of the weights is not the one that was published.
     """
 
-    name = "mnist_cnn"
-
     def __init__(self) -> None:
-        super().__init__()
-        content = _WEIGHTS.read_bytes()
-        if hashlib.sha256(content).hexdigest() != _SHA256:
+        super().__init__(str(_WEIGHTS))
+        if self.sha256 != _SHA256:
             raise ValueError(f"{_WEIGHTS} is not the published file (its SHA-256 differs): install the package anew.")
-        self.classifier = DigitClassifier()
-        self.classifier.load_state_dict(load_safetensors(content))
-        self.num_features = self.classifier.num_features
-        self.requires_grad_(False).eval()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Features `[N, 64]` of grey images `[N, 1, 28, 28]` (or 32 x 32, padded) in [0, 1]."""
-        return self.classifier.features(images)
 
 
 class InceptionFeatures(FeatureExtractor):
@@ -118,6 +155,7 @@ class InceptionFeatures(FeatureExtractor):
         super().__init__()
         if not Path(weights).is_file():
             raise ValueError(f"There are no Inception weights at {weights}: give the path of torch-fidelity's file.")
+        self.sha256 = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
         try:
             from torchmetrics.image.fid import NoTrainInceptionV3
 
@@ -130,3 +168,7 @@ class InceptionFeatures(FeatureExtractor):
         """Features `[N, 2048]` of images `[N, C, H, W]` in [0, 1], C = 1 or 3, resized to 299 x 299 within."""
         colour = images.expand(-1, 3, -1, -1)
         return self.network((colour * 255).round().to(torch.uint8))
+
+    def probabilities(self, features: Tensor) -> Tensor:
+        """Probabilities `[N, 1008]` of ImageNet's classes, without the bias, as in the Inception Score's code."""
+        return (features @ self.network.fc.weight.T).softmax(1)

@@ -122,10 +122,16 @@ class VAEModule(GenerativeModule):
         """The ELBO, whatever the objective is, on held-out data."""
         self.log_evaluation(_means(self.terms(batch[0])), "val", len(batch[0]))
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """The ELBO, whatever the objective is, on test data."""
-        self.log_evaluation(_means(self.terms(batch[0])), "test", len(batch[0]))
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """The ELBO, whatever the objective is, and its two parts, `[N]` each, of test data."""
+        terms = self.terms(batch[0])
+        self.log_evaluation(_means(terms), "test", len(batch[0]))
+        return _bound(terms)
+
+
+def _bound(terms: Terms) -> dict[str, Tensor]:
+    return {"elbo": terms.elbo, "log_likelihood": terms.log_likelihood.mean(0), "kl": terms.kl}
 
 
 def _means(terms: Terms) -> dict[str, Tensor]:
-    return {"elbo": terms.elbo.mean(), "log_likelihood": terms.log_likelihood.mean(), "kl": terms.kl.mean()}
+    return {name: values.mean() for name, values in _bound(terms).items()}

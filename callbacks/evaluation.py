@@ -1,0 +1,151 @@
+"""Samples judged beside held-out images: FID after each validation, the whole report in `test`."""
+
+import time
+from dataclasses import astuple, fields
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from gen_lightning.metrics import FeatureExtractor, MNISTFeatures
+from gen_lightning.metrics.frechet import frechet_distance
+from gen_lightning.metrics.report import BETTER, RealFeatures, Row, features_of, real_features, sample_rows
+
+# Samples are drawn in blocks of this size, each from a seed of its own, so that neither the ranks nor anything else
+# changes them.
+_BLOCK = 500
+
+
+class Evaluation(Callback):
+    """Compares features of samples with those of real images, which are never binarized.
+
+    After each validation: the FID (Heusel et al. 2017), logged as `val/fid/EXTRACTOR/N`, and as `val/fid` for
+    checkpoints to monitor. A model whose samples have no FID, because they are not finite or all equal, is warned of.
+
+    In `test`: every metric of `gen_lightning.metrics.report`, with its standard error, its floor and its N, as `rows`;
+    logged as `test/METRIC/EXTRACTOR/N` and as a table in W&B. What `test_step` returns, values per example `[N]` by
+    name, joins them with its standard error. Ranks share the drawing of samples, whatever their number, without an
+    effect on any value.
+
+    Needs a data module with `images(split)`: all of a split, in batches of float32 `[N, C, H, W]` in [0, 1].
+
+    Args:
+        extractor: the frozen network whose features are compared; by default the one for MNIST
+        num_samples: generated images, N; by default as many as the split has images
+        seed: of the samples
+    """
+
+    def __init__(
+        self, extractor: FeatureExtractor | None = None, num_samples: int | None = None, seed: int = 0
+    ) -> None:
+        self.extractor = extractor or MNISTFeatures()
+        self.num_samples = num_samples
+        self.seed = seed
+        self.rows: dict[str, Row] = {}
+        self.seconds = 0.0
+        self._real: dict[str, RealFeatures] = {}
+        self._sums: dict[str, Tensor] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuses, before training starts, fewer images than a covariance of the features needs.
+
+        Raises:
+            ValueError: there are too few, or the data are no images.
+        """
+        if len(pl_module.data_shape) != 3:
+            raise ValueError(
+                f"Evaluation judges images, not data of shape {pl_module.data_shape}: leave it out of the callbacks."
+            )
+        if stage == "fit":
+            available = sum(len(images) for images in trainer.datamodule.images("val"))
+            n, dimension = min(available, self.num_samples or available), self.extractor.num_features
+            if n <= dimension:
+                raise ValueError(
+                    f"FID of {n} images with {dimension} features has a singular covariance: use more validation images"
+                    " and samples, or leave Evaluation out of trainer.callbacks."
+                )
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs the FID against the validation split."""
+        if trainer.sanity_checking:
+            return
+        real = self._features_of_split(trainer, "val").features
+        samples = self._features_of_samples(trainer, pl_module, self.num_samples or len(real))
+        try:
+            value = frechet_distance(real, samples).float()
+        except ValueError as error:
+            rank_zero_warn(f"There is no FID at iteration {trainer.global_step}: {error}")
+            value = torch.tensor(torch.nan)
+        pl_module.log(f"val/fid/{self.extractor.name}/{len(samples)}", value)
+        pl_module.log("val/fid", value, logger=False, prog_bar=True)
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock."""
+        self._start, self._sums = time.perf_counter(), {}
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: dict[str, Tensor] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Adds up the values per example that the model measures itself."""
+        for name, values in (outputs or {}).items():
+            values = values.double()
+            powers = torch.stack([torch.ones_like(values), values, values.square()]).sum(1)
+            self._sums[name] = self._sums.get(name, 0) + powers
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measures, and logs what was measured."""
+        held_out, training = (self._features_of_split(trainer, split) for split in ("test", "train"))
+        samples = self._features_of_samples(trainer, pl_module, self.num_samples or len(held_out.features))
+        rows = sample_rows(self.extractor, samples, held_out, training) if trainer.is_global_zero else {}
+        rows = trainer.strategy.broadcast(rows)
+        pl_module.log_dict({f"test/{name}/{row.n}": row.value for name, row in rows.items()})
+        for name, sums in self._sums.items():
+            rows[name] = _row_of_sums(name, trainer.strategy.reduce(sums, reduce_op="sum"))
+        self.rows = rows
+        self.seconds = time.perf_counter() - self._start
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                columns = ["metric", *(field.name for field in fields(Row))]
+                logger.log_table("test/report", columns, [[name, *astuple(row)] for name, row in rows.items()])
+
+    def _features_of_split(self, trainer: Trainer, split: str) -> RealFeatures:
+        if split not in self._real:
+            device = self._to_device(trainer)
+            self._real[split] = real_features(self.extractor, partial(trainer.datamodule.images, split), device)
+        return self._real[split]
+
+    def _features_of_samples(self, trainer: Trainer, pl_module: LightningModule, n: int) -> Tensor:
+        """Features `[n, D]` of n samples, the same on all ranks: each draws every R-th block."""
+        device = self._to_device(trainer)
+        features = torch.zeros(n, self.extractor.num_features, device=device)
+        blocks = features.split(_BLOCK)
+        seeds = torch.randint(2**62, (len(blocks),), generator=torch.Generator().manual_seed(self.seed)).tolist()
+        for block in range(trainer.global_rank, len(blocks), trainer.world_size):
+            generator = torch.Generator().manual_seed(seeds[block])
+            images = pl_module.sample(len(blocks[block]), generator=generator)
+            blocks[block].copy_(features_of(self.extractor, images.to(device)))
+        return trainer.strategy.reduce(features, reduce_op="sum")
+
+    def _to_device(self, trainer: Trainer) -> torch.device:
+        device = trainer.strategy.root_device
+        # Apple's GPUs have no float64, in which metrics are computed.
+        device = torch.device("cpu") if device.type == "mps" else device
+        self.extractor.to(device)
+        return device
+
+
+def _row_of_sums(name: str, sums: Tensor) -> Row:
+    """The mean and its standard error, from the number of values, their sum and the sum of their squares."""
+    n, total, squares = sums.tolist()
+    variance = max(squares - total**2 / n, 0) / (n - 1)
+    return Row(total / n, (variance / n) ** 0.5, int(n), better=BETTER.get(name))

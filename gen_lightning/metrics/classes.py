@@ -1,0 +1,58 @@
+"""Metrics of a classifier's probabilities: how sure it is of the samples, and how evenly they cover the classes."""
+
+import torch
+from torch import Tensor
+
+from gen_lightning.metrics.estimates import Estimate, bootstrap, check_finite
+
+
+def classifier_score(probabilities: Tensor) -> Estimate:
+    """Exp of the mean KL(p(y | x) || p(y)), from 1 to C: the Inception Score (Salimans et al. 2016, section 4).
+
+    Over all samples at once, in float64, with a standard error by the bootstrap. It knows nothing of the real images.
+
+    Args:
+        probabilities: p(y | x) of the samples, `[N, C]`
+
+    Raises:
+        ValueError: the rows are not probabilities.
+    """
+    _check_probabilities(probabilities, "samples")
+    return bootstrap(_score, probabilities.double())
+
+
+def class_balance(real: Tensor, fake: Tensor) -> Estimate:
+    """KL(p_fake(y) || p_real(y)) of the mean class probabilities, in nats: 0 for equal balance, in float64.
+
+    Infinite where samples hold a class that no real image does. Its standard error is by the bootstrap over both sets.
+
+    Args:
+        real: p(y | x) of real images, `[M, C]`
+        fake: p(y | x) of samples, `[N, C]`
+
+    Raises:
+        ValueError: the rows are not probabilities.
+    """
+    _check_probabilities(real, "real images")
+    _check_probabilities(fake, "samples")
+    return bootstrap(_divergence, real.double(), fake.double())
+
+
+def _check_probabilities(probabilities: Tensor, name: str) -> None:
+    check_finite(probabilities, name)
+    if (probabilities < 0).any() or ((probabilities.sum(1) - 1).abs() > 1e-3).any():
+        raise ValueError(f"The rows of the {name} are not class probabilities: give the softmax of the logits.")
+
+
+def _score(probabilities: Tensor) -> Tensor:
+    # The mean KL is the entropy of the mean less the mean entropy.
+    return (_entropy(probabilities.mean(0)) - _entropy(probabilities).mean()).exp()
+
+
+def _divergence(real: Tensor, fake: Tensor) -> Tensor:
+    real, fake = real.mean(0), fake.mean(0)
+    return -_entropy(fake) - torch.xlogy(fake, real).sum()
+
+
+def _entropy(probabilities: Tensor) -> Tensor:
+    return -torch.xlogy(probabilities, probabilities).sum(-1)

@@ -1,0 +1,81 @@
+"""Metrics of class probabilities against their extremes and torch-fidelity."""
+
+import math
+
+import pytest
+import torch
+from torch_fidelity.metric_isc import isc_features_to_metric
+
+from gen_lightning.metrics.classes import class_balance, classifier_score
+
+
+def logits(*shape, seed=0):
+    return 2 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def one_hot(labels, num_classes=10):
+    return torch.nn.functional.one_hot(labels, num_classes).float()
+
+
+def test_a_classifier_that_knows_nothing_scores_1():
+    assert classifier_score(torch.full((50, 10), 0.1)) == pytest.approx((1, 0))
+
+
+def test_sure_and_balanced_classes_score_their_number():
+    assert classifier_score(one_hot(torch.arange(50) % 10)).value == pytest.approx(10)
+
+
+def test_one_class_scores_1():
+    assert classifier_score(one_hot(torch.full((50,), 3))) == pytest.approx((1, 0))
+
+
+def test_the_score_agrees_with_torch_fidelity():
+    expected = isc_features_to_metric(logits(500, 10), splits=1)["inception_score_mean"]
+    assert classifier_score(logits(500, 10).softmax(1)).value == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_error_of_the_score_is_the_spread_of_repeated_experiments():
+    estimates = [classifier_score(logits(300, 5, seed=seed).softmax(1)) for seed in range(200)]
+    values, errors = torch.tensor(estimates).T
+    assert errors.mean().item() == pytest.approx(values.std().item(), rel=0.2)
+
+
+def test_equal_classes_are_balanced():
+    probabilities = logits(100, 10).softmax(1)
+    assert class_balance(probabilities, probabilities.flip(0)).value == pytest.approx(0, abs=1e-14)
+
+
+def test_one_class_of_ten_is_log_10_out_of_balance():
+    balanced, one = one_hot(torch.arange(1000) % 10), one_hot(torch.full((100,), 3))
+    value, error = class_balance(balanced, one)
+    assert value == pytest.approx(math.log(10))
+    # log p of the class in the real images, whose relative standard error is sqrt((1 - p) / (p M)).
+    assert error == pytest.approx((0.9 / 0.1 / 1000) ** 0.5, rel=0.5)
+
+
+def test_balance_agrees_with_torchs_divergence():
+    real, fake = logits(100, 10).softmax(1), logits(80, 10, seed=1).softmax(1)
+    expected = torch.nn.functional.kl_div(real.mean(0).log(), fake.mean(0), reduction="sum").item()
+    assert class_balance(real, fake).value == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_class_that_no_real_image_has_is_infinitely_out_of_balance():
+    labels = torch.arange(100) % 5
+    assert class_balance(one_hot(labels), one_hot(labels + 5)).value == math.inf
+
+
+def test_a_class_that_no_image_has_is_nothing():
+    labels = torch.arange(100) % 5
+    assert class_balance(one_hot(labels), one_hot(labels)).value == 0
+
+
+def test_logits_are_refused():
+    with pytest.raises(ValueError, match="samples are not class probabilities: give the softmax"):
+        classifier_score(logits(10, 3))
+    with pytest.raises(ValueError, match="real images are not class probabilities"):
+        class_balance(logits(10, 3).exp(), logits(10, 3).softmax(1))
+
+
+def test_a_diverged_model_is_named():
+    with pytest.raises(ValueError, match="samples contain NaN or Inf: the model has diverged"):
+        classifier_score(logits(10, 3).softmax(1) * torch.nan)

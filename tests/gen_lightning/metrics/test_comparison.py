@@ -1,0 +1,219 @@
+"""The comparison of runs: its table, its sentences, its picture."""
+
+import json
+
+import numpy as np
+import pytest
+from matplotlib import pyplot
+from PIL import Image
+
+from gen_lightning.metrics.comparison import compare, with_error
+
+MAGENTA, CYAN, YELLOW = (255, 0, 255), (0, 255, 255), (255, 255, 0)
+DIRECTIONS = {"fid": "lower", "recall": "higher", "rate": None}
+
+
+def measurement(value, error=0.1, better="lower", n=10_000, floor=0.5, floor_error=0.01):
+    return {
+        "value": value,
+        "error": error,
+        "n": n,
+        "floor": floor,
+        "floor_error": floor_error,
+        "better": better,
+    }
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Makes the folder of a run that has been tested."""
+
+    def make(name, metrics, color=MAGENTA, sha256="ba5793e8" * 8, extractor="mnist_cnn"):
+        folder = tmp_path / "runs" / name / "20260101-000000-abcd"
+        (folder / "samples").mkdir(parents=True)
+        Image.new("RGB", (64, 64), color).save(folder / "samples" / "iteration_0000900.png")
+        Image.new("RGB", (64, 64), YELLOW).save(folder / "samples" / "iteration_0000100.png")
+        test = {"metrics": metrics, "extractor": {"name": extractor, "sha256": sha256}, "iteration": 900}
+        (folder / "metrics.json").write_text(json.dumps({"fit": {}, "test": test}))
+        return folder
+
+    return make
+
+
+def cells(text, row):
+    """The cells of a row of the table, by the column's heading."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    (found,) = [line for line in lines if line[0] == row]
+    return dict(zip(lines[0], found, strict=True))
+
+
+def color_count(picture, color):
+    with Image.open(picture) as image:
+        return int((np.asarray(image.convert("RGB")) == color).all(-1).sum())
+
+
+def test_best_is_bold_in_the_direction_of_its_metric(make_run, tmp_path):
+    low = make_run("low", {name: measurement(1.0, better=better) for name, better in DIRECTIONS.items()})
+    high = make_run("high", {name: measurement(9.0, better=better) for name, better in DIRECTIONS.items()})
+    text = compare([low, high], tmp_path / "out")
+    low, high = (cells(text, f"{name}/20260101-000000-abcd") for name in ("low", "high"))
+    assert (low["fid ↓"], high["fid ↓"]) == ("**1.00 ± 0.10**", "9.00 ± 0.10")
+    assert (low["recall ↑"], high["recall ↑"]) == ("1.00 ± 0.10", "**9.00 ± 0.10**")
+    assert (low["rate"], high["rate"]) == ("1.00 ± 0.10", "9.00 ± 0.10")
+
+
+def test_runs_within_two_standard_errors_of_the_difference_are_bold_together(make_run, tmp_path):
+    # The standard error of the difference is hypot(0.3, 0.4) = 0.5.
+    runs = [
+        make_run("best", {"fid": measurement(1.0, error=0.3)}),
+        make_run("near", {"fid": measurement(1.9, error=0.4)}),
+        make_run("far", {"fid": measurement(2.1, error=0.4)}),
+    ]
+    text = compare(runs, tmp_path / "out")
+    bold = ["**" in cells(text, f"{name}/20260101-000000-abcd")["fid ↓"] for name in ("best", "near", "far")]
+    assert bold == [True, True, False]
+    assert "2 standard errors of the difference" in text
+
+
+def test_nan_is_never_bold_and_hides_no_best(make_run, tmp_path):
+    runs = [make_run(name, {"fid": measurement(value)}) for name, value in (("a", float("nan")), ("b", 2.0))]
+    text = compare(runs, tmp_path / "out")
+    assert cells(text, "a/20260101-000000-abcd")["fid ↓"] == "nan ± 0.10"
+    assert cells(text, "b/20260101-000000-abcd")["fid ↓"] == "**2.00 ± 0.10**"
+
+
+def test_floor_and_n_are_rows(make_run, tmp_path):
+    metrics = {"fid/mnist_cnn": measurement(1.0), "elbo": measurement(-99.0, floor=None, floor_error=None)}
+    text = compare([make_run("a", metrics), make_run("b", metrics)], tmp_path / "out")
+    assert cells(text, "floor") == {
+        "run": "floor",
+        "iteration": "",
+        "fid/mnist_cnn ↓": "0.500 ± 0.010",
+        "elbo ↓": "",
+    }
+    assert cells(text, "N")["fid/mnist_cnn ↓"] == "10,000"
+
+
+def test_metric_that_one_run_lacks_leaves_its_cell_empty_and_nothing_bold(make_run, tmp_path):
+    gan = make_run("gan", {"fid": measurement(1.0)})
+    vae = make_run("vae", {"fid": measurement(9.0), "elbo": measurement(-99.0)})
+    text = compare([gan, vae], tmp_path / "out")
+    assert cells(text, "gan/20260101-000000-abcd")["elbo ↓"] == ""
+    assert cells(text, "vae/20260101-000000-abcd")["elbo ↓"] == "-99.00 ± 0.10"
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [
+        (
+            {"metrics": {"fid/mnist_cnn": measurement(9.0, n=1000)}},
+            "at different N (a/20260101-000000-abcd: 10,000; b/",
+        ),
+        ({"sha256": "00" * 32}, "with different extractors (a/20260101-000000-abcd: mnist_cnn ba5793e8; b/"),
+        ({"metrics": {"fid/mnist_cnn": measurement(9.0, floor=0.6)}}, "on data with different floors"),
+        (
+            {"metrics": {"fid/inception": measurement(9.0)}, "extractor": "inception"},
+            "with different extractors (a/20260101-000000-abcd: mnist_cnn ba5793e8; b/",
+        ),
+    ],
+    ids=["n", "sha256", "floor", "extractor"],
+)
+def test_incomparable_values_are_called_so_and_not_bold(make_run, tmp_path, other, sentence):
+    a = make_run("a", {"fid/mnist_cnn": measurement(1.0)})
+    b = make_run("b", **{"metrics": {"fid/mnist_cnn": measurement(9.0)}} | other)
+    text = compare([a, b], tmp_path / "out")
+    assert "Not comparable, and so never bold: fid/mnist_cnn" in text
+    assert sentence in text
+    assert "**" not in text
+
+
+def test_comparable_runs_are_not_called_incomparable(make_run, tmp_path):
+    # Floors of different seeds, within their errors.
+    runs = [
+        make_run(name, {"fid/mnist_cnn": measurement(1.0, floor=floor)}) for name, floor in (("a", 0.5), ("b", 0.51))
+    ]
+    assert "Not comparable" not in compare(runs, tmp_path / "out")
+
+
+@pytest.mark.parametrize("metrics", [None, {"fit": {}}, {"test": {"test/fid/mnist_cnn/10000": 1.2}}])
+def test_run_without_a_test_is_refused_with_the_command(tmp_path, metrics):
+    folder = tmp_path / "vae" / "1"
+    folder.mkdir(parents=True)
+    if metrics is not None:
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(ValueError, match=r"python train\.py test --ckpt_path .*/vae/1/checkpoints/last\.ckpt"):
+        compare([folder], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_folder_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"There is no run in .*nowhere"):
+        compare([tmp_path / "nowhere"], tmp_path / "out")
+
+
+def test_earlier_comparison_is_not_overwritten(make_run, tmp_path):
+    run = make_run("a", {"fid": measurement(1.0)})
+    compare([run], tmp_path / "out")
+    before = (tmp_path / "out" / "comparison.md").read_text()
+    with pytest.raises(ValueError, match="choose another folder with --output"):
+        compare([run, run], tmp_path / "out")
+    assert (tmp_path / "out" / "comparison.md").read_text() == before
+
+
+def test_file_holds_the_returned_table_and_the_picture(make_run, tmp_path):
+    text = compare([make_run("a", {"fid": measurement(1.0)})], tmp_path / "out")
+    written = (tmp_path / "out" / "comparison.md").read_text()
+    assert written.startswith(text)
+    assert written.endswith("(comparison.png)\n")
+
+
+def test_picture_holds_the_newest_grid_of_each_run(make_run, tmp_path):
+    runs = [make_run(name, {"fid": measurement(1.0)}, color) for name, color in (("a", MAGENTA), ("b", CYAN))]
+    compare(runs, tmp_path / "out")
+    counts = [color_count(tmp_path / "out" / "comparison.png", color) for color in (MAGENTA, CYAN, YELLOW)]
+    assert min(counts[:2]) > 10_000
+    assert counts[2] == 0
+
+
+def test_picture_grows_by_a_panel_for_a_shared_metric_only(make_run, tmp_path):
+    def height(name, *headers):
+        runs = [make_run(f"{name}{index}", {"fid": measurement(1.0)}) for index in range(len(headers))]
+        for run, header in zip(runs, headers, strict=True):
+            # The last row is torn.
+            (run / "metrics.csv").write_text(f"epoch,step,train/loss,{header}\n0,100,0.5,\n1,200,,3.5\n1,30\n,")
+        compare(runs, tmp_path / name)
+        with Image.open(tmp_path / name / "comparison.png") as picture:
+            return picture.height
+
+    without = height("without", "val/elbo", "val/loss")
+    assert height("shared", "val/elbo", "val/elbo") > without
+    assert height("trained", "train/elbo", "train/elbo") == without
+
+
+def test_run_without_samples_is_drawn(make_run, tmp_path):
+    run = make_run("a", {"fid": measurement(1.0)})
+    for grid in (run / "samples").iterdir():
+        grid.unlink()
+    (run / "samples").rmdir()
+    compare([run], tmp_path / "out")
+    assert (tmp_path / "out" / "comparison.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (1.2345, 0.0312, "1.234 ± 0.031"),
+        (-99.931, 0.25, "-99.93 ± 0.25"),
+        (0.5, 0.0996, "0.50 ± 0.10"),
+        (1234.5, 12.3, "1234 ± 12"),
+        (0.123456, None, "0.1235"),
+        (0.123456, 0.0, "0.1235"),
+    ],
+)
+def test_error_of_two_significant_digits_says_the_digits_of_the_value(value, error, text):
+    assert with_error(value, error) == text
+
+
+def test_drawing_leaves_nothing_in_pyplot(make_run, tmp_path):
+    compare([make_run("a", {"fid": measurement(1.0)})], tmp_path / "out")
+    assert pyplot.get_fignums() == []

@@ -145,7 +145,7 @@ def sample_rows(
 
 def table(rows: dict[str, Row]) -> str:
     """The rows of a report as text."""
-    lines = [["metric", "value", "real images", "N", "better"]]
+    lines = [["metric", "value", "floor", "N", "better"]]
     for name, row in rows.items():
         floor = "" if row.floor is None else with_error(row.floor, row.floor_error)
         lines.append([name, with_error(row.value, row.error), floor, f"{row.n:,}", row.better or ""])

@@ -43,8 +43,7 @@ from torchvision.utils import make_grid, save_image
 
 from callbacks import AtomicCheckpointIO, Evaluation, LastCheckpoint, MetricsCSV
 from gen_lightning import GenerativeModule
-from gen_lightning.metrics.comparison import compare
-from gen_lightning.metrics.report import table
+from gen_lightning.metrics import FeatureExtractor, compare, table
 
 
 class Trainer(LightningTrainer):
@@ -56,6 +55,7 @@ class Trainer(LightningTrainer):
         ckpt_path: str,
         datamodule: LightningDataModule | None = None,
         num_samples: PositiveInt | None = None,
+        extractor: FeatureExtractor | None = None,
     ) -> None:
         """Measure a checkpoint's samples, and what the model itself measures, on the test split.
 
@@ -64,9 +64,11 @@ class Trainer(LightningTrainer):
             ckpt_path: the checkpoint
             datamodule: the data
             num_samples: how many samples; by default as many as the test split has images
+            extractor: whose features are compared; by default the recipe's
         """
         evaluation = evaluation_of(self)
         evaluation.num_samples = num_samples or evaluation.num_samples
+        evaluation.extractor = extractor or evaluation.extractor
         super().test(model, ckpt_path=ckpt_path, datamodule=datamodule, weights_only=True, verbose=False)
 
     def sample(
@@ -527,7 +529,8 @@ def fail(sentence: str) -> NoReturn:
 def silence_libraries() -> None:
     """Hides warnings that speak to a library's developers, or of the run folder's own files."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    for message in (".*LeafSpec.* is deprecated", "Checkpoint directory .* exists and is not empty"):
+    hidden = ".*LeafSpec.* is deprecated", "Checkpoint directory .* exists and is not empty", "The dirpath has changed"
+    for message in hidden:
         warnings.filterwarnings("ignore", message=message)
 
 

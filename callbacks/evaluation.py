@@ -116,7 +116,8 @@ class Evaluation(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 columns = ["metric", *(field.name for field in fields(Row))]
-                logger.log_table("test/report", columns, [[name, *astuple(row)] for name, row in rows.items()])
+                values = [[name, *astuple(row)] for name, row in rows.items()]
+                logger.log_table("test/report", columns, values, step=pl_module.iteration)
 
     def _features_of_split(self, trainer: Trainer, split: str) -> RealFeatures:
         if split not in self._real:

@@ -30,6 +30,12 @@ class GenerativeModule(LightningModule, ABC):
         self.data_shape = tuple(data_shape)
         self.seed = seed
         self._data_checked = False
+        self._loaded_iteration = 0
+
+    @property
+    def iteration(self) -> int:
+        """The number of completed iterations: of the training under way, or of the checkpoint that is tested."""
+        return max(self.global_step, self._loaded_iteration)
 
     @abstractmethod
     def draw(self, n: int) -> Tensor:
@@ -119,7 +125,11 @@ class GenerativeModule(LightningModule, ABC):
         """Logs means over the whole split as `val/...` or `test/...`, at x = completed iterations."""
         values = {f"{stage}/{name}": value for name, value in scalars.items()}
         self.log_dict(values, batch_size=batch_size, sync_dist=True)
-        self.log("step", float(self.global_step), batch_size=batch_size)
+        self.log("step", float(self.iteration), batch_size=batch_size)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remembers of which iteration the checkpoint is, which Lightning restores in `fit` alone."""
+        self._loaded_iteration = checkpoint["global_step"]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps hyperparameters to JSON types, and the loop's state to that between two iterations."""

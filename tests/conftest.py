@@ -8,6 +8,14 @@ import pytest
 import train
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """A cache of features that starts empty, and is not the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def fit(tmp_path, monkeypatch):
     """Runs `train.py fit` in a folder of the test's own, and returns the run's folder, or None when resumed."""

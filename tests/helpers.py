@@ -71,8 +71,8 @@ def run_command(*args: str, cwd: Path, **environment: str) -> subprocess.Complet
 
 
 def wandb_records(run_folder: Path) -> list:
-    """The records of an offline W&B run: protocol buffers in LevelDB's log format, in blocks of 32 KiB."""
-    (path,) = run_folder.glob("wandb/offline-run-*/run-*.wandb")
+    """The records of the newest offline W&B file of a run: protocol buffers in LevelDB's log, in blocks of 32 KiB."""
+    path = max(run_folder.glob("wandb/offline-run-*/run-*.wandb"))
     data = path.read_bytes()
     position, message, records = 7, b"", []  # behind the header :W&B, magic number and version
     while position + 7 <= len(data):

@@ -1,4 +1,4 @@
-"""Two processes on the CPU: gradients, noise, shards and FID, under Lightning's launcher and under torchrun."""
+"""Two processes on the CPU: gradients, noise, shards and reports, under Lightning's launcher and under torchrun."""
 
 import copy
 import json
@@ -106,16 +106,20 @@ def test_ddp_resumes_exactly(tmp_path):
         assert torch.equal(value, other["state_dict"][name])
 
 
-def test_fid_over_two_ranks_equals_fid_over_one(tmp_path):
+def test_a_report_over_two_ranks_equals_one_over_one(tmp_path):
     """Of a generator with batch normalization, trained on two ranks."""
     run = fit(tmp_path, "--config", str(CONFIGS / "gan/dcgan.yaml"), "--trainer.logger=false", *DDP, *FEW_BATCHES)
-    metrics = []
+    reports = []
     for devices in ([], DDP):
-        finished = run_command("test", "--ckpt_path", str(run / "checkpoints/last.ckpt"), *devices, cwd=tmp_path)
+        finished = run_command(
+            *("test", "--ckpt_path", str(run / "checkpoints/last.ckpt"), "--num_samples=1200", *devices), cwd=tmp_path
+        )
         assert finished.returncode == 0, finished.stderr
-        metrics.append(json.loads((run / "metrics.json").read_text())["test"])
-    for name in ("test/fid/mnist_cnn/360", "test/fid_floor/mnist_cnn/360"):
-        assert metrics[0][name] == pytest.approx(metrics[1][name], rel=1e-5)
+        reports.append(json.loads((run / "metrics.json").read_text())["test"]["metrics"])
+    assert reports[0]["fid/mnist_cnn"]["n"] == 1200
+    for name, row in reports[0].items():
+        for field in ("value", "error", "floor"):
+            assert reports[1][name][field] == pytest.approx(row[field], rel=1e-4, abs=1e-6), name
 
 
 def test_torchrun_with_two_processes_makes_one_run(tmp_path):

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import CONFIGS, ROOT, load, run_command
+from helpers import CONFIGS, ROOT, load, run_command, wandb_records
 from PIL import Image
 
 import train
+from gen_lightning.metrics import MNISTFeatures
 
 DCGAN, VAE, MLP = (["--config", str(CONFIGS / recipe)] for recipe in ("gan/dcgan.yaml", "vae/vae.yaml", "gan/mlp.yaml"))
 DIGITS = ["--data.source=digits", "--data.batch_size=256", "--trainer.logger=false"]
@@ -24,7 +25,7 @@ DIGITS = ["--data.source=digits", "--data.batch_size=256", "--trainer.logger=fal
 def vae_run(tmp_path_factory):
     """A run of the VAE, by the command line."""
     folder = tmp_path_factory.mktemp("vae")
-    finished = run_command("fit", *VAE, *DIGITS, "--trainer.max_epochs=2", "--model.latent_dim=6", cwd=folder)
+    finished = run_command("fit", *VAE, *DIGITS[:2], "--trainer.max_epochs=2", "--model.latent_dim=6", cwd=folder)
     assert finished.returncode == 0, finished.stderr
     (run,) = folder.glob("runs/vae/*")
     return run
@@ -172,15 +173,65 @@ class TestResume:
         assert load(checkpoint)["global_step"] >= 12
 
 
+class TestCompare:
+    def test_puts_tested_runs_side_by_side(self, fit, tmp_path, capsys):
+        arguments = ["--trainer.max_epochs=1", "--trainer.logger=false"]
+        runs = [fit(*recipe, *DIGITS, *arguments) for recipe in (MLP, VAE)]
+        with pytest.raises(SystemExit):
+            train.main(["compare", *map(str, runs)])
+        assert f"train.py test --ckpt_path {runs[0]}/checkpoints/last.ckpt" in capsys.readouterr().err
+        for run in runs:
+            train.main(["test", "--ckpt_path", str(run / "checkpoints/last.ckpt")])
+        capsys.readouterr()
+        train.main(["compare", *map(str, runs), "--output=here"])
+        printed = capsys.readouterr().out
+        assert all(run.name in printed for run in runs)
+        assert (tmp_path / "here/comparison.md").read_text().startswith(printed.rstrip())
+        assert (tmp_path / "here/comparison.png").is_file()
+
+
 class TestTestAndSample:
     def test_test_needs_the_checkpoint_alone(self, vae_run, tmp_path):
         finished = run_command("test", "--ckpt_path", str(vae_run / "checkpoints/last.ckpt"), cwd=tmp_path)
         assert finished.returncode == 0, finished.stderr
-        metrics = json.loads((vae_run / "metrics.json").read_text())
-        assert {"test/elbo", "test/fid/mnist_cnn/360", "test/fid_floor/mnist_cnn/360"} <= metrics["test"].keys()
-        assert "val/elbo" in metrics["fit"]
-        assert metrics["test"]["iteration"] == metrics["fit"]["iteration"] == 8
         assert list(tmp_path.iterdir()) == []
+        metrics = json.loads((vae_run / "metrics.json").read_text())
+        assert "val/elbo" in metrics["fit"]
+        report = metrics["test"]
+        assert {"fid/mnist_cnn", "kid/mnist_cnn", "elbo", "kl"} <= report["metrics"].keys()
+        for name, row in report["metrics"].items():
+            assert row["n"] == 360
+            assert name in finished.stdout
+        assert report["iteration"] == metrics["fit"]["iteration"] == 8
+        assert report["extractor"]["sha256"] == MNISTFeatures().sha256
+        assert report["versions"]["torch"] == torch.__version__.partition("+")[0]
+        assert (report["seed"], report["seconds"] > 0, "CPU threads" in report["hardware"]) == (0, True, True)
+
+    def test_test_is_logged_to_the_run(self, vae_run, tmp_path):
+        checkpoint = str(vae_run / "checkpoints/last.ckpt")
+        finished = run_command("test", "--ckpt_path", checkpoint, "--num_samples=100", cwd=tmp_path)
+        assert finished.returncode == 0, finished.stderr
+        records = wandb_records(vae_run)
+        assert {record.run.run_id for record in records if record.HasField("run")} == {vae_run.name}
+        rows = [
+            {item.key or item.nested_key[0]: item.value_json for item in record.history.item}
+            for record in records
+            if record.HasField("history")
+        ]
+        (row,) = [row for row in rows if "test/fid/mnist_cnn/100" in row]
+        assert float(row["trainer/global_step"]) == 8
+        assert any("test/report" in row for row in rows)
+
+    def test_another_extractor_is_given_by_its_weights(self, vae_run, tmp_path):
+        weights = tmp_path / "mine.safetensors"
+        shutil.copy(ROOT / "gen_lightning/metrics/mnist_cnn.safetensors", weights)
+        extractor = ["--extractor=gen_lightning.metrics.ClassifierFeatures", f"--extractor.weights={weights}"]
+        checkpoint = str(vae_run / "checkpoints/last.ckpt")
+        finished = run_command("test", "--ckpt_path", checkpoint, *extractor, "--trainer.logger=false", cwd=tmp_path)
+        assert finished.returncode == 0, finished.stderr
+        report = json.loads((vae_run / "metrics.json").read_text())["test"]
+        assert {"fid/mine", "memorization/mine"} <= report["metrics"].keys()
+        assert report["extractor"] == {"name": "mine", "sha256": MNISTFeatures().sha256}
 
     def test_validate_repeats_the_runs_last_validation(self, vae_run, tmp_path):
         checkpoint = str(vae_run / "checkpoints/last.ckpt")

@@ -1,0 +1,203 @@
+"""Evaluation against torchmetrics and its own parts, and its place in a run."""
+
+import json
+
+import pytest
+import torch
+from helpers import CONFIGS, vae
+from lightning.pytorch import LightningModule, Trainer
+from torch import nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+
+from callbacks import Evaluation
+from datamodules import MNISTDataModule
+from gen_lightning.metrics import MNISTFeatures, measure
+
+METRICS = {
+    "fid",
+    "kid",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "classifier_score",
+    "class_balance",
+    "memorization",
+}
+
+
+class Sampler(LightningModule):
+    """Samples that are given."""
+
+    data_shape = (1, 28, 28)
+    iteration = 7
+
+    def __init__(self, images):
+        super().__init__()
+        self.images = images
+        self.largest = 0
+
+    def sample(self, n, *, generator, labels=None):
+        self.largest = max(self.largest, n)
+        return self.images[torch.randint(len(self.images), (n,), generator=generator)]
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def test_step(self, batch, batch_idx):
+        return {"mean": batch[0].mean((1, 2, 3))}
+
+
+@pytest.fixture(scope="module")
+def data():
+    data = MNISTDataModule("digits")
+    data.setup("test")
+    return data
+
+
+def trainer_with(evaluation):
+    return Trainer(accelerator="cpu", logger=False, callbacks=[evaluation], enable_progress_bar=False)
+
+
+def report(data, module, **arguments):
+    evaluation = Evaluation(**arguments)
+    trainer_with(evaluation).test(module, data, verbose=False)
+    return evaluation.rows
+
+
+def noise():
+    return Sampler(torch.rand(500, 1, 28, 28, generator=torch.Generator().manual_seed(0)))
+
+
+def split(data, name):
+    return torch.cat(list(data.images(name)))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_fid_of_a_validation_equals_torchmetrics(data, seed):
+    module, evaluation = noise(), Evaluation(num_samples=300, seed=seed)
+    trainer = trainer_with(evaluation)
+    trainer.validate(module, data, verbose=False)
+    metric = FrechetInceptionDistance(MNISTFeatures())
+    metric.update(split(data, "val"), real=True)
+    (block_seed,) = torch.randint(2**62, (1,), generator=torch.Generator().manual_seed(seed)).tolist()
+    metric.update(module.sample(300, generator=torch.Generator().manual_seed(block_seed)), real=False)
+    assert trainer.callback_metrics["val/fid/mnist_cnn/300"] == pytest.approx(metric.compute().item(), rel=1e-5)
+    assert trainer.callback_metrics["val/fid"] == trainer.callback_metrics["val/fid/mnist_cnn/300"]
+
+
+def test_a_report_is_what_the_pure_functions_measure(data):
+    rows = report(data, noise())
+    extractor = MNISTFeatures()
+    test, train = (extractor(split(data, name)) for name in ("test", "train"))
+    floors = measure(extractor, train[:360], test, train[360:])
+    assert rows.keys() == {f"{name}/mnist_cnn" for name in METRICS} | {"mean"}
+    for name, floor in floors.items():
+        row = rows[f"{name}/mnist_cnn"]
+        assert (row.floor, row.floor_error) == pytest.approx(tuple(floor), rel=1e-5, abs=1e-9)
+        assert row.n == 360
+        assert row.better in ("higher", "lower")
+
+
+def test_real_images_score_like_the_floor_and_noise_does_not(data):
+    real, far = report(data, Sampler(split(data, "val"))), report(data, noise())
+    for name in ("fid/mnist_cnn", "kid/mnist_cnn"):
+        difference = abs(real[name].value - real[name].floor)
+        assert difference < 5 * (real[name].error + real[name].floor_error)
+        assert far[name].value - far[name].floor > 50 * far[name].error
+    assert real["coverage/mnist_cnn"].value > 0.5 > far["coverage/mnist_cnn"].value
+    assert real["memorization/mnist_cnn"].value < 0.1
+
+
+def test_training_images_are_caught_as_memorized(data):
+    assert report(data, Sampler(split(data, "train")))["memorization/mnist_cnn"].value == 1
+
+
+def test_values_per_example_join_with_their_standard_error(data):
+    row, means = report(data, noise())["mean"], split(data, "test").double().mean((1, 2, 3))
+    assert row.value == pytest.approx(means.mean().item(), rel=1e-6)
+    assert row.error == pytest.approx(means.std().item() / 360**0.5, rel=1e-6)
+    assert (row.n, row.floor, row.better) == (360, None, None)
+
+
+def test_the_elbo_of_a_vae_is_in_its_report():
+    data = MNISTDataModule("digits", binarization="static")
+    trainer = trainer_with(evaluation := Evaluation())
+    (logged,) = trainer.test(vae(), data, verbose=False)
+    assert evaluation.rows["elbo"].value == pytest.approx(logged["test/elbo"], rel=1e-5)
+    assert evaluation.rows["elbo"].better == "higher"
+    parts = evaluation.rows["log_likelihood"].value - evaluation.rows["kl"].value
+    assert parts == pytest.approx(evaluation.rows["elbo"].value, rel=1e-6)
+
+
+def test_is_the_same_each_time_whatever_the_batches_of_the_data(data):
+    other = MNISTDataModule("digits", batch_size=17)
+    for name, row in report(data, noise()).items():
+        assert report(other, noise())[name].value == pytest.approx(row.value, rel=1e-6), name
+
+
+def test_any_number_of_samples_is_drawn_in_blocks(data):
+    module = noise()
+    rows = report(data, module, num_samples=1300)
+    assert rows["fid/mnist_cnn"].n == 1300
+    assert module.largest == 500
+
+
+def test_a_diverged_model_is_told_of_and_stops_no_training(data):
+    module = Sampler(torch.full((5, 1, 28, 28), torch.nan))
+    with pytest.raises(ValueError, match="the model has diverged"):
+        report(data, module)
+    trainer = trainer_with(Evaluation())
+    with pytest.warns(UserWarning, match="no FID at iteration 0: .* the model has diverged"):
+        trainer.validate(module, data, verbose=False)
+    assert trainer.callback_metrics["val/fid"].isnan()
+
+
+def test_a_collapsed_model_is_told_of(data):
+    with pytest.raises(ValueError, match="collapsed to one image"):
+        report(data, Sampler(torch.zeros(1, 1, 28, 28)))
+
+
+def test_too_few_samples_are_refused_before_training(fit, capsys):
+    recipe = ["--config", str(CONFIGS / "gan/mlp.yaml"), "--data.source=digits"]
+    with pytest.raises(SystemExit):
+        fit(*recipe, "--trainer.callbacks=callbacks.Evaluation", "--trainer.callbacks.num_samples=64")
+    assert "FID of 64 images with 64 features has a singular covariance" in capsys.readouterr().err
+
+
+def test_data_that_are_no_images_are_refused():
+    class Points(Sampler):
+        data_shape = (2,)
+
+    with pytest.raises(ValueError, match="leave it out of the callbacks"):
+        trainer_with(Evaluation()).test(Points(torch.zeros(1, 2)), MNISTDataModule("digits"), verbose=False)
+
+
+def test_another_extractor_is_a_class_of_three_attributes(data):
+    class Pixels(nn.Module):
+        name, num_features, sha256 = "pixels", 9, "none"
+
+        def forward(self, images):
+            return nn.functional.adaptive_avg_pool2d(images, 3).flatten(1)
+
+        def probabilities(self, features):
+            return features.softmax(1)
+
+    rows = report(data, noise(), extractor=Pixels())
+    assert {name for name in rows if name.endswith("/pixels")} == {f"{name}/pixels" for name in METRICS}
+
+
+def test_fid_is_logged_with_its_n_and_extractor_and_monitored_without(fit):
+    folder = fit(
+        "--config",
+        str(CONFIGS / "gan/mlp.yaml"),
+        "--data.source=digits",
+        "--trainer.max_epochs=1",
+        "--trainer.logger=false",
+    )
+    header = (folder / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert "val/fid/mnist_cnn/240" in header
+    assert "val/fid" not in header
+    metrics = json.loads((folder / "metrics.json").read_text())["fit"]
+    assert metrics["val/fid"] == metrics["val/fid/mnist_cnn/240"] > 0
+    assert (folder / "checkpoints/best.ckpt").is_file()

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from datamodules.sources import load
-from gen_lightning.metrics import InceptionFeatures, MNISTFeatures, extractor
+from gen_lightning.metrics import ClassifierFeatures, InceptionFeatures, MNISTFeatures, extractor
 
 
 def test_weights_are_small_enough_to_ship():
@@ -51,6 +52,29 @@ def test_changed_weights_are_refused(tmp_path, monkeypatch):
         MNISTFeatures()
 
 
+def test_probabilities_are_the_classifiers():
+    images, features = torch.rand(5, 1, 28, 28), MNISTFeatures()
+    probabilities = features.probabilities(features(images))
+    torch.testing.assert_close(probabilities, features.classifier(images).softmax(1))
+
+
+def test_weights_of_ones_own_are_named_by_their_file(tmp_path):
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(extractor._WEIGHTS.read_bytes())
+    mine, images = ClassifierFeatures(str(path)), torch.rand(2, 1, 28, 28)
+    assert (mine.name, mine.sha256) == ("mine", MNISTFeatures().sha256)
+    assert torch.equal(mine(images), MNISTFeatures()(images))
+
+
+def test_weights_that_are_absent_or_something_else_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"no weights at nowhere\.safetensors"):
+        ClassifierFeatures("nowhere.safetensors")
+    for content in (b"text", save({"x": torch.zeros(1)})):
+        (tmp_path / "other.safetensors").write_bytes(content)
+        with pytest.raises(ValueError, match="does not hold the weights of a DigitClassifier"):
+            ClassifierFeatures(str(tmp_path / "other.safetensors"))
+
+
 @pytest.mark.parametrize("shape", [(3, 28, 28), (1, 64, 64)])
 def test_refuses_other_images(shape):
     with pytest.raises(ValueError, match="choose another extractor"):
@@ -82,3 +106,6 @@ def test_inception_takes_a_local_file_and_any_image(inception_weights):
     grey = torch.rand(2, 1, 28, 28)
     assert features(grey).shape == (2, features.num_features)
     assert torch.equal(features(grey), features(grey.expand(-1, 3, -1, -1)))
+    probabilities = features.probabilities(features(grey))
+    assert probabilities.shape == (2, 1008)
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(2))

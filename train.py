@@ -22,7 +22,6 @@ import signal
 import sys
 import time
 import warnings
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -66,9 +65,11 @@ class Trainer(LightningTrainer):
             num_samples: how many samples; by default as many as the test split has images
             extractor: whose features are compared; by default the recipe's
         """
-        evaluation = evaluation_of(self)
-        evaluation.num_samples = num_samples or evaluation.num_samples
-        evaluation.extractor = extractor or evaluation.extractor
+        if len(model.data_shape) == 3 and evaluation_of(self) is None:
+            self.callbacks.append(Evaluation())
+        if evaluation := evaluation_of(self):
+            evaluation.num_samples = num_samples or evaluation.num_samples
+            evaluation.extractor = extractor or evaluation.extractor
         super().test(model, ckpt_path=ckpt_path, datamodule=datamodule, weights_only=True, verbose=False)
 
     def sample(
@@ -267,27 +268,21 @@ class CommandLine(LightningCLI):
         """Prints what was measured, and writes it beside the checkpoint's run."""
         finish_wandb_runs(self.trainer)
         evaluation = evaluation_of(self.trainer)
-        report = {
-            "metrics": {name: asdict(row) for name, row in evaluation.rows.items()},
-            "extractor": {"name": evaluation.extractor.name, "sha256": evaluation.extractor.sha256},
+        if evaluation is None:
+            return self.after_validate()
+        facts = {
             "iteration": self.iteration_of_checkpoint,
             "seed": self.config.test.seed_everything,
-            "sample_seed": evaluation.seed,
-            "seconds": round(evaluation.seconds, 1),
             "versions": {name: version(name) for name in ("gen_lightning", "torch", "lightning", "torchmetrics")},
             "hardware": hardware(self.trainer),
         }
-        write_metrics(self.run_folder, "test", report)
+        write_metrics(self.run_folder, "test", evaluation.report() | facts)
         print_report(evaluation, self.run_folder)
 
 
-def evaluation_of(trainer: LightningTrainer) -> Evaluation:
-    """The evaluation that a recipe has among its callbacks, or else one that is put there."""
-    for callback in trainer.callbacks:
-        if isinstance(callback, Evaluation):
-            return callback
-    trainer.callbacks.append(Evaluation())
-    return trainer.callbacks[-1]
+def evaluation_of(trainer: LightningTrainer) -> Evaluation | None:
+    """The evaluation among a run's callbacks, if there is one."""
+    return next((callback for callback in trainer.callbacks if isinstance(callback, Evaluation)), None)
 
 
 def identify_wandb_run(loggers: Any, run_folder: Path) -> None:

@@ -42,7 +42,15 @@ def report(rows: list[Result]) -> str:
         groups.setdefault(group_of(row), []).append(row)
     metrics = {metric: entry.better for row in rows for metric, entry in chosen(row).items()}
     ordered = sorted(metrics, key=lambda metric: list(BETTER).index(family(metric)))
-    header = ["recipe", "data", "epochs", "minutes", "seeds", "N", *(heading(name, metrics[name]) for name in ordered)]
+    header = [
+        "recipe",
+        "data",
+        "epochs",
+        "minutes",
+        "seeds",
+        "N",
+        *(heading(family(name), metrics[name]) for name in ordered),
+    ]
     lines = [line(group, members, ordered) for group, members in groups.items()]
     return f"{markdown([header, *lines, *floor_lines(groups, ordered)])}\n\n{made_with(rows)}"
 

@@ -1,7 +1,7 @@
 """Samples judged beside held-out images: FID after each validation, the whole report in `test`."""
 
 import time
-from dataclasses import astuple, fields
+from dataclasses import asdict, astuple, fields
 from functools import partial
 from typing import Any
 
@@ -51,15 +51,17 @@ class Evaluation(Callback):
         self._sums: dict[str, Tensor] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses, before training starts, fewer images than a covariance of the features needs.
+        """Refuses, before training starts, what could not be evaluated after it.
 
         Raises:
-            ValueError: there are too few, or the data are no images.
+            ValueError: the data are no images, or of no data module, or fewer than a covariance of the features needs.
         """
         if len(pl_module.data_shape) != 3:
             raise ValueError(
                 f"Evaluation judges images, not data of shape {pl_module.data_shape}: leave it out of the callbacks."
             )
+        if not hasattr(trainer.datamodule, "images"):
+            raise ValueError("Evaluation needs a data module with images(split), as MNISTDataModule: pass one to Trainer.")
         if stage == "fit":
             available = sum(len(images) for images in trainer.datamodule.images("val"))
             n, dimension = min(available, self.num_samples or available), self.extractor.num_features
@@ -118,6 +120,15 @@ class Evaluation(Callback):
                 columns = ["metric", *(field.name for field in fields(Row))]
                 values = [[name, *astuple(row)] for name, row in rows.items()]
                 logger.log_table("test/report", columns, values, step=pl_module.iteration)
+
+    def report(self) -> dict[str, Any]:
+        """What `test` has measured, and with what, in JSON's types."""
+        return {
+            "metrics": {name: asdict(row) for name, row in self.rows.items()},
+            "extractor": {"name": self.extractor.name, "sha256": self.extractor.sha256},
+            "sample_seed": self.seed,
+            "seconds": round(self.seconds, 1),
+        }
 
     def _features_of_split(self, trainer: Trainer, split: str) -> RealFeatures:
         if split not in self._real:

@@ -91,22 +91,22 @@ def extractor_of(test: dict[str, Any]) -> str:
 
 
 def table_of_runs(runs: list[Run]) -> str:
-    """A Markdown table: one row a run, one column a metric, and below them the floors and N."""
-    columns = [["run", *(run.name for run in runs), "floor", "N"]]
-    columns.append(["iteration", *(f"{run.iteration:,}" for run in runs), "", ""])
+    """A Markdown table: one column a run, one row a metric, and beside them the floors and N."""
+    rows = [["metric", *(run.name for run in runs), "floor", "N"]]
+    rows.append(["iteration", *(f"{run.iteration:,}" for run in runs), "", ""])
     for metric in dict.fromkeys(metric for run in runs for metric in run.metrics):
-        column = [run.metrics.get(metric) for run in runs]
-        present = [measurement for measurement in column if measurement]
+        row = [run.metrics.get(metric) for run in runs]
+        present = [measurement for measurement in row if measurement]
         rivals = [] if differences(runs, metric) else present
         floors = [with_error(entry.floor, entry.floor_error) for entry in present if entry.floor is not None]
-        cells = [cell(measurement, rivals) for measurement in column]
+        cells = [cell(measurement, rivals) for measurement in row]
         numbers = (f"{entry.n:,}" for entry in present)
-        columns.append([heading(metric, present[0].better), *cells, distinct(floors), distinct(numbers)])
-    return markdown(zip(*columns, strict=True))
+        rows.append([heading(metric, present[0].better), *cells, distinct(floors), distinct(numbers)])
+    return markdown(rows)
 
 
 def cell(measurement: Row | None, rivals: list[Row]) -> str:
-    """A measurement in its column, bold where it is among the best of two or more rivals."""
+    """A measurement in its row, bold where it is among the best of two or more rivals."""
     if measurement is None:
         return ""
     text = with_error(measurement.value, measurement.error)
@@ -168,7 +168,7 @@ def differences(runs: list[Run], metric: str) -> list[str]:
 
 
 def floors_apart(column: list[Row]) -> bool:
-    """Whether the floors of a column differ by more than chance."""
+    """Whether the floors of a metric differ by more than chance."""
     floors = sorted((entry.floor, entry.floor_error) for entry in column if entry.floor is not None)
     if not floors:
         return False

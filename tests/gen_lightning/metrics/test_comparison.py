@@ -40,11 +40,12 @@ def make_run(tmp_path):
     return make
 
 
-def cells(text, row):
-    """The cells of a row of the table, by the column's heading."""
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
-    (found,) = [line for line in lines if line[0] == row]
-    return dict(zip(lines[0], found, strict=True))
+def cells(text, heading):
+    """The cells of a column of the table, by metric."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:2] == "| "]
+    metrics, *columns = zip(*lines, strict=True)
+    (found,) = [column for column in columns if column[0] == heading]
+    return dict(zip(metrics[1:], found[1:], strict=True))
 
 
 def color_count(picture, color):
@@ -82,11 +83,10 @@ def test_nan_is_never_bold_and_hides_no_best(make_run, tmp_path):
     assert cells(text, "b/20260101-000000-abcd")["fid ↓"] == "**2.00 ± 0.10**"
 
 
-def test_floor_and_n_are_rows(make_run, tmp_path):
+def test_floor_and_n_are_columns(make_run, tmp_path):
     metrics = {"fid/mnist_cnn": measurement(1.0), "elbo": measurement(-99.0, floor=None, floor_error=None)}
     text = compare([make_run("a", metrics), make_run("b", metrics)], tmp_path / "out")
     assert cells(text, "floor") == {
-        "run": "floor",
         "iteration": "",
         "fid/mnist_cnn ↓": "0.500 ± 0.010",
         "elbo ↓": "",

@@ -61,7 +61,7 @@ class Evaluation(Callback):
                 f"Evaluation judges images, not data of shape {pl_module.data_shape}: leave it out of the callbacks."
             )
         if not hasattr(trainer.datamodule, "images"):
-            raise ValueError("Evaluation needs a data module with images(split), as MNISTDataModule: pass one to Trainer.")
+            raise ValueError("Evaluation needs a data module with images(split), such as MNISTDataModule.")
         if stage == "fit":
             available = sum(len(images) for images in trainer.datamodule.images("val"))
             n, dimension = min(available, self.num_samples or available), self.extractor.num_features
@@ -100,7 +100,7 @@ class Evaluation(Callback):
     ) -> None:
         """Adds up the values per example that the model measures itself."""
         for name, values in (outputs or {}).items():
-            values = values.double()
+            values = values.cpu().double()
             powers = torch.stack([torch.ones_like(values), values, values.square()]).sum(1)
             self._sums[name] = self._sums.get(name, 0) + powers
 
@@ -108,11 +108,12 @@ class Evaluation(Callback):
         """Measures, and logs what was measured."""
         held_out, training = (self._features_of_split(trainer, split) for split in ("test", "train"))
         samples = self._features_of_samples(trainer, pl_module, self.num_samples or len(held_out.features))
-        rows = sample_rows(self.extractor, samples, held_out, training) if trainer.is_global_zero else {}
-        rows = trainer.strategy.broadcast(rows)
+        # On every rank, so that what cannot be measured stops them all.
+        rows = sample_rows(self.extractor, samples, held_out, training)
         pl_module.log_dict({f"test/{name}/{row.n}": row.value for name, row in rows.items()})
         for name, sums in self._sums.items():
-            rows[name] = _row_of_sums(name, trainer.strategy.reduce(sums, reduce_op="sum"))
+            sums = trainer.strategy.reduce(sums.to(self._to_device(trainer)), reduce_op="sum")
+            rows[name] = _row_of_sums(name, sums)
         self.rows = rows
         self.seconds = time.perf_counter() - self._start
         for logger in trainer.loggers:

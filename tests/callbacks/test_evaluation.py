@@ -173,6 +173,11 @@ def test_data_that_are_no_images_are_refused():
         trainer_with(Evaluation()).test(Points(torch.zeros(1, 2)), MNISTDataModule("digits"), verbose=False)
 
 
+def test_loaders_without_a_data_module_are_refused(data):
+    with pytest.raises(ValueError, match="such as MNISTDataModule"):
+        trainer_with(Evaluation()).test(noise(), data.test_dataloader(), verbose=False)
+
+
 def test_another_extractor_is_a_class_of_three_attributes(data):
     class Pixels(nn.Module):
         name, num_features, sha256 = "pixels", 9, "none"

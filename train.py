@@ -437,6 +437,7 @@ def write_summary(folder: Path, iteration: int) -> None:
         "Checkpoint": shown / "checkpoints" / "last.ckpt",
         "Metrics": f"{shown / 'metrics.csv'}, {shown / 'metrics.json'}",
         **{f"FID ({name})": f"{value:.2f}" for name, value in metrics.items() if "/fid/" in name},
+        "Measure": f"python train.py test --ckpt_path {shown / 'checkpoints' / 'last.ckpt'}",
         "Train on": f"python train.py fit --resume {shown} --trainer.max_epochs N",
     }
     text = "".join(f"{name + ':':<32}{value}\n" for name, value in rows.items())

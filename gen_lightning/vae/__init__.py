@@ -1,20 +1,36 @@
 """Variational autoencoders: networks, likelihood, posterior, prior and objective are separate axes of one module."""
 
+from gen_lightning.vae.aggregate import MMD, BetaTC
+from gen_lightning.vae.bounds import importance_weighted_bound
 from gen_lightning.vae.likelihoods import Bernoulli, Likelihood
 from gen_lightning.vae.module import VAEModule
-from gen_lightning.vae.objectives import ELBO, Objective, Terms
+from gen_lightning.vae.objectives import ELBO, IWAE, STL, Beta, Capacity, DReG, FreeBits, Objective
 from gen_lightning.vae.posteriors import DiagonalGaussian, Posterior
 from gen_lightning.vae.priors import Prior, StandardNormal
+from gen_lightning.vae.schedules import CyclicalWarmup, LinearWarmup, Schedule
+from gen_lightning.vae.terms import Terms
 
 __all__ = [
     "ELBO",
+    "IWAE",
+    "MMD",
+    "STL",
     "Bernoulli",
+    "Beta",
+    "BetaTC",
+    "Capacity",
+    "CyclicalWarmup",
+    "DReG",
     "DiagonalGaussian",
+    "FreeBits",
     "Likelihood",
+    "LinearWarmup",
     "Objective",
     "Posterior",
     "Prior",
+    "Schedule",
     "StandardNormal",
     "Terms",
     "VAEModule",
+    "importance_weighted_bound",
 ]

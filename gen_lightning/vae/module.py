@@ -10,9 +10,10 @@ from torch.optim import Optimizer
 
 from gen_lightning.base import GenerativeModule, full_precision
 from gen_lightning.vae.likelihoods import Likelihood
-from gen_lightning.vae.objectives import Objective, Terms
+from gen_lightning.vae.objectives import Objective
 from gen_lightning.vae.posteriors import DiagonalGaussian, Posterior
 from gen_lightning.vae.priors import Prior, StandardNormal
+from gen_lightning.vae.terms import Terms
 
 
 class VAEModule(GenerativeModule):

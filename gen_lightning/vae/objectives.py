@@ -1,65 +1,35 @@
 """What a VAE maximizes, as functions of the terms of log p(x, z) - log q(z | x), in nats.
 
-Sizes: K samples of the latent for each of N examples. Sums over dimensions always, means over nothing.
+Sizes: K samples of the latent for each of N examples. Sums over dimensions always, means over nothing: the loss is the
+negative mean of an objective over the batch. What a run reports is the ELBO of the same terms, whatever the objective.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from functools import cached_property
 
+import torch
 from torch import Tensor
-from torch.distributions import Distribution, kl_divergence
 
-
-@dataclass
-class Terms:
-    """One pass of a batch through a VAE.
-
-    Args:
-        posterior: q(z | x), batch shape `[N]`
-        prior: p(z), batch shape `[]`
-        z: samples of the posterior, `[K, N, Z]`
-        log_likelihood: log p(x | z), `[K, N]`
-    """
-
-    posterior: Distribution
-    prior: Distribution
-    z: Tensor
-    log_likelihood: Tensor
-
-    @cached_property
-    def log_prior(self) -> Tensor:
-        """Log p(z), `[K, N]`."""
-        return self.prior.log_prob(self.z)
-
-    @cached_property
-    def log_posterior(self) -> Tensor:
-        """Log q(z | x), `[K, N]`."""
-        return self.posterior.log_prob(self.z)
-
-    @cached_property
-    def log_weights(self) -> Tensor:
-        """Log p(x, z) - log q(z | x), `[K, N]`: the logarithms of importance weights whose mean estimates p(x)."""
-        return self.log_likelihood + self.log_prior - self.log_posterior
-
-    @cached_property
-    def kl(self) -> Tensor:
-        """KL(q(z | x) || p(z)), `[N]`: in closed form where there is one, else estimated from the K samples."""
-        try:
-            return kl_divergence(self.posterior, self.prior)
-        except NotImplementedError:
-            return (self.log_posterior - self.log_prior).mean(0)
-
-    @cached_property
-    def elbo(self) -> Tensor:
-        """E_q[log p(x | z)] - KL(q(z | x) || p(z)), `[N]` (Kingma & Welling 2014, equation 3)."""
-        return self.log_likelihood.mean(0) - self.kl
+from gen_lightning.vae.bounds import importance_weighted_bound
+from gen_lightning.vae.schedules import Schedule
+from gen_lightning.vae.terms import Terms
 
 
 class Objective(ABC):
-    """A function of `num_samples` latents for each example."""
+    """A function of `num_samples` latents for each example.
+
+    Args:
+        num_samples: latents for each example, K
+
+    Raises:
+        ValueError: num_samples is less than 1.
+    """
 
     num_samples: int = 1
+
+    def __init__(self, num_samples: int = 1) -> None:
+        if num_samples < 1:
+            raise ValueError(f"{type(self).__name__}'s num_samples is {num_samples}: choose 1 or more.")
+        self.num_samples = num_samples
 
     @abstractmethod
     def __call__(self, terms: Terms, iteration: int) -> Tensor:
@@ -78,11 +48,140 @@ class ELBO(Objective):
         num_samples: latents for each example over which the expected log-likelihood is averaged
     """
 
-    def __init__(self, num_samples: int = 1) -> None:
-        if num_samples < 1:
-            raise ValueError(f"The ELBO's num_samples is {num_samples}: choose 1 or more.")
-        self.num_samples = num_samples
-
     def __call__(self, terms: Terms, iteration: int) -> Tensor:
         """The bound, `[N]`."""
         return terms.elbo
+
+
+class Beta(Objective):
+    """The ELBO with a weight on its KL term (Higgins et al. 2017, equation 4).
+
+    Args:
+        beta: the weight, 0 or more
+        warmup: what the weight is multiplied by at each iteration; by default 1
+        num_samples: latents for each example
+
+    Raises:
+        ValueError: beta is negative.
+    """
+
+    def __init__(self, beta: float = 1.0, warmup: Schedule | None = None, num_samples: int = 1) -> None:
+        super().__init__(num_samples)
+        self.beta = not_negative("Beta's beta", beta)
+        self.warmup = warmup
+
+    def __call__(self, terms: Terms, iteration: int) -> Tensor:
+        """The weighted bound, `[N]`."""
+        return terms.log_likelihood.mean(0) - self.beta * _value(self.warmup, iteration) * terms.kl
+
+
+class FreeBits(Objective):
+    """The ELBO in which a latent dimension is not paid for below a minimum (Kingma et al. 2016, equation 15).
+
+    A dimension's KL counts where its mean over the batch exceeds the minimum, which counts in its place elsewhere.
+
+    Args:
+        free_nats: the minimum for each latent dimension in nats, 0 or more
+        num_samples: latents for each example
+
+    Raises:
+        ValueError: free_nats is negative; posterior or prior do not factorize (at the first iteration).
+    """
+
+    def __init__(self, free_nats: float, num_samples: int = 1) -> None:
+        super().__init__(num_samples)
+        self.free_nats = not_negative("FreeBits' free_nats", free_nats)
+
+    def __call__(self, terms: Terms, iteration: int) -> Tensor:
+        """Values `[N]` whose mean is the objective."""
+        kl = terms.kl_of_factors
+        paid = torch.where(kl.mean(0) > self.free_nats, kl, self.free_nats)
+        return terms.log_likelihood.mean(0) - paid.sum(-1)
+
+
+class Capacity(Objective):
+    """The log-likelihood, with a weight on the KL's distance from a capacity (Burgess et al. 2018, equation 8).
+
+    Args:
+        capacity: what the KL of each example is drawn to in nats, 0 or more
+        gamma: the weight, 0 or more
+        warmup: what the capacity is multiplied by at each iteration; by default 1
+        num_samples: latents for each example
+
+    Raises:
+        ValueError: capacity or gamma is negative.
+    """
+
+    def __init__(
+        self, capacity: float, gamma: float = 1000.0, warmup: Schedule | None = None, num_samples: int = 1
+    ) -> None:
+        super().__init__(num_samples)
+        self.capacity = not_negative("Capacity's capacity", capacity)
+        self.gamma = not_negative("Capacity's gamma", gamma)
+        self.warmup = warmup
+
+    def __call__(self, terms: Terms, iteration: int) -> Tensor:
+        """The objective, `[N]`."""
+        distance = (terms.kl - self.capacity * _value(self.warmup, iteration)).abs()
+        return terms.log_likelihood.mean(0) - self.gamma * distance
+
+
+class IWAE(Objective):
+    """The importance weighted bound (Burda et al. 2016, equation 8).
+
+    Args:
+        num_samples: latents for each example, k
+    """
+
+    def __init__(self, num_samples: int = 5) -> None:
+        super().__init__(num_samples)
+
+    def __call__(self, terms: Terms, iteration: int) -> Tensor:
+        """The bound, `[N]`."""
+        return importance_weighted_bound(terms.log_weights)
+
+
+class STL(IWAE):
+    """The importance weighted bound without the score of q in its gradient: sticking the landing (Roeder et al. 2017).
+
+    For k = 1 the gradient is unbiased, and has no variance where q is the exact posterior. For more it is biased
+    (Tucker et al. 2019, section 6.1).
+
+    Args:
+        num_samples: latents for each example, k
+    """
+
+    def __call__(self, terms: Terms, iteration: int) -> Tensor:
+        """The bound, `[N]`, with the estimator's gradient."""
+        return importance_weighted_bound(terms.path_log_weights)
+
+
+class DReG(IWAE):
+    """The importance weighted bound with the doubly reparameterized gradient (Tucker et al. 2019, equation 8).
+
+    Unbiased as IWAE's own gradient, with less variance for q: a latent's path counts with its normalized weight
+    squared, everything else with the weight.
+
+    Args:
+        num_samples: latents for each example, k
+    """
+
+    def __call__(self, terms: Terms, iteration: int) -> Tensor:
+        """The bound, `[N]`, with the estimator's gradient; to be called once for the same terms."""
+        weights = terms.log_weights.detach().softmax(0)
+        if terms.z.requires_grad:
+            # On its way to q, the gradient of the weighted sum passes z, where it meets the second weight.
+            terms.z.register_hook(lambda gradient: weights.unsqueeze(-1) * gradient)
+        surrogate = (weights * terms.path_log_weights).sum(0)
+        return importance_weighted_bound(terms.log_weights).detach() + (surrogate - surrogate.detach())
+
+
+def _value(schedule: Schedule | None, iteration: int) -> float:
+    return 1.0 if schedule is None else schedule(iteration)
+
+
+def not_negative(name: str, value: float) -> float:
+    """`value`, or a ValueError that names it."""
+    if value < 0:
+        raise ValueError(f"{name} is {value}: choose 0 or more.")
+    return value

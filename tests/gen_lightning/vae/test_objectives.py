@@ -1,10 +1,24 @@
 """The terms of the bound against closed forms."""
 
+import numpy as np
 import pytest
 import torch
-from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
-from gen_lightning.vae import ELBO, Terms
+from gen_lightning.vae import (
+    ELBO,
+    IWAE,
+    MMD,
+    STL,
+    Beta,
+    BetaTC,
+    Capacity,
+    DReG,
+    FreeBits,
+    LinearWarmup,
+    Terms,
+    importance_weighted_bound,
+)
 
 
 def terms_with_prior(prior, k):
@@ -16,8 +30,9 @@ def terms_with_prior(prior, k):
     return Terms(posterior, prior, z, torch.randn(k, 3, dtype=torch.float64)), closed_form
 
 
-def standard_normal():
-    return Independent(Normal(torch.zeros(4, dtype=torch.float64), torch.ones(4, dtype=torch.float64)), 1)
+def standard_normal(dimension=4):
+    zeros = torch.zeros(dimension, dtype=torch.float64)
+    return Independent(Normal(zeros, zeros + 1), 1)
 
 
 def test_kl_is_the_closed_form():
@@ -48,6 +63,93 @@ def test_elbo_objective_is_the_bound():
     assert torch.equal(ELBO(num_samples=2)(terms, iteration=0), terms.elbo)
 
 
-def test_elbo_refuses_no_samples():
+def test_beta_weighs_the_kl():
+    terms, closed_form = terms_with_prior(standard_normal(), k=2)
+    expected = terms.log_likelihood.mean(0) - 3 * closed_form
+    torch.testing.assert_close(Beta(3.0, num_samples=2)(terms, iteration=0), expected)
+    assert torch.equal(Beta(1.0)(terms, iteration=0), terms.elbo)
+
+
+def test_beta_follows_its_warmup():
+    terms, closed_form = terms_with_prior(standard_normal(), k=1)
+    objective = Beta(4.0, warmup=LinearWarmup(100))
+    assert torch.equal(objective(terms, iteration=0), terms.log_likelihood[0])
+    torch.testing.assert_close(objective(terms, iteration=50), terms.log_likelihood[0] - 2 * closed_form)
+    assert torch.equal(objective(terms, iteration=100), Beta(4.0)(terms, iteration=0))
+
+
+def test_free_bits_of_zero_are_the_elbo():
+    terms, _ = terms_with_prior(standard_normal(), k=1)
+    torch.testing.assert_close(FreeBits(0.0)(terms, iteration=0), terms.elbo)
+
+
+def test_free_bits_charge_each_dimension_at_least_the_minimum():
+    """And a dimension whose mean KL is below it has no gradient."""
+    torch.manual_seed(0)
+    mean = torch.randn(5, 2, dtype=torch.float64) * torch.tensor([0.1, 3.0], dtype=torch.float64)
+    mean.requires_grad_()
+    posterior = Independent(Normal(mean, torch.ones_like(mean)), 1)
+    log_likelihood = torch.zeros(1, 5, dtype=torch.float64)
+    terms = Terms(posterior, standard_normal(2), posterior.rsample(torch.Size([1])), log_likelihood)
+    value = FreeBits(0.5)(terms, iteration=0).mean()
+    mean_kl = (mean**2 / 2).mean(0)
+    assert mean_kl[0] < 0.5 < mean_kl[1]
+    assert value.item() == pytest.approx(-0.5 - mean_kl[1].item())
+    value.backward()
+    torch.testing.assert_close(mean.grad, -mean.detach() / 5 * torch.tensor([0.0, 1.0]))
+
+
+def test_capacity_draws_the_kl_to_itself():
+    terms, closed_form = terms_with_prior(standard_normal(), k=1)
+    assert closed_form.min() < 3 < closed_form.max()
+    expected = terms.log_likelihood[0] - 7 * (closed_form - 3).abs()
+    torch.testing.assert_close(Capacity(3.0, gamma=7.0)(terms, iteration=0), expected)
+    assert torch.equal(Capacity(0.0, gamma=7.0)(terms, iteration=0), Beta(7.0)(terms, iteration=0))
+    assert torch.equal(Capacity(3.0, 7.0, LinearWarmup(10))(terms, iteration=0), Beta(7.0)(terms, iteration=0))
+
+
+@pytest.mark.parametrize("objective", [IWAE, STL, DReG])
+def test_reported_value_is_the_importance_weighted_bound(objective):
+    """Burda et al. 2016, equation 8, whatever the gradient's estimator is."""
+    terms, _ = terms_with_prior(standard_normal(), k=6)
+    expected = terms.log_weights.exp().mean(0).log()
+    torch.testing.assert_close(objective(num_samples=6)(terms, iteration=0), expected)
+
+
+def test_importance_weighted_bound_in_float32_at_many_samples():
+    log_weights = torch.randn(5000, 8, dtype=torch.float64) * 5 - 1000
+    expected = torch.tensor(np.log(np.exp(log_weights.numpy() + 1000).mean(0)) - 1000)
+    torch.testing.assert_close(importance_weighted_bound(log_weights), expected)
+    torch.testing.assert_close(importance_weighted_bound(log_weights.float()).double(), expected, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: Beta(-1.0), "beta"),
+        (lambda: FreeBits(-0.1), "free_nats"),
+        (lambda: Capacity(-1.0), "capacity"),
+        (lambda: Capacity(1.0, gamma=-1.0), "gamma"),
+        (lambda: BetaTC(10, beta=-1.0), "beta"),
+        (lambda: MMD(-1.0), "weight"),
+        (lambda: MMD(1.0, kl_weight=-1.0), "kl_weight"),
+    ],
+)
+def test_refuses_negative_weights(make, name):
+    with pytest.raises(ValueError, match=f"{name} is -.*choose 0 or more"):
+        make()
+
+
+@pytest.mark.parametrize("objective", [ELBO, Beta, IWAE, DReG, STL])
+def test_refuses_no_samples(objective):
     with pytest.raises(ValueError, match="choose 1 or more"):
-        ELBO(num_samples=0)
+        objective(num_samples=0)
+
+
+@pytest.mark.parametrize("objective", [FreeBits(0.1), BetaTC(3)])
+def test_objectives_of_dimensions_refuse_what_does_not_factorize(objective):
+    scale = torch.eye(4, dtype=torch.float64).expand(3, 4, 4)
+    posterior = MultivariateNormal(torch.zeros(3, 4, dtype=torch.float64), scale_tril=scale)
+    terms = Terms(posterior, standard_normal(), posterior.sample(torch.Size([1])), torch.zeros(1, 3))
+    with pytest.raises(ValueError, match="MultivariateNormal does not factorize"):
+        objective(terms, iteration=0)

@@ -1,0 +1,91 @@
+"""What every objective and bound is made of: the terms of log p(x, z) - log q(z | x), in nats.
+
+Sizes: K samples of the latent for each of N examples. Sums over dimensions always, means over nothing.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+from torch.distributions import Distribution, Independent, kl_divergence
+
+
+@dataclass
+class Terms:
+    """One pass of a batch through a VAE.
+
+    Args:
+        posterior: q(z | x), batch shape `[N]`
+        prior: p(z), batch shape `[]`
+        z: samples of the posterior, `[K, N, Z]`
+        log_likelihood: log p(x | z), `[K, N]`
+    """
+
+    posterior: Distribution
+    prior: Distribution
+    z: Tensor
+    log_likelihood: Tensor
+
+    @cached_property
+    def log_prior(self) -> Tensor:
+        """Log p(z), `[K, N]`."""
+        return self.prior.log_prob(self.z)
+
+    @cached_property
+    def log_posterior(self) -> Tensor:
+        """Log q(z | x), `[K, N]`."""
+        return self.posterior.log_prob(self.z)
+
+    @cached_property
+    def log_weights(self) -> Tensor:
+        """Log p(x, z) - log q(z | x), `[K, N]`: the logarithms of importance weights whose mean estimates p(x)."""
+        return self.log_likelihood + self.log_prior - self.log_posterior
+
+    @cached_property
+    def path_log_weights(self) -> Tensor:
+        """`log_weights` with log q(z | x) for detached parameters of q, `[K, N]` (Roeder et al. 2017, equation 8).
+
+        The values are the same; the gradient reaches q by the path z alone, without q's score.
+        """
+        log_posterior = self.posterior.log_prob(self.z.detach())
+        return self.log_weights + (log_posterior - log_posterior.detach())
+
+    @cached_property
+    def kl(self) -> Tensor:
+        """KL(q(z | x) || p(z)), `[N]`: in closed form where there is one, else estimated from the K samples."""
+        try:
+            return kl_divergence(self.posterior, self.prior)
+        except NotImplementedError:
+            return (self.log_posterior - self.log_prior).mean(0)
+
+    @property
+    def factors(self) -> Distribution:
+        """The posterior q(z_j | x) of each dimension, batch shape `[N, Z]`.
+
+        Raises:
+            ValueError: the posterior does not factorize over the dimensions.
+        """
+        return _factors(self.posterior)
+
+    @cached_property
+    def kl_of_factors(self) -> Tensor:
+        """KL(q(z_j | x) || p(z_j)) for each dimension, `[N, Z]`, in closed form.
+
+        Raises:
+            ValueError: the posterior or the prior does not factorize over the dimensions.
+        """
+        return kl_divergence(self.factors, _factors(self.prior))
+
+    @cached_property
+    def elbo(self) -> Tensor:
+        """E_q[log p(x | z)] - KL(q(z | x) || p(z)), `[N]` (Kingma & Welling 2014, equation 3)."""
+        return self.log_likelihood.mean(0) - self.kl
+
+
+def _factors(distribution: Distribution) -> Distribution:
+    if not isinstance(distribution, Independent):
+        raise ValueError(
+            f"This objective looks at each latent dimension by itself, and a {type(distribution).__name__} does not"
+            " factorize over them: take a DiagonalGaussian posterior with a StandardNormal prior, or another objective."
+        )
+    return distribution.base_dist

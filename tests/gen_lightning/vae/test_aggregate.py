@@ -1,0 +1,128 @@
+"""The aggregate posterior where it is known: of a batch that is the dataset, and over all batches of a small one."""
+
+import itertools
+
+import pytest
+import torch
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+
+from gen_lightning.vae import MMD, BetaTC, Terms
+from gen_lightning.vae.aggregate import decompose_kl, squared_mmd
+
+
+def double(*shape):
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def standard_normal(dimension):
+    zeros = torch.zeros(dimension, dtype=torch.float64)
+    return Independent(Normal(zeros, zeros + 1), 1)
+
+
+@pytest.fixture
+def terms():
+    torch.manual_seed(0)
+    posterior = Independent(Normal(double(5, 3), double(5, 3).exp()), 1)
+    return Terms(posterior, standard_normal(3), posterior.sample(torch.Size([2])), double(2, 5))
+
+
+def mixture_density(posterior, z):
+    """The aggregate posterior of the examples, by torch's mixture."""
+    equal = Categorical(torch.ones(posterior.batch_shape, dtype=torch.float64))
+    return MixtureSameFamily(equal, posterior).log_prob(z)
+
+
+def test_parts_are_those_of_the_exact_aggregate_posterior(terms):
+    parts = decompose_kl(terms, dataset_size=5)
+    log_aggregate = mixture_density(terms.posterior, terms.z)
+    mean, scale = terms.posterior.base_dist.loc, terms.posterior.base_dist.scale
+    log_marginals = sum(
+        mixture_density(Independent(Normal(mean[:, [j]], scale[:, [j]]), 1), terms.z[..., [j]]) for j in range(3)
+    )
+    torch.testing.assert_close(parts.mutual_information, (terms.log_posterior - log_aggregate).mean(0))
+    torch.testing.assert_close(parts.total_correlation, (log_aggregate - log_marginals).mean(0))
+    torch.testing.assert_close(parts.dimension_wise_kl, (log_marginals - terms.log_prior).mean(0))
+
+
+def test_parts_sum_to_the_kl(terms):
+    """Chen et al. 2018, equation 2."""
+    torch.testing.assert_close(sum(decompose_kl(terms, 100)), (terms.log_posterior - terms.log_prior).mean(0))
+
+
+def test_density_of_a_batch_is_unbiased_for_that_of_the_dataset(terms):
+    """Over all batches of 3 of the 5 examples that hold the first one, in any order."""
+    densities = []
+    for others in itertools.combinations(range(1, 5), 2):
+        index = [0, *others]
+        base = terms.posterior.base_dist
+        posterior = Independent(Normal(base.loc[index], base.scale[index]), 1)
+        batch = Terms(posterior, terms.prior, terms.z[:1, index], terms.log_likelihood[:1, index])
+        log_aggregate = batch.log_posterior.mean(0) - decompose_kl(batch, dataset_size=5).mutual_information
+        densities.append(log_aggregate[0].exp())
+    exact = mixture_density(terms.posterior, terms.z[0, 0]).exp()
+    torch.testing.assert_close(torch.stack(densities).mean(), exact)
+
+
+def test_total_correlation_is_that_of_a_correlated_normal():
+    """-log(1 - rho^2) / 2, for a q(z) that is nearly N(0, [[1, rho], [rho, 1]])."""
+    torch.manual_seed(0)
+    rho, noise, n = 0.8, 0.3, 1000
+    covariance = torch.tensor([[1, rho], [rho, 1]], dtype=torch.float64) - noise**2 * torch.eye(2, dtype=torch.float64)
+    mean = double(n, 2) @ torch.linalg.cholesky(covariance).T
+    posterior = Independent(Normal(mean, torch.full_like(mean, noise)), 1)
+    terms = Terms(posterior, standard_normal(2), posterior.sample(torch.Size([1])), double(1, n))
+    total_correlation = decompose_kl(terms, dataset_size=n).total_correlation
+    expected = -0.5 * torch.log(torch.tensor(1 - rho**2)).item()
+    assert total_correlation.mean().item() == pytest.approx(expected, abs=4 * total_correlation.std().item() / n**0.5)
+
+
+def test_beta_tc_weighs_the_total_correlation(terms):
+    total_correlation = decompose_kl(terms, 100).total_correlation
+    torch.testing.assert_close(BetaTC(100, beta=5.0)(terms, 0), terms.elbo - 4 * total_correlation)
+    torch.testing.assert_close(BetaTC(100, beta=1.0)(terms, 0), terms.elbo)
+
+
+@pytest.mark.parametrize("dataset_size", [4, 0])
+def test_beta_tc_refuses_a_batch_larger_than_the_dataset(terms, dataset_size):
+    with pytest.raises(ValueError, match="set dataset_size"):
+        BetaTC(dataset_size)(terms, 0)
+
+
+def single_example():
+    posterior = standard_normal(2).expand(torch.Size([1]))
+    return Terms(posterior, standard_normal(2), double(1, 1, 2), double(1, 1))
+
+
+@pytest.mark.parametrize("objective", [BetaTC(10), MMD(1.0)])
+def test_refuses_a_batch_of_one(objective):
+    with pytest.raises(ValueError, match=r"data\.batch_size to 2 or more"):
+        objective(single_example(), 0)
+
+
+def test_squared_mmd_is_the_double_sum():
+    """Gretton et al. 2012, equation 3, pair by pair."""
+    one, other = double(4, 3), double(4, 3)
+    kernel = lambda x, y: 6 / (6 + (x - y).square().sum().item())  # noqa: E731
+    pairs = list(itertools.permutations(range(4), 2))
+    within = sum(kernel(one[i], one[j]) + kernel(other[i], other[j]) for i, j in pairs) / 12
+    across = sum(kernel(x, y) for x in one for y in other) / 16
+    assert squared_mmd(one, other).item() == pytest.approx(within - 2 * across)
+
+
+def test_squared_mmd_is_unbiased():
+    """Zero in the mean where the distributions are equal, and not where they differ."""
+    torch.manual_seed(0)
+    equal = squared_mmd(double(2000, 10, 2), double(2000, 10, 2))
+    shifted = squared_mmd(double(2000, 10, 2), double(2000, 10, 2) + 0.5)
+    error = equal.std().item() / 2000**0.5
+    assert abs(equal.mean().item()) < 4 * error
+    assert shifted.mean().item() > 10 * error
+
+
+def test_mmd_is_the_elbo_less_the_weighted_discrepancy(terms):
+    torch.manual_seed(1)
+    value = MMD(weight=10.0, kl_weight=1.0)(terms, 0)
+    torch.manual_seed(1)
+    discrepancy = squared_mmd(terms.z, terms.prior.sample(torch.Size([2, 5]))).mean()
+    torch.testing.assert_close(value, terms.elbo - 10 * discrepancy)
+    torch.testing.assert_close(MMD(weight=0.0)(terms, 0), terms.log_likelihood.mean(0))

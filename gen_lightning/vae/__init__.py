@@ -1,8 +1,17 @@
 """Variational autoencoders: networks, likelihood, posterior, prior and objective are separate axes of one module."""
 
 from gen_lightning.vae.aggregate import MMD, BetaTC
-from gen_lightning.vae.bounds import importance_weighted_bound
-from gen_lightning.vae.likelihoods import Bernoulli, Likelihood
+from gen_lightning.vae.bounds import bits_per_dimension, importance_weighted_bound
+from gen_lightning.vae.likelihoods import (
+    Bernoulli,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    DiscretizedLogisticMixture,
+    Gaussian,
+    LearnedScaleGaussian,
+    Likelihood,
+    OptimalScaleGaussian,
+)
 from gen_lightning.vae.module import VAEModule
 from gen_lightning.vae.objectives import ELBO, IWAE, STL, Beta, Capacity, DReG, FreeBits, Objective
 from gen_lightning.vae.posteriors import DiagonalGaussian, Posterior
@@ -19,18 +28,25 @@ __all__ = [
     "Beta",
     "BetaTC",
     "Capacity",
+    "ContinuousBernoulli",
     "CyclicalWarmup",
     "DReG",
     "DiagonalGaussian",
+    "DiscretizedLogistic",
+    "DiscretizedLogisticMixture",
     "FreeBits",
+    "Gaussian",
+    "LearnedScaleGaussian",
     "Likelihood",
     "LinearWarmup",
     "Objective",
+    "OptimalScaleGaussian",
     "Posterior",
     "Prior",
     "Schedule",
     "StandardNormal",
     "Terms",
     "VAEModule",
+    "bits_per_dimension",
     "importance_weighted_bound",
 ]

@@ -1,6 +1,7 @@
 """What is reported of a model, as pure functions."""
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -14,3 +15,16 @@ def importance_weighted_bound(log_weights: Tensor) -> Tensor:
         log_weights: log p(x, z) - log q(z | x) in nats, `[K, N]`, at samples of q(z | x)
     """
     return log_weights.logsumexp(0) - math.log(len(log_weights))
+
+
+def bits_per_dimension(nats: Tensor, data_shape: Sequence[int]) -> Tensor:
+    """A negative log-likelihood as bits for each pixel and channel, of the same shape as `nats`.
+
+    It is a code length where the likelihood is a probability, and then comparable: images of 256 levels cost 8 bits
+    by guessing. Of a density it depends on the units of the data, and can be negative.
+
+    Args:
+        nats: -log p(x), or a bound of it
+        data_shape: the shape of one example
+    """
+    return nats / (math.log(2) * math.prod(data_shape))

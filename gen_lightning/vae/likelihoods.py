@@ -1,10 +1,18 @@
-"""p(x | z): what the decoder's outputs say of the data."""
+"""p(x | z): what the decoder's outputs say of the data.
 
-from collections.abc import Sequence
+Probabilities of discrete data: Bernoulli (binary), DiscretizedLogistic and its mixture (256 levels n / 255). Densities
+of continuous data: ContinuousBernoulli and the Gaussians. The two have nothing to do with each other's numbers. Each
+refuses data outside its support, densities refuse binary data, and the means of images are in [0, 1].
+"""
+
+from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent
+from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
+
+from gen_lightning.vae import distributions
 
 
 class Likelihood(nn.Module):
@@ -15,6 +23,14 @@ class Likelihood(nn.Module):
 
     def check_data(self, data: Tensor) -> None:
         """Raises ValueError when `data` `[N, *data_shape]` are outside the distributions' support."""
+
+    def fit(self, parameters: Tensor, data: Tensor) -> None:
+        """Sets what has a closed form and is not left to gradients; called before `forward` in training mode.
+
+        Args:
+            parameters: decoder outputs `[K, N, *parameters_shape]`, detached
+            data: the batch, `[N, *data_shape]`
+        """
 
     def forward(self, parameters: Tensor) -> Distribution:
         """p(x | z): decoder outputs `[..., *parameters_shape]` -> batch shape `[...]`, event shape `[*data_shape]`."""
@@ -34,7 +50,7 @@ class Bernoulli(Likelihood):
 
     def check_data(self, data: Tensor) -> None:
         """Raises ValueError unless every value is 0 or 1."""
-        if not ((data == 0) | (data == 1)).all():
+        if not _is_binary(data):
             raise ValueError(
                 "A Bernoulli likelihood is a probability of binary data, and these are grey: set"
                 " --data.binarization=dynamic (or static)."
@@ -42,5 +58,202 @@ class Bernoulli(Likelihood):
 
     def forward(self, parameters: Tensor) -> Independent:
         """p(x | z): logits `[..., *data_shape]` -> batch shape `[...]`, event shape `[*data_shape]`."""
-        pixels = torch.distributions.Bernoulli(logits=parameters, validate_args=False)
-        return Independent(pixels, len(self.parameters_shape), validate_args=False)
+        return _pixels(torch.distributions.Bernoulli(logits=parameters, validate_args=False), self.parameters_shape)
+
+
+class ContinuousBernoulli(Likelihood):
+    """A density on [0, 1] for each pixel, of which the decoder gives the logits (Loaiza-Ganem & Cunningham 2019).
+
+    In nats of a density: no probability of the 256 levels of a grey image, and comparable with none.
+
+    Args:
+        data_shape: the shape of one example
+    """
+
+    def __init__(self, data_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.parameters_shape = tuple(data_shape)
+
+    def check_data(self, data: Tensor) -> None:
+        """Raises ValueError when values are outside [0, 1], or all of them are 0 or 1."""
+        _check_density(data, 0, 1)
+
+    def forward(self, parameters: Tensor) -> Independent:
+        """p(x | z): logits `[..., *data_shape]` -> batch shape `[...]`, event shape `[*data_shape]`."""
+        return _pixels(distributions.ContinuousBernoulli(logits=parameters, validate_args=False), self.parameters_shape)
+
+
+class Gaussian(Likelihood):
+    """A normal for each pixel with one fixed scale, of which the decoder gives the means.
+
+    In nats of a density, as all Gaussians.
+
+    Args:
+        data_shape: the shape of one example
+        scale: the standard deviation, in the data's units
+        squash: makes the layer that takes the decoder's outputs to means: the default's are images in [0, 1];
+            torch.nn.Identity is for unbounded data
+
+    Raises:
+        ValueError: scale is not positive.
+    """
+
+    scale: Tensor
+
+    def __init__(
+        self, data_shape: Sequence[int], scale: float = 1.0, squash: Callable[[], nn.Module] = nn.Sigmoid
+    ) -> None:
+        super().__init__()
+        if scale <= 0:
+            raise ValueError(f"The Gaussian's scale is {scale}: choose a number above 0.")
+        self.parameters_shape = self.data_shape = tuple(data_shape)
+        self.squash = squash()
+        self.register_buffer("scale", torch.tensor(float(scale)), persistent=False)
+
+    def check_data(self, data: Tensor) -> None:
+        """Raises ValueError when values are outside the means' range, or all of them are 0 or 1."""
+        lowest, highest = self.squash(torch.tensor([-torch.inf, torch.inf])).tolist()
+        _check_density(data, lowest, highest)
+
+    def forward(self, parameters: Tensor) -> Independent:
+        """p(x | z): outputs `[..., *data_shape]` -> batch shape `[...]`, event shape `[*data_shape]`."""
+        # A copy, since `fit` may change the scale before the gradient is taken.
+        return _pixels(Normal(self.squash(parameters), self.scale.clone(), validate_args=False), self.data_shape)
+
+
+class OptimalScaleGaussian(Gaussian):
+    """A normal for each pixel with one shared scale, at its optimum: the sigma-VAE (Rybkin et al. 2021).
+
+    In training the variance is the batch's mean squared error, which maximizes the batch's likelihood; otherwise it is
+    that of the last training batch, so that held-out data meet a density that does not depend on them.
+
+    Args:
+        data_shape: the shape of one example
+        squash: as for `Gaussian`
+    """
+
+    def __init__(self, data_shape: Sequence[int], squash: Callable[[], nn.Module] = nn.Sigmoid) -> None:
+        super().__init__(data_shape, squash=squash)
+        self.register_buffer("scale", self.scale, persistent=True)
+
+    def fit(self, parameters: Tensor, data: Tensor) -> None:
+        """Sets the scale to the root of the mean squared error."""
+        self.scale.copy_((data - self.squash(parameters)).square().mean().sqrt())
+
+
+class LearnedScaleGaussian(Gaussian):
+    """A normal for each pixel, of which the decoder gives mean and scale (Kingma & Welling 2014, appendix C.2).
+
+    Args:
+        data_shape: the shape of one example
+        min_scale: the least standard deviation; without one, pixels that never change have an unbounded density
+        squash: as for `Gaussian`
+
+    Raises:
+        ValueError: min_scale is not positive.
+    """
+
+    def __init__(
+        self, data_shape: Sequence[int], min_scale: float = 0.01, squash: Callable[[], nn.Module] = nn.Sigmoid
+    ) -> None:
+        super().__init__(data_shape, min_scale, squash)
+        self.parameters_shape = (2 * self.data_shape[0], *self.data_shape[1:])
+
+    def forward(self, parameters: Tensor) -> Independent:
+        """p(x | z): outputs `[..., 2 C, ...]` -> batch shape `[...]`, event shape `[*data_shape]`."""
+        mean, scale = parameters.chunk(2, -len(self.data_shape))
+        pixels = Normal(self.squash(mean), self.scale + F.softplus(scale), validate_args=False)
+        return _pixels(pixels, self.data_shape)
+
+
+class DiscretizedLogistic(Likelihood):
+    """A probability of the 256 levels of each pixel: a discretized logistic (Kingma et al. 2016).
+
+    The decoder gives mean and scale for each pixel and channel.
+
+    Args:
+        data_shape: the shape of one example
+    """
+
+    def __init__(self, data_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.data_shape = tuple(data_shape)
+        self.parameters_shape = (2 * self.data_shape[0], *self.data_shape[1:])
+
+    def check_data(self, data: Tensor) -> None:
+        """Raises ValueError unless every value is one of n / 255."""
+        _check_levels(data)
+
+    def forward(self, parameters: Tensor) -> Independent:
+        """p(x | z): outputs `[..., 2 C, ...]` -> batch shape `[...]`, event shape `[*data_shape]`."""
+        return _pixels(_logistics(*parameters.chunk(2, -len(self.data_shape))), self.data_shape)
+
+
+class DiscretizedLogisticMixture(Likelihood):
+    """A probability of the 256 levels of each pixel: a mixture of discretized logistics (Salimans et al. 2017).
+
+    The decoder gives weights, means and scales for each pixel and channel; channels are independent given z.
+
+    Args:
+        data_shape: the shape of one example
+        num_components: logistics in the mixture
+
+    Raises:
+        ValueError: num_components is less than 1.
+    """
+
+    def __init__(self, data_shape: Sequence[int], num_components: int = 10) -> None:
+        super().__init__()
+        if num_components < 1:
+            raise ValueError(f"num_components is {num_components}: choose 1 or more.")
+        self.data_shape = tuple(data_shape)
+        self.num_components = num_components
+        self.parameters_shape = (3 * num_components * self.data_shape[0], *self.data_shape[1:])
+
+    def check_data(self, data: Tensor) -> None:
+        """Raises ValueError unless every value is one of n / 255."""
+        _check_levels(data)
+
+    def forward(self, parameters: Tensor) -> Independent:
+        """p(x | z): outputs `[..., 3 M C, ...]` -> batch shape `[...]`, event shape `[*data_shape]`."""
+        channels = -len(self.data_shape)
+        split = parameters.unflatten(channels, (3, self.num_components, -1)).movedim(channels - 1, -1)
+        logits, loc, scale = split.unbind(channels - 2)
+        weights = Categorical(logits=logits, validate_args=False)
+        return _pixels(MixtureSameFamily(weights, _logistics(loc, scale), validate_args=False), self.data_shape)
+
+
+def _pixels(distribution: Distribution, data_shape: Sequence[int]) -> Independent:
+    return Independent(distribution, len(data_shape), validate_args=False)
+
+
+def _logistics(loc: Tensor, log_scale: Tensor) -> distributions.DiscretizedLogistic:
+    """Of outputs in Salimans et al.'s units, in which pixels are in [-1, 1], and with their least scale."""
+    return distributions.DiscretizedLogistic((loc + 1) / 2, log_scale.clamp(min=-7).exp() / 2, validate_args=False)
+
+
+def _is_binary(data: Tensor) -> bool:
+    return bool(((data == 0) | (data == 1)).all())
+
+
+def _check_density(data: Tensor, lowest: float, highest: float) -> None:
+    if _is_binary(data):
+        raise ValueError(
+            "This likelihood is a density of continuous data, and these are binary: set --data.binarization=none, or"
+            " take gen_lightning.vae.Bernoulli."
+        )
+    if data.min() < lowest or data.max() > highest:
+        raise ValueError(
+            f"The data reach from {data.min():.3g} to {data.max():.3g}, and the likelihood is for data from"
+            f" {lowest:.3g} to {highest:.3g}: scale the data, or take a Gaussian with squash=torch.nn.Identity."
+        )
+
+
+def _check_levels(data: Tensor) -> None:
+    levels = data * (distributions.LEVELS - 1)
+    # float32 rounds n / 255 by far less.
+    if data.min() < 0 or data.max() > 1 or (levels - levels.round()).abs().max() > 1e-3:
+        raise ValueError(
+            "This likelihood is a probability of pixels of 256 levels, n / 255, and these are others: round the data,"
+            " or take a density such as gen_lightning.vae.Gaussian."
+        )

@@ -68,8 +68,7 @@ class VAEModule(GenerativeModule):
 
     def likelihood(self, z: Tensor) -> Distribution:
         """p(x | z): latents `[..., Z]` -> batch shape `[...]`, event shape `[*data_shape]`."""
-        parameters = full_precision(self.decoder(z.reshape(-1, self.latent_dim)))
-        return self._likelihood(parameters.unflatten(0, z.shape[:-1]))
+        return self._likelihood(self._decode(z))
 
     def prior(self) -> Distribution:
         """p(z): batch shape `[]`, event shape `[Z]`."""
@@ -79,7 +78,10 @@ class VAEModule(GenerativeModule):
         """What every objective and bound is made of, from k latents for each example of x `[N, *data_shape]`."""
         posterior = self.posterior(x)
         z = posterior.rsample(torch.Size([k]))
-        return Terms(posterior, self.prior(), z, self.likelihood(z).log_prob(x))
+        parameters = self._decode(z)
+        if self.training:
+            self._likelihood.fit(parameters.detach(), x)
+        return Terms(posterior, self.prior(), z, self._likelihood(parameters).log_prob(x))
 
     def log_weights(self, x: Tensor, k: int) -> Tensor:
         """Log p(x, z) - log q(z | x) `[k, N]`, at k samples of the posterior."""
@@ -128,6 +130,11 @@ class VAEModule(GenerativeModule):
         terms = self.terms(batch[0])
         self.log_evaluation(_means(terms), "test", len(batch[0]))
         return _bound(terms)
+
+    def _decode(self, z: Tensor) -> Tensor:
+        """The parameters of p(x | z): latents `[..., Z]` -> `[..., *parameters_shape]`."""
+        parameters = full_precision(self.decoder(z.reshape(-1, self.latent_dim)))
+        return parameters.unflatten(0, z.shape[:-1])
 
 
 def _bound(terms: Terms) -> dict[str, Tensor]:

@@ -145,7 +145,7 @@ class STL(IWAE):
     """The importance weighted bound without the score of q in its gradient: sticking the landing (Roeder et al. 2017).
 
     For k = 1 the gradient is unbiased, and has no variance where q is the exact posterior. For more it is biased
-    (Tucker et al. 2019, section 6.1).
+    (Tucker et al. 2019).
 
     Args:
         num_samples: latents for each example, k
@@ -157,7 +157,7 @@ class STL(IWAE):
 
 
 class DReG(IWAE):
-    """The importance weighted bound with the doubly reparameterized gradient (Tucker et al. 2019, equation 8).
+    """The importance weighted bound with the doubly reparameterized gradient (Tucker et al. 2019).
 
     Unbiased as IWAE's own gradient, with less variance for q: a latent's path counts with its normalized weight
     squared, everything else with the weight.

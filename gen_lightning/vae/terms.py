@@ -43,7 +43,7 @@ class Terms:
 
     @cached_property
     def path_log_weights(self) -> Tensor:
-        """`log_weights` with log q(z | x) for detached parameters of q, `[K, N]` (Roeder et al. 2017, equation 8).
+        """`log_weights` with log q(z | x) for detached parameters of q, `[K, N]` (Roeder et al. 2017).
 
         The values are the same; the gradient reaches q by the path z alone, without q's score.
         """

@@ -1,11 +1,40 @@
-"""Likelihoods are probabilities of the data that they accept, and refuse others."""
+"""Likelihoods are normalized on the data that they accept, and refuse others."""
 
 import itertools
+from functools import partial
 
+import numpy as np
 import pytest
+import scipy.integrate
+import scipy.stats
 import torch
+from torch import nn
 
-from gen_lightning.vae import Bernoulli
+from gen_lightning.vae import (
+    Bernoulli,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    DiscretizedLogisticMixture,
+    Gaussian,
+    LearnedScaleGaussian,
+    OptimalScaleGaussian,
+    bits_per_dimension,
+    distributions,
+)
+
+IMAGE = (2, 4, 4)
+ALL = [
+    Bernoulli,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    DiscretizedLogisticMixture,
+    Gaussian,
+    LearnedScaleGaussian,
+    OptimalScaleGaussian,
+]
+DENSITIES = [ContinuousBernoulli, Gaussian, LearnedScaleGaussian, OptimalScaleGaussian]
+PROBABILITIES_OF_LEVELS = [DiscretizedLogistic, DiscretizedLogisticMixture]
+LEVELS = torch.arange(256, dtype=torch.float64) / 255
 
 
 def test_bernoulli_sums_to_one_over_all_images():
@@ -28,3 +57,203 @@ def test_bernoulli_refuses_grey_pixels():
     likelihood.check_data(torch.tensor([0.0, 1.0]))
     with pytest.raises(ValueError, match=r"--data\.binarization=dynamic"):
         likelihood.check_data(torch.tensor([0.0, 0.5]))
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_sums_over_dimensions_and_has_an_image_for_a_mean(family):
+    torch.manual_seed(0)
+    likelihood = family(IMAGE)
+    distribution = likelihood(torch.randn(5, 3, *likelihood.parameters_shape) * 10)
+    assert (distribution.batch_shape, distribution.event_shape) == ((5, 3), IMAGE)
+    images = torch.randint(2, (3, *IMAGE)).float()
+    log_prob = distribution.log_prob(images)
+    assert log_prob.shape == (5, 3)
+    torch.testing.assert_close(log_prob, distribution.base_dist.log_prob(images).sum((2, 3, 4)))
+    assert distribution.mean.shape == (5, 3, *IMAGE)
+    assert (distribution.mean >= 0).all()
+    assert (distribution.mean <= 1).all()
+
+
+@pytest.mark.parametrize("logit", [0.0, 1e-3, -0.49, 0.51, -3.0, 16.0, 30.0, -200.0])
+def test_continuous_bernoulli_is_normalized_in_float32(logit):
+    """And its mean is the quadrature's."""
+    x, weights = np.polynomial.legendre.leggauss(400)
+    x, weights = torch.tensor((x + 1) / 2), torch.tensor(weights / 2)
+    pixel = distributions.ContinuousBernoulli(logits=torch.tensor(logit))
+    density = pixel.log_prob(x.float()).double().exp()
+    assert (density * weights).sum().item() == pytest.approx(1, abs=3e-5)
+    assert pixel.mean.item() == pytest.approx((x * density * weights).sum().item(), abs=2e-5)
+
+
+def test_continuous_bernoulli_is_torchs_where_that_is_exact():
+    logits = torch.linspace(-8, 8, 65, dtype=torch.float64, requires_grad=True)
+    x = torch.rand(65, dtype=torch.float64)
+    ours = distributions.ContinuousBernoulli(logits=logits)
+    theirs = torch.distributions.ContinuousBernoulli(logits=logits, lims=(0.4999, 0.5001))
+    torch.testing.assert_close(ours.log_prob(x), theirs.log_prob(x), rtol=0, atol=1e-7)
+    torch.testing.assert_close(ours.mean, theirs.mean, rtol=0, atol=1e-7)
+    (gradient,) = torch.autograd.grad(ours.log_prob(x).sum(), logits)
+    torch.testing.assert_close(gradient, x - ours.mean, rtol=0, atol=1e-7)
+
+
+def test_gaussian_is_the_normal_density():
+    outputs, x = torch.randn(3, *IMAGE, dtype=torch.float64), torch.rand(3, *IMAGE, dtype=torch.float64)
+    expected = scipy.stats.norm(outputs.sigmoid(), 0.3).logpdf(x).sum((1, 2, 3))
+    torch.testing.assert_close(
+        Gaussian(IMAGE, scale=0.3)(outputs).log_prob(x), torch.tensor(expected), rtol=1e-6, atol=0
+    )
+
+
+def test_learned_scale_gaussian_takes_mean_and_scale_from_the_decoder():
+    likelihood = LearnedScaleGaussian(IMAGE, min_scale=0.05, squash=nn.Identity)
+    outputs, x = torch.randn(3, 4, 4, 4, dtype=torch.float64), torch.rand(3, *IMAGE, dtype=torch.float64)
+    scale = 0.05 + np.log1p(np.exp(outputs[:, 2:].numpy()))
+    expected = scipy.stats.norm(outputs[:, :2], scale).logpdf(x).sum((1, 2, 3))
+    torch.testing.assert_close(likelihood(outputs).log_prob(x), torch.tensor(expected), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("family", [Gaussian, LearnedScaleGaussian, OptimalScaleGaussian])
+def test_gaussians_integrate_to_one(family):
+    likelihood = family((1,)).double()
+    distribution = likelihood(torch.randn(likelihood.parameters_shape, dtype=torch.float64))
+    density = lambda x: distribution.log_prob(torch.tensor([x], dtype=torch.float64)).exp().item()  # noqa: E731
+    assert scipy.integrate.quad(density, -30, 30, points=[0.5])[0] == pytest.approx(1, abs=1e-6)
+
+
+def test_optimal_scale_maximizes_the_likelihood_of_the_batch():
+    """And its value is -D / 2 (1 + log(2 pi MSE)) (Rybkin et al. 2021)."""
+    torch.manual_seed(0)
+    likelihood = OptimalScaleGaussian(IMAGE).double()
+    outputs, x = torch.randn(2, 3, *IMAGE, dtype=torch.float64), torch.rand(3, *IMAGE, dtype=torch.float64)
+    likelihood.fit(outputs, x)
+    log_likelihood = likelihood(outputs).log_prob(x)
+    mse = (outputs.sigmoid() - x).square().mean()
+    assert log_likelihood.mean().item() == pytest.approx(-16 * (1 + np.log(2 * np.pi * mse.item())))
+    for factor in (0.99, 1.01):
+        other = Gaussian(IMAGE, scale=factor * mse.item() ** 0.5).double()
+        assert other(outputs).log_prob(x).sum() < log_likelihood.sum()
+
+
+def test_optimal_scale_has_the_gradient_of_its_own_value():
+    """The scale's own gradient vanishes at the optimum, so that it may be held fixed."""
+    torch.manual_seed(0)
+    likelihood = OptimalScaleGaussian(IMAGE).double()
+    outputs, x = torch.randn(1, 3, *IMAGE, dtype=torch.float64), torch.rand(3, *IMAGE, dtype=torch.float64)
+    outputs.requires_grad_()
+    likelihood.fit(outputs.detach(), x)
+    (gradient,) = torch.autograd.grad(likelihood(outputs).log_prob(x).mean(), outputs)
+    (expected,) = torch.autograd.grad(-16 * (outputs.sigmoid() - x).square().mean().log(), outputs)
+    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_optimal_scale_may_be_fitted_again_before_the_gradient():
+    likelihood = OptimalScaleGaussian((2,))
+    outputs = torch.zeros(1, 1, 2, requires_grad=True)
+    likelihood.fit(outputs.detach(), torch.ones(1, 2))
+    value = likelihood(outputs).log_prob(torch.ones(1, 2))
+    likelihood.fit(outputs.detach(), torch.full((1, 2), 0.9))
+    value.sum().backward()
+    # d/d output of -(1 - sigmoid)^2 / (2 * 0.25), by hand.
+    torch.testing.assert_close(outputs.grad, torch.full((1, 1, 2), 0.5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("family", [DiscretizedLogistic, partial(DiscretizedLogisticMixture, num_components=3)])
+def test_probabilities_of_the_levels_sum_to_one(family, dtype):
+    torch.manual_seed(0)
+    likelihood = family((50,))
+    outputs = torch.randn(likelihood.parameters_shape, dtype=dtype) * torch.linspace(0, 20, 50, dtype=dtype).repeat(
+        likelihood.parameters_shape[0] // 50
+    )
+    pixels = likelihood(outputs).base_dist
+    levels = LEVELS.to(dtype).unsqueeze(1).expand(256, 50)
+    total = pixels.log_prob(levels).double().exp().sum(0)
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-9
+    torch.testing.assert_close(total, torch.ones(50, dtype=torch.float64), rtol=0, atol=tolerance)
+    mean = (pixels.log_prob(levels).exp() * levels).sum(0)
+    torch.testing.assert_close(pixels.mean, mean, rtol=0, atol=10 * tolerance)
+
+
+def test_discretized_logistic_is_the_difference_of_two_cdfs():
+    loc, scale = torch.tensor(0.3, dtype=torch.float64), torch.tensor(0.02, dtype=torch.float64)
+    pixel = distributions.DiscretizedLogistic(loc, scale)
+    edges = np.concatenate([[-np.inf], (np.arange(255) + 0.5) / 255, [np.inf]])
+    expected = np.diff(scipy.stats.logistic(0.3, 0.02).cdf(edges))
+    torch.testing.assert_close(pixel.log_prob(LEVELS).exp(), torch.tensor(expected), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", PROBABILITIES_OF_LEVELS)
+def test_discretized_logistics_have_finite_values_and_gradients_at_any_output(family):
+    likelihood = family((1, 2, 2))
+    for value in (-1e3, 1e3):
+        outputs = torch.full(likelihood.parameters_shape, value)
+        outputs[len(outputs) // 2 :] = -50.0  # the least scale
+        outputs.requires_grad_()
+        log_prob = likelihood(outputs).log_prob(torch.tensor([[[0.0, 1.0], [3 / 255, 0.6]]]))
+        log_prob.backward()
+        assert log_prob.isfinite()
+        assert outputs.grad.isfinite().all()
+
+
+def test_discretized_logistic_samples_its_levels():
+    torch.manual_seed(0)
+    pixel = distributions.DiscretizedLogistic(torch.tensor(0.99), torch.tensor(0.01))
+    counts = (pixel.sample(torch.Size([100_000])) * 255).round().long().bincount(minlength=256)
+    expected = pixel.log_prob(LEVELS).exp() * 100_000
+    often = expected > 20
+    observed = [*counts[often].tolist(), counts[~often].sum().item()]
+    expected = [*expected[often].tolist(), expected[~often].sum().item()]
+    assert scipy.stats.chisquare(observed, np.array(expected) / sum(expected) * 100_000).pvalue > 1e-3
+
+
+def test_mixture_is_the_weighted_sum_of_its_logistics():
+    likelihood = DiscretizedLogisticMixture(IMAGE, num_components=3)
+    outputs = torch.randn(likelihood.parameters_shape, dtype=torch.float64)
+    x = LEVELS[torch.randint(256, IMAGE)]
+    logits, loc, scale = outputs.reshape(3, 3, *IMAGE)
+    single = DiscretizedLogistic(IMAGE)
+    probabilities = sum(
+        logits.softmax(0)[m] * single(torch.cat([loc[m], scale[m]])).base_dist.log_prob(x).exp() for m in range(3)
+    )
+    torch.testing.assert_close(likelihood(outputs).log_prob(x), probabilities.log().sum())
+
+
+@pytest.mark.parametrize("family", DENSITIES)
+def test_densities_refuse_binary_data(family):
+    family(IMAGE).check_data(torch.tensor([0.0, 0.5, 1.0]))
+    with pytest.raises(ValueError, match=r"--data\.binarization=none"):
+        family(IMAGE).check_data(torch.tensor([0.0, 1.0]))
+
+
+@pytest.mark.parametrize("family", DENSITIES)
+def test_densities_of_images_refuse_other_ranges(family):
+    with pytest.raises(ValueError, match=r"from -1 to 0\.5.*for data from 0 to 1"):
+        family(IMAGE).check_data(torch.tensor([-1.0, 0.5]))
+
+
+def test_gaussian_of_unbounded_means_takes_unbounded_data():
+    Gaussian((2,), squash=nn.Identity).check_data(torch.tensor([-100.0, 0.5]))
+
+
+@pytest.mark.parametrize("family", PROBABILITIES_OF_LEVELS)
+def test_probabilities_of_levels_refuse_what_is_not_one(family):
+    family(IMAGE).check_data(LEVELS.float())
+    for data in (torch.rand(10), torch.tensor([-1 / 255, 0.0]), torch.tensor([256 / 255])):
+        with pytest.raises(ValueError, match="256 levels"):
+            family(IMAGE).check_data(data)
+
+
+@pytest.mark.parametrize("family", [Gaussian, LearnedScaleGaussian])
+def test_refuses_no_scale(family):
+    with pytest.raises(ValueError, match="choose a number above 0"):
+        family(IMAGE, 0.0)
+
+
+def test_refuses_no_components():
+    with pytest.raises(ValueError, match="choose 1 or more"):
+        DiscretizedLogisticMixture(IMAGE, num_components=0)
+
+
+def test_bits_of_equal_guesses_are_eight():
+    nats = torch.full((3,), 784 * np.log(256))
+    torch.testing.assert_close(bits_per_dimension(nats, (1, 28, 28)), torch.full((3,), 8.0))

@@ -1,0 +1,156 @@
+"""Bounds and gradient estimators on a model whose likelihood and posterior are known exactly.
+
+x = W z + b + 0.5 e with z and e standard normal (Tipping & Bishop 1999). W's columns are orthogonal, so that the exact
+posterior is a diagonal Gaussian.
+"""
+
+import copy
+import itertools
+from functools import partial
+
+import pytest
+import scipy.stats
+import torch
+from helpers import vae
+from torch import nn
+
+from gen_lightning.vae import IWAE, STL, DReG, Gaussian, Terms, importance_weighted_bound
+
+SCALE, DIMENSION, LATENT = 0.5, 4, 2
+
+
+@pytest.fixture
+def exact():
+    """The model with its exact posterior."""
+    torch.manual_seed(0)
+    model = vae(
+        encoder=lambda shape, num_features: nn.Linear(*shape, num_features),
+        decoder=lambda latent_dim, shape: nn.Linear(latent_dim, *shape),
+        likelihood=partial(Gaussian, scale=SCALE, squash=nn.Identity),
+        data_shape=(DIMENSION,),
+        latent_dim=LATENT,
+    ).double()
+    columns = torch.linalg.qr(torch.randn(DIMENSION, LATENT, dtype=torch.float64)).Q
+    strength = torch.tensor([1.5, 0.7], dtype=torch.float64)
+    variance = SCALE**2 / (strength**2 + SCALE**2)
+    encoder, decoder = model.encoder, model.decoder
+    decoder.weight.data = columns * strength
+    encoder.weight.data[:LATENT] = (variance / SCALE**2).unsqueeze(1) * decoder.weight.data.T
+    encoder.weight.data[LATENT:] = 0
+    encoder.bias.data[:LATENT] = -encoder.weight.data[:LATENT] @ decoder.bias.data
+    encoder.bias.data[LATENT:] = variance.log()
+    return model
+
+
+@pytest.fixture
+def model(exact):
+    """The model with a posterior beside the exact one, so that the bounds have a gap."""
+    torch.manual_seed(2)
+    for parameter in exact.encoder.parameters():
+        parameter.data += 0.15 * torch.randn_like(parameter)
+    return exact
+
+
+@pytest.fixture
+@torch.no_grad()
+def x(exact):
+    """Examples `[8, 4]` of the model's own."""
+    torch.manual_seed(1)
+    return exact.likelihood(exact.prior().sample(torch.Size([8]))).sample()
+
+
+def log_likelihood(model, x):
+    """Log N(x; b, W W^T + scale^2 I), by SciPy."""
+    weight, bias = model.decoder.weight.detach().numpy(), model.decoder.bias.detach().numpy()
+    covariance = weight @ weight.T
+    covariance.flat[:: DIMENSION + 1] += SCALE**2
+    return torch.tensor(scipy.stats.multivariate_normal(bias, covariance).logpdf(x.numpy()))
+
+
+@torch.no_grad()
+def test_with_the_exact_posterior_every_log_weight_is_the_log_likelihood(exact, x):
+    torch.testing.assert_close(exact.log_weights(x, 3), log_likelihood(exact, x).expand(3, 8))
+
+
+@torch.no_grad()
+def test_bounds_rise_with_k_to_the_log_likelihood(model, x):
+    """ELBO <= IWAE_k <= IWAE_m <= log p(x) for k < m (Burda et al. 2016, theorem 1)."""
+    ks = [1, 4, 16, 64]
+    bounds = [importance_weighted_bound(model.log_weights(x, k * 2000).view(k, 2000, 8)) for k in ks]
+    exact, means = log_likelihood(model, x), torch.stack([bound.mean(0) for bound in bounds])
+    errors = torch.stack([bound.std(0) / 2000**0.5 for bound in bounds])
+    elbo = torch.stack([model.elbo(x) for _ in range(500)])
+    assert ((elbo.mean(0) - means[0]).abs() < 4 * (elbo.var(0) / 500 + errors[0] ** 2).sqrt()).all()
+    assert (means[-1] < exact + 4 * errors[-1]).all()
+    for (low, high), (error, other) in zip(itertools.pairwise(means), itertools.pairwise(errors), strict=True):
+        assert (low - high < 4 * (error**2 + other**2).sqrt()).all()
+        assert low.mean() < high.mean()
+    assert (exact - means[0]).mean() > 0.1
+    many = importance_weighted_bound(model.log_weights(x, 200_000))
+    torch.testing.assert_close(many, exact, rtol=0, atol=0.02)
+
+
+def gradients(model, objective, x, seed=0):
+    """Of the mean over x, of the encoder and of the decoder, flat, with noise that is a function of the seed."""
+    model.zero_grad()
+    torch.manual_seed(seed)
+    objective(model.terms(x, objective.num_samples), 0).mean().backward()
+    return [torch.cat([p.grad.flatten() for p in part.parameters()]) for part in (model.encoder, model.decoder)]
+
+
+def encoder_gradients(model, objective, x, seed):
+    """Independent estimates `[100, P]`, each the mean over 500 draws for every x."""
+    return torch.stack([gradients(model, objective, x.repeat(500, 1), seed + i)[0] for i in range(100)])
+
+
+def standardized_differences(one, other):
+    """`[P]`, standard normal where the means are equal."""
+    return (one.mean(0) - other.mean(0)) / ((one.var(0) + other.var(0)) / len(one)).sqrt()
+
+
+def test_dreg_is_unbiased_with_less_variance_and_stl_is_biased(model, x):
+    """For k = 8 (Tucker et al. 2019): in one test, so that the one shows that the other can fail."""
+    iwae, dreg, stl = (
+        encoder_gradients(model, objective(num_samples=8), x, seed)
+        for objective, seed in ((IWAE, 0), (DReG, 1000), (STL, 2000))
+    )
+    assert standardized_differences(iwae, dreg).abs().max() < 4
+    assert standardized_differences(iwae, stl).abs().max() > 8
+    assert dreg.var(0).sum() < 0.3 * iwae.var(0).sum()
+
+
+def test_stl_is_unbiased_for_one_sample(model, x):
+    iwae, stl = (encoder_gradients(model, objective(num_samples=1), x, 0) for objective in (IWAE, STL))
+    assert standardized_differences(iwae, stl).abs().max() < 4
+
+
+@pytest.mark.parametrize("estimator", [STL, DReG])
+def test_gradients_of_the_decoder_are_those_of_the_bound(model, estimator, x):
+    expected = gradients(model, IWAE(num_samples=8), x)[1]
+    torch.testing.assert_close(gradients(model, estimator(num_samples=8), x)[1], expected)
+
+
+@pytest.mark.parametrize("estimator", [STL(num_samples=1), STL(num_samples=8), DReG(num_samples=8)])
+def test_path_gradients_vanish_at_the_exact_posterior(exact, estimator, x):
+    """Without any variance (Roeder et al. 2017, section 3), while the bound's own gradient is noise."""
+    assert gradients(exact, estimator, x)[0].abs().max() < 1e-12
+    assert gradients(exact, IWAE(estimator.num_samples), x)[0].abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("estimator", [STL, DReG])
+def test_path_gradients_are_those_of_detached_parameters(model, estimator, x):
+    """Both by hand, from the path derivative of each latent's log-weight."""
+    k = 5
+    actual = gradients(model, estimator(num_samples=k), x, seed=3)[0]
+    torch.manual_seed(3)
+    noise = torch.randn(k, len(x), LATENT, dtype=torch.float64)
+    mean, log_variance = model.encoder(x).chunk(2, -1)
+    z = mean + (log_variance / 2).exp() * noise
+    fixed = copy.deepcopy(model).requires_grad_(False)
+    log_weights = Terms(fixed.posterior(x), fixed.prior(), z, fixed.likelihood(z).log_prob(x)).log_weights
+    (path,) = torch.autograd.grad(log_weights.sum(), z, retain_graph=True)
+    weights = log_weights.detach().softmax(0).unsqueeze(-1) ** (2 if estimator is DReG else 1)
+    model.zero_grad()
+    z.backward(weights * path / len(x))
+    expected = torch.cat([parameter.grad.flatten() for parameter in model.encoder.parameters()])
+    torch.testing.assert_close(actual, expected)

@@ -15,7 +15,7 @@ from gen_lightning.vae.likelihoods import (
 from gen_lightning.vae.module import VAEModule
 from gen_lightning.vae.objectives import ELBO, IWAE, STL, Beta, Capacity, DReG, FreeBits, Objective
 from gen_lightning.vae.posteriors import DiagonalGaussian, Posterior
-from gen_lightning.vae.priors import Prior, StandardNormal
+from gen_lightning.vae.priors import MixtureOfGaussians, Prior, StandardNormal, VampPrior
 from gen_lightning.vae.schedules import CyclicalWarmup, LinearWarmup, Schedule
 from gen_lightning.vae.terms import Terms
 
@@ -39,6 +39,7 @@ __all__ = [
     "LearnedScaleGaussian",
     "Likelihood",
     "LinearWarmup",
+    "MixtureOfGaussians",
     "Objective",
     "OptimalScaleGaussian",
     "Posterior",
@@ -47,6 +48,7 @@ __all__ = [
     "StandardNormal",
     "Terms",
     "VAEModule",
+    "VampPrior",
     "bits_per_dimension",
     "importance_weighted_bound",
 ]

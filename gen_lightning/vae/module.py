@@ -61,6 +61,7 @@ class VAEModule(GenerativeModule):
         self.objective = objective
         self.latent_dim = latent_dim
         self._optimizer = optimizer
+        self._prior.bind(self)
 
     def posterior(self, x: Tensor) -> Distribution:
         """q(z | x): data `[N, *data_shape]` -> batch shape `[N]`, event shape `[Z]`."""

@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from gen_lightning.clock import seed_of
-from gen_lightning.vae import ELBO
+from gen_lightning.vae import ELBO, IWAE, MMD, STL, BetaTC, DReG, FreeBits, OptimalScaleGaussian
 
 PIXELS = (1, 2, 2)
 
@@ -132,3 +132,35 @@ def test_grey_data_are_refused_before_any_update():
 def test_refuses_no_latent():
     with pytest.raises(ValueError, match="choose 1 or more"):
         vae(latent_dim=0)
+
+
+def test_optimal_scale_is_set_by_training_alone():
+    """And kept in the state, so that held-out data do not choose their own density."""
+    model = vae(data_shape=(2,), likelihood=OptimalScaleGaussian)
+    assert model.state_dict()["_likelihood.scale"] == 1
+    train(model, torch.rand(20, 2), batch_size=10, steps=2)
+    trained = model.state_dict()["_likelihood.scale"].clone()
+    assert 0.1 < trained < 0.6
+    model.eval().elbo(torch.zeros(5, 2))
+    assert model.state_dict()["_likelihood.scale"] == trained
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [FreeBits(0.1), IWAE(3), STL(3), DReG(3), BetaTC(20), MMD(10.0)],
+    ids=lambda value: type(value).__name__,
+)
+def test_objectives_train_and_the_elbo_is_logged(objective):
+    """The logged bound is the ELBO's mean, and the loss the objective's."""
+    model = vae(data_shape=(2,), objective=objective)
+    seen, losses = [], []
+    model.log_iteration = lambda scalars, iteration, batch_size: seen.append(scalars)
+    model.objective = lambda terms, iteration: losses.append((objective(terms, iteration), terms)) or losses[-1][0]
+    model.objective.num_samples = objective.num_samples
+    before = copy.deepcopy(model.state_dict())
+    train(model, torch.rand(20, 2).bernoulli(), batch_size=10, steps=2)
+    for scalars, (values, terms) in zip(seen, losses, strict=True):
+        assert values.shape == (10,)
+        assert scalars["loss"] == -values.mean()
+        assert scalars["elbo"] == (terms.log_likelihood.mean(0) - terms.kl).mean()
+    assert not any(torch.equal(value, before[name]) for name, value in model.state_dict().items())

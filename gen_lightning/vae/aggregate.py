@@ -86,8 +86,7 @@ class MMD(Objective):
     """The log-likelihood, with a weight on the squared MMD of q(z) and p(z).
 
     With kl_weight 0 the Wasserstein autoencoder (Tolstikhin et al. 2018, algorithm 2); InfoVAE (Zhao et al. 2019)
-    has weight = alpha + lambda - 1 and kl_weight = 1 - alpha. No bound of log p(x) where kl_weight is
-    less than 1.
+    has weight = alpha + lambda - 1 and kl_weight = 1 - alpha. With a kl_weight below 1 it bounds nothing.
 
     Args:
         weight: of the squared MMD

@@ -78,7 +78,7 @@ class Beta(Objective):
 class FreeBits(Objective):
     """The ELBO in which a latent dimension is not paid for below a minimum (Kingma et al. 2016, equation 15).
 
-    A dimension's KL counts where its mean over the batch exceeds the minimum, which counts in its place elsewhere.
+    A dimension's KL counts where its mean over the rank's batch exceeds the minimum; elsewhere the minimum counts.
 
     Args:
         free_nats: the minimum for each latent dimension in nats, 0 or more

@@ -130,6 +130,7 @@ class GANModule(GenerativeModule):
         state = DiscriminatorPass(self.discriminator, real, fake, real_logits, fake_logits, self.global_step)
         terms |= {regularizer.name: regularizer(state) for regularizer in self.regularizers}
         self._step(torch.stack(list(terms.values())).sum(), optimizer)
+        self.loss.constrain(self.discriminator)
         return terms | {"real_logits": real_logits.mean(), "fake_logits": fake_logits.mean()}
 
     def _update_generator(self, real: Tensor, optimizer: LightningOptimizer) -> dict[str, Tensor]:

@@ -1,51 +1,137 @@
-"""Losses against binary cross-entropy in float64, which they are another writing of."""
+"""Losses against formulas in NumPy's float64, and against binary cross-entropy, which some are another writing of."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import gan
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader, TensorDataset
 
-from gen_lightning.gan import Minimax, NonSaturating
+from gen_lightning.gan import Hinge, LeastSquares, Minimax, NonSaturating, RelativisticPaired, Wasserstein
 
 REAL = torch.tensor([-3.0, -0.5, 0.0, 2.0, 7.0], dtype=torch.float64)
 FAKE = torch.tensor([4.0, 0.3, 0.0, -1.0, -6.0], dtype=torch.float64)
+LOSSES = [Minimax(), NonSaturating(), LeastSquares(), Wasserstein(), Hinge(), RelativisticPaired()]
+
+
+def sigmoid(logits):
+    return 1 / (1 + np.exp(-logits))
+
+
+def by_name(value):
+    return type(value).__name__
+
+
+# For each loss: the discriminator's and the generator's value for each example, then their derivatives by the real
+# and by the fake logit for the discriminator, and by the fake logit for the generator.
+FORMULAS = {
+    Minimax: (
+        lambda real, fake: -np.log(sigmoid(real)) - np.log(1 - sigmoid(fake)),
+        lambda real, fake: np.log(1 - sigmoid(fake)),
+        lambda real, fake: (sigmoid(real) - 1, sigmoid(fake), -sigmoid(fake)),
+    ),
+    NonSaturating: (
+        lambda real, fake: -np.log(sigmoid(real)) - np.log(1 - sigmoid(fake)),
+        lambda real, fake: -np.log(sigmoid(fake)),
+        lambda real, fake: (sigmoid(real) - 1, sigmoid(fake), sigmoid(fake) - 1),
+    ),
+    LeastSquares: (
+        lambda real, fake: ((real - 1) ** 2 + fake**2) / 2,
+        lambda real, fake: (fake - 1) ** 2 / 2,
+        lambda real, fake: (real - 1, fake, fake - 1),
+    ),
+    Wasserstein: (
+        lambda real, fake: fake - real,
+        lambda real, fake: -fake,
+        lambda real, fake: (-np.ones(5), np.ones(5), -np.ones(5)),
+    ),
+    Hinge: (
+        lambda real, fake: np.maximum(0, 1 - real) + np.maximum(0, 1 + fake),
+        lambda real, fake: -fake,
+        # At the margin itself (the fake logit -1) the subgradient of ReLU is 0, as everywhere in PyTorch.
+        lambda real, fake: (-1.0 * (real < 1), 1.0 * (fake > -1), -np.ones(5)),
+    ),
+    RelativisticPaired: (
+        lambda real, fake: -np.log(sigmoid(real - fake)),
+        lambda real, fake: -np.log(sigmoid(fake - real)),
+        lambda real, fake: (sigmoid(real - fake) - 1, 1 - sigmoid(real - fake), -sigmoid(real - fake)),
+    ),
+}
 
 
 def cross_entropy(logits, target):
     return F.binary_cross_entropy(torch.sigmoid(logits), torch.full_like(logits, target))
 
 
-@pytest.mark.parametrize("loss", [Minimax(), NonSaturating()])
+@pytest.mark.parametrize("loss", LOSSES, ids=by_name)
+def test_values_are_those_of_the_paper(loss):
+    discriminator, generator, _ = FORMULAS[type(loss)]
+    real, fake = REAL.numpy(), FAKE.numpy()
+    assert loss.discriminator(REAL, FAKE).item() == pytest.approx(discriminator(real, fake).mean())
+    real_logits = REAL if loss.relativistic else None
+    assert loss.generator(real_logits, FAKE).item() == pytest.approx(generator(real, fake).mean())
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=by_name)
+def test_gradients_are_those_of_the_paper(loss):
+    """Minimax's for the generator vanishes where the discriminator is sure of a fake; the others' do not."""
+    expected = [torch.as_tensor(slope / 5.0) for slope in FORMULAS[type(loss)][2](REAL.numpy(), FAKE.numpy())]
+    real, fake = REAL.clone().requires_grad_(), FAKE.clone().requires_grad_()
+    ours = torch.autograd.grad(loss.discriminator(real, fake), [real, fake])
+    ours += torch.autograd.grad(loss.generator(real if loss.relativistic else None, fake), [fake])
+    torch.testing.assert_close(list(ours), expected)
+
+
+@pytest.mark.parametrize("loss", [Minimax(), NonSaturating()], ids=by_name)
 def test_discriminators_loss_is_the_cross_entropy(loss):
     expected = cross_entropy(REAL, 1) + cross_entropy(FAKE, 0)
     torch.testing.assert_close(loss.discriminator(REAL, FAKE), expected)
 
 
-@pytest.mark.parametrize(("loss", "target", "sign"), [(Minimax(), 0, -1), (NonSaturating(), 1, 1)])
-def test_generators_loss(loss, target, sign):
-    torch.testing.assert_close(loss.generator(None, FAKE), sign * cross_entropy(FAKE, target))
-
-
-@pytest.mark.parametrize(
-    ("loss", "derivative"),
-    [(Minimax(), lambda logits: -torch.sigmoid(logits)), (NonSaturating(), lambda logits: torch.sigmoid(logits) - 1)],
-)
-def test_generators_gradients(loss, derivative):
-    """Minimax vanishes where the discriminator is sure of a fake; non-saturating does not (section 3)."""
-    logits = FAKE.clone().requires_grad_()
-    loss.generator(None, logits).backward()
-    torch.testing.assert_close(logits.grad, derivative(FAKE) / len(FAKE))
-
-
-@pytest.mark.parametrize("loss", [Minimax(), NonSaturating()])
+@pytest.mark.parametrize("loss", LOSSES, ids=by_name)
 def test_finite_at_any_logit(loss):
-    logits = torch.tensor([-1e4, 1e4], requires_grad=True)
-    total = loss.discriminator(logits, logits) + loss.generator(None, logits)
+    real = torch.tensor([-1e4, -1e4, 1e4, 1e4], requires_grad=True)
+    fake = torch.tensor([-1e4, 1e4, -1e4, 1e4], requires_grad=True)
+    total = loss.discriminator(real, fake) + loss.generator(real if loss.relativistic else None, fake)
     total.backward()
     assert total.isfinite()
-    assert logits.grad.isfinite().all()
+    assert real.grad.isfinite().all()
+    assert fake.grad.isfinite().all()
 
 
 def test_at_the_equilibrium_the_discriminator_loses_log_four():
     """Goodfellow et al. 2014, theorem 1."""
     logits = torch.zeros(3)
     assert NonSaturating().discriminator(logits, logits).item() == pytest.approx(torch.log(torch.tensor(4.0)).item())
+
+
+def test_a_relativistic_loss_does_not_change_with_a_constant_added_to_every_logit():
+    loss = RelativisticPaired()
+    torch.testing.assert_close(loss.discriminator(REAL + 3, FAKE + 3), loss.discriminator(REAL, FAKE))
+    torch.testing.assert_close(loss.generator(REAL + 3, FAKE + 3), loss.generator(REAL, FAKE))
+
+
+def train(model):
+    torch.manual_seed(0)
+    loader = DataLoader(TensorDataset(torch.rand(20, 1, 28, 28), torch.zeros(20)), 10)
+    trainer = Trainer(max_steps=2, accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.fit(model, loader)
+    return max(parameter.abs().max().item() for parameter in model.discriminator.parameters())
+
+
+def test_weights_are_clipped_after_each_update_of_the_discriminator():
+    model = gan(loss=Wasserstein(clip=0.01), discriminator_steps=2)
+    judged_by = []
+    model.discriminator.register_forward_hook(
+        lambda module, args, output: judged_by.append(max(weight.abs().max().item() for weight in module.parameters()))
+    )
+    assert train(model) == pytest.approx(0.01)
+    first_updated = judged_by[2:]
+    assert all(bound <= 0.01 + 1e-9 for bound in first_updated)
+    assert train(gan(loss=Wasserstein())) > 0.02
+
+
+def test_wasserstein_refuses_a_bound_that_is_not_positive():
+    with pytest.raises(ValueError, match="choose a positive bound"):
+        Wasserstein(clip=0.0)

@@ -10,15 +10,31 @@ from gen_lightning.gan.losses import (
     Wasserstein,
 )
 from gen_lightning.gan.module import GANModule
-from gen_lightning.gan.regularizers import R1, DiscriminatorPass, DiscriminatorRegularizer
+from gen_lightning.gan.regularizers import (
+    DRAGAN,
+    R1,
+    R2,
+    Consistency,
+    DiscriminatorPass,
+    DiscriminatorRegularizer,
+    GradientPenalty,
+    Lazy,
+    LeCam,
+)
 
 __all__ = [
+    "DRAGAN",
     "R1",
+    "R2",
+    "Consistency",
     "DiscriminatorPass",
     "DiscriminatorRegularizer",
     "GANLoss",
     "GANModule",
+    "GradientPenalty",
     "Hinge",
+    "Lazy",
+    "LeCam",
     "LeastSquares",
     "Minimax",
     "NonSaturating",

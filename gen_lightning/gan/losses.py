@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
 
 
 class GANLoss(ABC):
@@ -127,3 +128,16 @@ class RelativisticPaired(GANLoss):
         """E[softplus(logit(x) - logit(G(z)))]."""
         assert real_logits is not None
         return F.softplus(real_logits - fake_logits).mean()
+
+
+def check_constraint(loss: GANLoss, discriminator: nn.Module) -> None:
+    """Refuses two Lipschitz constraints of which one undoes the other.
+
+    Raises:
+        ValueError: the loss clips weights that spectral normalization scales to norm 1.
+    """
+    if loss.clips_weights and any(isinstance(module, _SpectralNorm) for module in discriminator.modules()):
+        raise ValueError(
+            "Weight clipping has no effect behind spectral normalization: set the loss's clip to null, or take a"
+            " discriminator without spectral normalization."
+        )

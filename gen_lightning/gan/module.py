@@ -1,6 +1,7 @@
 """GANModule: two players, two optimizers, one clock."""
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -11,8 +12,13 @@ from torch.optim import Optimizer
 
 from gen_lightning.base import GenerativeModule, full_precision
 from gen_lightning.clock import leave_uncounted
-from gen_lightning.gan.losses import GANLoss
-from gen_lightning.gan.regularizers import DiscriminatorPass, DiscriminatorRegularizer, check_regularizers
+from gen_lightning.gan.losses import GANLoss, check_constraint
+from gen_lightning.gan.regularizers import (
+    DiscriminatorPass,
+    DiscriminatorRegularizer,
+    check_differentiable_twice,
+    check_regularizers,
+)
 
 
 class GANModule(GenerativeModule):
@@ -34,8 +40,8 @@ class GANModule(GenerativeModule):
         seed: of all randomness in training
 
     Raises:
-        ValueError: latent_dim or discriminator_steps is less than 1; two regularizers have one name, or one does not go
-            with the discriminator.
+        ValueError: latent_dim or discriminator_steps is less than 1; two regularizers have one name, or one of them or
+            the loss does not go with the discriminator.
     """
 
     def __init__(
@@ -61,8 +67,9 @@ class GANModule(GenerativeModule):
         self.generator = generator(latent_dim, self.data_shape)
         self.discriminator = discriminator(self.data_shape)
         self.loss = loss
-        self.regularizers = regularizers or []
+        self.regularizers = cast(Sequence[DiscriminatorRegularizer], nn.ModuleList(regularizers or []))
         check_regularizers(self.regularizers, self.discriminator)
+        check_constraint(loss, self.discriminator)
         self.latent_dim = latent_dim
         self.discriminator_steps = discriminator_steps
         self._generator_optimizer = generator_optimizer
@@ -85,8 +92,13 @@ class GANModule(GenerativeModule):
         return full_precision(self.discriminator(data))
 
     def setup(self, stage: str) -> None:
-        """Lets the plain `ddp` strategy train two players."""
+        """Lets the plain `ddp` strategy train two players.
+
+        Raises:
+            ValueError: a callback has compiled a discriminator that a regularizer differentiates twice.
+        """
         super().setup(stage)
+        check_differentiable_twice(self.regularizers, self.discriminator)
         if isinstance(self.trainer.strategy, DDPStrategy):
             # One player's backward pass leaves the other's parameters unused, which DDP takes for an error.
             self.trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
@@ -122,7 +134,8 @@ class GANModule(GenerativeModule):
 
     def _update_discriminator(self, real: Tensor, optimizer: LightningOptimizer) -> dict[str, Tensor]:
         with torch.no_grad():
-            fake = self.generator(self.latents(len(real)))
+            # Regularizers leave autocast, under which the generator's output may have less than the data's precision.
+            fake = self.generator(self.latents(len(real))).to(real.dtype)
         if self.regularizers:
             real, fake = real.detach().requires_grad_(), fake.requires_grad_()
         real_logits, fake_logits = self.logits(real), self.logits(fake)
@@ -143,7 +156,9 @@ class GANModule(GenerativeModule):
 
     def _step(self, loss: Tensor, optimizer: LightningOptimizer) -> None:
         optimizer.zero_grad()
-        self.manual_backward(loss)
+        # Under autocast, the backward pass would round what the forward pass has kept in float32.
+        with torch.autocast(self.device.type, enabled=False):
+            self.manual_backward(loss)
         optimizer.step()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

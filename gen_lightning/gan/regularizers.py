@@ -1,7 +1,11 @@
-"""What is added to the discriminator's loss, whatever the loss is."""
+"""What is added to the discriminator's loss, whatever the loss is.
+
+Under mixed precision the penalties are computed in float32: bfloat16's three digits are too few for second derivatives
+and for small differences.
+"""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,19 +32,31 @@ class DiscriminatorPass:
     fake_logits: Tensor
     iteration: int
 
+    def judge(self, data: Tensor, logits: Tensor | None = None) -> Tensor:
+        """The discriminator's logits `[N]`, without autocast.
 
-class DiscriminatorRegularizer(ABC):
-    """A term of the discriminator's loss.
+        Args:
+            data: `[N, ...]`
+            logits: those that this step has computed of the data already, which are good enough without autocast
+        """
+        if logits is not None and not torch.is_autocast_enabled(data.device.type):
+            return logits
+        with torch.autocast(data.device.type, enabled=False):
+            return self.discriminator(data)
 
-    `name` is its key in the logs. `per_example` says that it takes each logit for a function of its own example, which
-    batch normalization makes untrue.
+
+class DiscriminatorRegularizer(nn.Module, ABC):
+    """A term of the discriminator's loss; what it remembers between iterations is a buffer, and in the checkpoint.
+
+    `name` is its key in the logs. `per_example` says that it takes the gradient of each logit by its own example, which
+    batch normalization mixes with the others, and which a compiled discriminator cannot differentiate once more.
     """
 
     name: str
     per_example = False
 
     @abstractmethod
-    def __call__(self, state: DiscriminatorPass) -> Tensor:
+    def forward(self, state: DiscriminatorPass) -> Tensor:
         """The weighted term, a scalar."""
 
 
@@ -55,13 +71,165 @@ class R1(DiscriminatorRegularizer):
     per_example = True
 
     def __init__(self, gamma: float = 1.0) -> None:
-        if gamma < 0:
-            raise ValueError(f"R1's gamma is {gamma}: choose 0 or more.")
-        self.gamma = gamma
+        super().__init__()
+        self.gamma = _checked(gamma, self, "gamma")
 
-    def __call__(self, state: DiscriminatorPass) -> Tensor:
+    def forward(self, state: DiscriminatorPass) -> Tensor:
         """The penalty, a scalar."""
-        return self.gamma / 2 * squared_gradient_norms(state.real_logits, state.real).mean()
+        return self._penalty(state.judge(state.real, state.real_logits), state.real)
+
+    def _penalty(self, logits: Tensor, data: Tensor) -> Tensor:
+        return self.gamma / 2 * example_gradients(logits, data).square().sum(1).mean()
+
+
+class R2(R1):
+    """gamma / 2 * E[|grad D(G(z))|^2] on generated data (Mescheder, Geiger & Nowozin 2018, equation 10).
+
+    Args:
+        gamma: the weight, 0 or more
+    """
+
+    name = "r2"
+
+    def forward(self, state: DiscriminatorPass) -> Tensor:
+        """The penalty, a scalar."""
+        return self._penalty(state.judge(state.fake, state.fake_logits), state.fake)
+
+
+class GradientPenalty(DiscriminatorRegularizer):
+    """weight * E[(|grad D(x')| - 1)^2], x' between a real and a generated example (Gulrajani et al. 2017, equation 3).
+
+    Each pair has an x' of its own, uniform on the line between the two.
+
+    Args:
+        weight: the weight, 0 or more
+        one_sided: whether only norms above 1 are penalized (the same paper, section 4)
+    """
+
+    name = "gradient_penalty"
+    per_example = True
+
+    def __init__(self, weight: float = 10.0, one_sided: bool = False) -> None:
+        super().__init__()
+        self.weight = _checked(weight, self, "weight")
+        self.one_sided = one_sided
+
+    def forward(self, state: DiscriminatorPass) -> Tensor:
+        """The penalty, a scalar."""
+        one_each = (len(state.real), *[1] * (state.real.dim() - 1))
+        epsilon = torch.rand(one_each, device=state.real.device, dtype=state.real.dtype)
+        between = state.fake.lerp(state.real, epsilon).detach().requires_grad_()
+        excess = example_gradients(state.judge(between), between).norm(dim=1) - 1
+        return self.weight * (excess.relu() if self.one_sided else excess).square().mean()
+
+
+class DRAGAN(DiscriminatorRegularizer):
+    """weight * E[(|grad D(x + noise)| - 1)^2] around real data (Kodali et al. 2017).
+
+    Args:
+        weight: the weight, 0 or more
+        noise: the standard deviation of the normal noise, 0 or more, in units of the data. The authors' code adds
+            uniform noise whose root mean square is 0.29 standard deviations of the data, which is 0.09 on MNIST.
+    """
+
+    name = "dragan"
+    per_example = True
+
+    def __init__(self, weight: float = 10.0, noise: float = 0.1) -> None:
+        super().__init__()
+        self.weight = _checked(weight, self, "weight")
+        self.noise = _checked(noise, self, "noise")
+
+    def forward(self, state: DiscriminatorPass) -> Tensor:
+        """The penalty, a scalar."""
+        perturbed = (state.real + self.noise * torch.randn_like(state.real)).detach().requires_grad_()
+        norms = example_gradients(state.judge(perturbed), perturbed).norm(dim=1)
+        return self.weight * (norms - 1).square().mean()
+
+
+class LeCam(DiscriminatorRegularizer):
+    """weight * (E[(D(x) - a_fake)^2] + E[(D(G(z)) - a_real)^2]) (Tseng et al. 2021, R_LC).
+
+    a_real and a_fake are exponential moving averages of the logits of real and of generated data, which start at 0.
+
+    Args:
+        weight: the weight, 0 or more
+        decay: of the averages in one step of the discriminator, from 0 to less than 1
+
+    Raises:
+        ValueError: the weight is negative, or decay is not in [0, 1).
+    """
+
+    name = "lecam"
+    real_average: Tensor
+    fake_average: Tensor
+
+    def __init__(self, weight: float = 0.3, decay: float = 0.99) -> None:
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ValueError(f"LeCam's decay is {decay}: choose 0 or more, and less than 1.")
+        self.weight = _checked(weight, self, "weight")
+        self.decay = decay
+        self.register_buffer("real_average", torch.zeros(()))
+        self.register_buffer("fake_average", torch.zeros(()))
+
+    def forward(self, state: DiscriminatorPass) -> Tensor:
+        """The penalty, a scalar, with averages that this step's logits are part of."""
+        real, fake = state.real_logits, state.fake_logits
+        self.real_average += (1 - self.decay) * (real.detach().mean() - self.real_average)
+        self.fake_average += (1 - self.decay) * (fake.detach().mean() - self.fake_average)
+        distances = (real - self.fake_average).square().mean() + (fake - self.real_average).square().mean()
+        return self.weight * distances
+
+
+class Consistency(DiscriminatorRegularizer):
+    """weight * E[(D(x) - D(T(x)))^2] on real data (CR-GAN, Zhang et al. 2020).
+
+    Args:
+        augmentation: T, data `[N, ...]` -> data `[N, ...]`, random for each example
+        weight: the weight, 0 or more
+    """
+
+    name = "consistency"
+
+    def __init__(self, augmentation: Callable[[Tensor], Tensor], weight: float = 10.0) -> None:
+        super().__init__()
+        self.augmentation = augmentation
+        self.weight = _checked(weight, self, "weight")
+
+    def forward(self, state: DiscriminatorPass) -> Tensor:
+        """The penalty, a scalar."""
+        logits = state.judge(state.real, state.real_logits)
+        augmented_logits = state.judge(self.augmentation(state.real.detach()))
+        return self.weight * (logits - augmented_logits).square().mean()
+
+
+class Lazy(DiscriminatorRegularizer):
+    """Another regularizer, in every k-th iteration only and there k-fold (Karras et al. 2020, section 3.1).
+
+    It counts the iterations from 0, so that the first has it; the logs show k times its value, or 0.
+
+    Args:
+        regularizer: the other
+        interval: k, 1 or more
+
+    Raises:
+        ValueError: the interval is less than 1.
+    """
+
+    def __init__(self, regularizer: DiscriminatorRegularizer, interval: int = 16) -> None:
+        super().__init__()
+        if interval < 1:
+            raise ValueError(f"Lazy's interval is {interval}: choose 1 or more.")
+        self.name, self.per_example = regularizer.name, regularizer.per_example
+        self.regularizer = regularizer
+        self.interval = interval
+
+    def forward(self, state: DiscriminatorPass) -> Tensor:
+        """The other's term times the interval, or 0."""
+        if state.iteration % self.interval:
+            return torch.zeros_like(state.real_logits[0])
+        return self.interval * self.regularizer(state)
 
 
 def check_regularizers(regularizers: Sequence[DiscriminatorRegularizer], discriminator: nn.Module) -> None:
@@ -77,17 +245,41 @@ def check_regularizers(regularizers: Sequence[DiscriminatorRegularizer], discrim
     for regularizer in regularizers:
         if regularizer.per_example and normalized:
             raise ValueError(
-                f"{type(regularizer).__name__} penalizes each example by itself, and batch normalization mixes them:"
-                " take a discriminator without it, or leave the regularizer out."
+                f"The regularizer {regularizer.name} penalizes each example by itself, and batch normalization mixes"
+                " them: take a discriminator without it, or leave the regularizer out."
             )
 
 
-def squared_gradient_norms(logits: Tensor, data: Tensor) -> Tensor:
-    """|d logits[i] / d data[i]|^2 for each example, `[N]`, differentiable.
+def check_differentiable_twice(regularizers: Sequence[DiscriminatorRegularizer], discriminator: nn.Module) -> None:
+    """Refuses gradient penalties through a compiled discriminator, which has no second derivative.
+
+    Raises:
+        ValueError: there is one.
+    """
+    if any(module._compiled_call_impl is not None for module in discriminator.modules()):
+        for regularizer in regularizers:
+            if regularizer.per_example:
+                raise ValueError(
+                    f"The regularizer {regularizer.name} needs a second derivative, and a compiled discriminator has"
+                    " none: compile the generator alone, or leave the regularizer out."
+                )
+
+
+def example_gradients(logits: Tensor, data: Tensor) -> Tensor:
+    """The gradients of logits[i] by data[i], flattened to `[N, D]`, differentiable.
+
+    Where a logit is of a pack of m examples, the logits are `[N / m]`, and the gradient by a pack is one row.
 
     Args:
         logits: `[N]`, each a function of its own example only (no batch normalization between them)
         data: `[N, ...]`, requiring gradients
     """
-    (gradient,) = torch.autograd.grad(logits.sum(), data, create_graph=True)
-    return gradient.flatten(1).square().sum(1)
+    with torch.autocast(data.device.type, enabled=False):
+        (gradient,) = torch.autograd.grad(logits.sum(), data, create_graph=True)
+    return gradient.reshape(len(logits), -1)
+
+
+def _checked(value: float, regularizer: DiscriminatorRegularizer, name: str) -> float:
+    if value < 0:
+        raise ValueError(f"{type(regularizer).__name__}'s {name} is {value}: choose 0 or more.")
+    return value

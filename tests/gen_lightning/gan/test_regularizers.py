@@ -1,45 +1,344 @@
-"""Gradient penalties with closed forms."""
+"""Regularizers against closed forms, and against derivatives by hand in NumPy's float64."""
 
+import numpy as np
 import pytest
 import torch
-from helpers import gan
+from helpers import CONFIGS, gan, load
+from lightning.pytorch import Trainer
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from gen_lightning.gan import R1, DiscriminatorPass
-from gen_lightning.networks import DCGANDiscriminator, DCGANGenerator
+from callbacks import Compile
+from gen_lightning.gan import (
+    DRAGAN,
+    R1,
+    R2,
+    Consistency,
+    DiscriminatorPass,
+    GradientPenalty,
+    Lazy,
+    LeCam,
+    Wasserstein,
+)
+from gen_lightning.gan.regularizers import example_gradients
+from gen_lightning.networks import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator
+
+WEIGHT = torch.tensor([3.0, -4.0], dtype=torch.float64)  # of norm 5
 
 
-def penalty(regularizer, discriminator, real):
-    real = real.requires_grad_()
-    return regularizer(DiscriminatorPass(discriminator, real, real, discriminator(real), discriminator(real), 0))
+def state_of(discriminator, real, fake, iteration=0):
+    real, fake = real.detach().requires_grad_(), fake.detach().requires_grad_()
+    return DiscriminatorPass(discriminator, real, fake, discriminator(real), discriminator(fake), iteration)
 
 
-def test_r1_of_a_linear_discriminator():
-    """gamma / 2 |w|^2 whatever the data, and gamma w for its gradient."""
-    weight = nn.Parameter(torch.tensor([3.0, -4.0], dtype=torch.float64))
-    value = penalty(R1(gamma=6.0), lambda x: x @ weight, torch.randn(5, 2, dtype=torch.float64))
-    assert value.item() == pytest.approx(6 / 2 * 25)
-    value.backward()
-    torch.testing.assert_close(weight.grad, 6 * weight.detach())
+def points(n, seed=0, shift=0.0):
+    return torch.randn(n, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) + shift
 
 
-def test_r1_takes_the_norm_of_each_example():
+class Tanh(nn.Module):
+    """v . tanh(W x), whose gradient is W^T (v (1 - tanh^2(W x)))."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(7)
+        self.weight = nn.Parameter(torch.randn(4, 2, dtype=torch.float64, generator=generator))
+        self.head = nn.Parameter(torch.randn(4, dtype=torch.float64, generator=generator))
+
+    def forward(self, data):
+        return (data @ self.weight.T).tanh() @ self.head
+
+    def slope_norms(self, data):
+        weight, head = self.weight.detach().numpy(), self.head.detach().numpy()
+        slopes = ((1 - np.tanh(data.numpy() @ weight.T) ** 2) * head) @ weight
+        return np.sqrt((slopes**2).sum(1))
+
+
+def reversed_sign(data):
+    return -data
+
+
+def name_of(value):
+    return getattr(value, "name", None)
+
+
+REGULARIZERS = [
+    R1(2.0),
+    R2(2.0),
+    GradientPenalty(3.0),
+    GradientPenalty(3.0, one_sided=True),
+    DRAGAN(3.0),
+    LeCam(decay=0.5).double(),
+    Consistency(reversed_sign, 2.0),
+]
+PER_EXAMPLE = [regularizer for regularizer in REGULARIZERS if regularizer.per_example]
+
+
+@pytest.mark.parametrize(
+    ("regularizer", "value", "slope"),
+    [
+        (R1(6.0), 6 / 2 * 25, 6.0),
+        (R2(6.0), 6 / 2 * 25, 6.0),
+        (GradientPenalty(6.0), 6 * (5 - 1) ** 2, 2 * 6 * (5 - 1) / 5),
+        (GradientPenalty(6.0, one_sided=True), 6 * (5 - 1) ** 2, 2 * 6 * (5 - 1) / 5),
+        (DRAGAN(6.0), 6 * (5 - 1) ** 2, 2 * 6 * (5 - 1) / 5),
+    ],
+    ids=name_of,
+)
+def test_penalties_of_a_linear_discriminator_have_closed_forms(regularizer, value, slope):
+    """Functions of |w| = 5 whatever the data; `slope` times w is the derivative."""
+    weight = nn.Parameter(WEIGHT.clone())
+    penalty = regularizer(state_of(lambda x: x @ weight, points(5), points(5, seed=1)))
+    assert penalty.item() == pytest.approx(value)
+    penalty.backward()
+    torch.testing.assert_close(weight.grad, slope * WEIGHT)
+
+
+@pytest.mark.parametrize(("one_sided", "value"), [(False, 10 * 0.25), (True, 0.0)])
+def test_the_one_sided_penalty_spares_norms_below_one(one_sided, value):
+    weight = WEIGHT / 10
+    penalty = GradientPenalty(10.0, one_sided)(state_of(lambda x: x @ weight, points(5), points(5, seed=1)))
+    assert penalty.item() == pytest.approx(value)
+
+
+@pytest.mark.parametrize("regularizer", [GradientPenalty(), DRAGAN()], ids=name_of)
+def test_a_discriminator_without_slope_has_finite_derivatives(regularizer):
+    """The norm has none at 0; a discriminator that starts at 0 is to train all the same."""
+    weight = nn.Parameter(torch.zeros(2))
+    regularizer(state_of(lambda x: x @ weight, torch.randn(3, 2), torch.randn(3, 2))).backward()
+    assert weight.grad.isfinite().all()
+
+
+def test_r1_and_r2_equal_derivatives_by_hand():
+    network, real, fake = Tanh(), points(5), points(5, seed=1, shift=1.0)
+    state = state_of(network, real, fake)
+    assert R1(3.0)(state).item() == pytest.approx(3 / 2 * (network.slope_norms(real) ** 2).mean())
+    assert R2(3.0)(state).item() == pytest.approx(3 / 2 * (network.slope_norms(fake) ** 2).mean())
+
+
+@pytest.mark.parametrize("one_sided", [False, True])
+def test_the_gradient_penalty_equals_derivatives_by_hand(one_sided):
+    network, real, fake = Tanh(), points(5), points(5, seed=1, shift=1.0)
+    torch.manual_seed(3)
+    penalty = GradientPenalty(2.0, one_sided)(state_of(network, real, fake))
+    torch.manual_seed(3)
+    epsilon = torch.rand(5, 1, dtype=torch.float64)
+    excess = network.slope_norms(epsilon * real + (1 - epsilon) * fake) - 1
+    assert (excess < 0).any()
+    assert (excess > 0).any()
+    excess = np.maximum(excess, 0) if one_sided else excess
+    assert penalty.item() == pytest.approx(2 * (excess**2).mean())
+
+
+def test_each_pair_has_a_point_of_its_own_on_its_line():
+    judged = []
+
+    def discriminator(x):
+        judged.append(x.detach())
+        return x.flatten(1).sum(1)
+
+    real, fake = torch.ones(64, 3, 2, 2), torch.zeros(64, 3, 2, 2)
+    torch.manual_seed(0)
+    GradientPenalty()(state_of(discriminator, real, fake))
+    between = judged[-1].flatten(1)
+    assert torch.equal(between.min(1).values, between.max(1).values)
+    assert len(between[:, 0].unique()) == 64
+    assert between.min() < 0.1
+    assert between.max() > 0.9
+
+
+def test_dragan_equals_derivatives_by_hand():
+    network, real = Tanh(), points(5)
+    torch.manual_seed(3)
+    penalty = DRAGAN(2.0, noise=0.5)(state_of(network, real, points(5, seed=1)))
+    torch.manual_seed(3)
+    perturbed = real + 0.5 * torch.randn(5, 2, dtype=torch.float64)
+    assert penalty.item() == pytest.approx(2 * ((network.slope_norms(perturbed) - 1) ** 2).mean())
+
+
+def test_consistency_equals_the_formula():
+    network, real = Tanh(), points(5)
+    penalty = Consistency(lambda x: x + 0.3, 2.0)(state_of(network, real, points(5, seed=1)))
+    difference = network(real) - network(real + 0.3)
+    assert penalty.item() == pytest.approx(2 * np.square(difference.detach().numpy()).mean())
+
+
+def test_consistency_of_a_linear_discriminator_is_its_slope_along_the_shift():
+    shift = torch.tensor([2.0, 1.0], dtype=torch.float64)
+    penalty = Consistency(lambda x: x + shift, 3.0)(state_of(lambda x: x @ WEIGHT, points(5), points(5)))
+    assert penalty.item() == pytest.approx(3 * (3 * 2 - 4 * 1) ** 2)
+
+
+def test_lecam_equals_the_formula_with_averages_by_hand():
+    regularizer = LeCam(weight=2.0, decay=0.9).double()
+    real_average = fake_average = 0.0
+    for step in range(4):
+        state = state_of(Tanh(), points(5, seed=step), points(5, seed=step + 9))
+        penalty = regularizer(state)
+        real, fake = state.real_logits.detach().numpy(), state.fake_logits.detach().numpy()
+        real_average = 0.9 * real_average + 0.1 * real.mean()
+        fake_average = 0.9 * fake_average + 0.1 * fake.mean()
+        expected = 2 * (((real - fake_average) ** 2).mean() + ((fake - real_average) ** 2).mean())
+        assert penalty.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("regularizer", PER_EXAMPLE, ids=name_of)
+def test_a_batch_of_two_has_the_mean_of_both_singles(regularizer):
+    """With norms over the batch, or one epsilon for it, it would not."""
+    network, real, fake = Tanh(), points(2), points(2, seed=1, shift=1.0)
+    torch.manual_seed(3)
+    both = regularizer(state_of(network, real, fake))
+    torch.manual_seed(3)
+    singles = [regularizer(state_of(network, real[i : i + 1], fake[i : i + 1])) for i in range(2)]
+    assert both.item() == pytest.approx((singles[0].item() + singles[1].item()) / 2)
+
+
+def test_norms_are_over_all_dimensions_of_an_example():
     """D(x) = |x|^2 / 2 has the gradient x: the mean of the squared norms, not the squared norm of the mean."""
     real = torch.tensor([[[1.0, 0.0]], [[-1.0, 0.0]], [[0.0, 2.0]]])
-    value = penalty(R1(gamma=2.0), lambda x: x.square().sum((1, 2)) / 2, real)
+    value = R1(gamma=2.0)(state_of(lambda x: x.square().sum((1, 2)) / 2, real, real))
     assert value.item() == pytest.approx((1 + 1 + 4) / 3)
 
 
-def test_a_penalty_of_each_example_refuses_batch_normalization():
+def test_gradients_by_a_pack_are_one_row():
+    data = points(6).requires_grad_()
+    logits = (data.square().sum(1) / 2).view(3, 2).sum(1)
+    assert torch.equal(example_gradients(logits, data), data.detach().view(3, 4))
+
+
+@pytest.mark.parametrize("regularizer", REGULARIZERS, ids=name_of)
+def test_a_lazy_regularizer_of_interval_one_changes_nothing(regularizer):
+    values = []
+    for term in (regularizer, Lazy(regularizer, interval=1)):
+        torch.manual_seed(3)
+        network = Tanh()
+        for buffer in regularizer.buffers():
+            buffer.zero_()
+        value = term(state_of(network, points(4), points(4, seed=1), iteration=5))
+        gradients = torch.autograd.grad(value, list(network.parameters()))
+        values.append([value, *gradients])
+    assert all(torch.equal(one, other) for one, other in zip(*values, strict=True))
+    assert Lazy(regularizer, 1).name == regularizer.name
+
+
+def test_a_lazy_regularizer_has_the_others_mean_over_its_interval():
+    lazy, eager = Lazy(R1(2.0), interval=4), R1(2.0)
+    network, real, fake = Tanh(), points(4), points(4, seed=1)
+    values = [lazy(state_of(network, real, fake, iteration)).item() for iteration in range(8)]
+    assert [value > 0 for value in values] == [True, False, False, False] * 2
+    assert np.mean(values) == pytest.approx(eager(state_of(network, real, fake)).item())
+
+
+@pytest.mark.parametrize("regularizer", PER_EXAMPLE, ids=name_of)
+def test_penalties_are_in_float32_under_mixed_precision(regularizer):
+    """Value and derivatives are those without autocast, to the bit."""
+    torch.manual_seed(0)
+    network = MLPDiscriminator((20,), hidden_dims=(32,))
+    real, fake = torch.randn(8, 20), torch.randn(8, 20)
+    results = []
+    for enabled in (False, True):
+        torch.manual_seed(3)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            penalty = regularizer(state_of(network, real, fake))
+        results.append([penalty, *torch.autograd.grad(penalty, list(network.parameters()), allow_unused=True)[:-1]])
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
+def train(model, callbacks=(), **arguments):
+    torch.manual_seed(0)
+    loader = DataLoader(TensorDataset(torch.rand(20, *model.data_shape), torch.zeros(20)), 10)
+    trainer = Trainer(
+        max_steps=2, accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=list(callbacks), **arguments
+    )
+    trainer.fit(model, loader)
+
+
+def test_the_backward_pass_of_a_penalty_is_in_float32_under_mixed_precision():
+    """Where nothing else has a gradient, bf16-mixed trains the discriminator as float32 does, to the bit."""
+
+    class Nothing(Wasserstein):
+        def discriminator(self, real_logits, fake_logits):
+            return torch.zeros(())
+
+    weights = []
+    for precision in ("32-true", "bf16-mixed"):
+        torch.manual_seed(1)
+        model = gan(loss=Nothing(), regularizers=[R1(10.0)], generator_optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
+        train(model, precision=precision)
+        weights.append(list(model.discriminator.parameters()))
+    assert all(torch.equal(one, other) for one, other in zip(*weights, strict=True))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_all_regularizers_train_together_and_are_logged_by_name(precision):
+    seen = {}
+    model = gan(regularizers=[R1(), R2(), GradientPenalty(), DRAGAN(), LeCam(), Consistency(lambda x: 1 - x)])
+    model.log_iteration = lambda scalars, iteration, batch_size: seen.update(scalars)
+    train(model, precision=precision)
+    assert {"r1", "r2", "gradient_penalty", "dragan", "lecam", "consistency"} <= seen.keys()
+    assert all(value.isfinite() and value.dtype == torch.float32 for value in seen.values())
+
+
+def test_averages_are_in_the_checkpoint_and_resumed_exactly(fit):
+    regularizers = (
+        "[{class_path: gen_lightning.gan.LeCam},"
+        " {class_path: gen_lightning.gan.Lazy, init_args: {interval: 2, regularizer: gen_lightning.gan.R1}}]"
+    )
+    arguments = [
+        f"--config={CONFIGS}/gan/mlp.yaml",
+        f"--model.regularizers={regularizers}",
+        "--data.source=digits",
+        "--data.batch_size=256",
+        "--trainer.logger=false",
+        "--trainer.limit_val_batches=0",
+    ]
+    reference = fit(*arguments, "--trainer.max_steps=5")
+    folder = fit(*arguments, "--trainer.max_steps=3")
+    fit("--resume", str(folder), "--trainer.max_steps=5")
+    ours, theirs = (load(path / "checkpoints/last.ckpt")["state_dict"] for path in (folder, reference))
+    assert {"regularizers.0.real_average", "regularizers.0.fake_average"} <= ours.keys()
+    assert ours["regularizers.0.real_average"] != ours["regularizers.0.fake_average"]
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_regularizers_without_memory_leave_the_checkpoint_as_it_was():
+    assert gan(regularizers=[R1(), Lazy(R2())]).state_dict().keys() == gan().state_dict().keys()
+
+
+@pytest.mark.parametrize("regularizer", [*PER_EXAMPLE, Lazy(R1())], ids=name_of)
+def test_a_penalty_of_each_example_refuses_batch_normalization(regularizer):
     with pytest.raises(ValueError, match="batch normalization mixes them"):
-        gan(generator=DCGANGenerator, discriminator=DCGANDiscriminator, regularizers=[R1()])
+        gan(generator=DCGANGenerator, discriminator=DCGANDiscriminator, regularizers=[regularizer])
+
+
+@pytest.mark.parametrize("regularizer", [*PER_EXAMPLE, Lazy(R1())], ids=name_of)
+def test_a_gradient_penalty_refuses_a_compiled_discriminator_before_training(regularizer):
+    with pytest.raises(ValueError, match="compile the generator alone"):
+        train(gan(regularizers=[regularizer]), [Compile(["generator", "discriminator"])])
+
+
+def test_weight_clipping_refuses_spectral_normalization():
+    def discriminator(data_shape):
+        network = MLPDiscriminator(data_shape)
+        nn.utils.parametrizations.spectral_norm(network.layers[0])
+        return network
+
+    gan(loss=Wasserstein(), discriminator=discriminator)
+    with pytest.raises(ValueError, match="set the loss's clip to null"):
+        gan(loss=Wasserstein(clip=0.01), discriminator=discriminator)
 
 
 def test_two_terms_of_one_name_are_refused():
     with pytest.raises(ValueError, match="told apart by their names"):
-        gan(regularizers=[R1(1.0), R1(2.0)])
+        gan(regularizers=[R1(1.0), Lazy(R1(2.0))])
 
 
-def test_r1_refuses_a_negative_weight():
+@pytest.mark.parametrize("build", [R1, R2, GradientPenalty, DRAGAN, LeCam, lambda w: Consistency(reversed_sign, w)])
+def test_a_negative_weight_is_refused(build):
     with pytest.raises(ValueError, match="choose 0 or more"):
-        R1(gamma=-1.0)
+        build(-1.0)
+
+
+@pytest.mark.parametrize("build", [lambda: Lazy(R1(), 0), lambda: LeCam(decay=1.0), lambda: DRAGAN(noise=-1.0)])
+def test_settings_out_of_range_are_refused(build):
+    with pytest.raises(ValueError, match="choose"):
+        build()

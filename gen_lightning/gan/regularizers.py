@@ -5,7 +5,7 @@ and for small differences.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -186,13 +186,13 @@ class Consistency(DiscriminatorRegularizer):
     """weight * E[(D(x) - D(T(x)))^2] on real data (CR-GAN, Zhang et al. 2020).
 
     Args:
-        augmentation: T, data `[N, ...]` -> data `[N, ...]`, random for each example
+        augmentation: T, data `[N, ...]` -> data `[N, ...]`, random for each example, such as `networks.Translation`
         weight: the weight, 0 or more
     """
 
     name = "consistency"
 
-    def __init__(self, augmentation: Callable[[Tensor], Tensor], weight: float = 10.0) -> None:
+    def __init__(self, augmentation: nn.Module, weight: float = 10.0) -> None:
         super().__init__()
         self.augmentation = augmentation
         self.weight = _checked(weight, self, "weight")

@@ -1,18 +1,27 @@
 """Plain networks that know no loss and no Lightning.
 
-Encoders and discriminators go from data to features, decoders and generators from latents to data.
+Encoders and discriminators go from data to features, decoders and generators from latents to data. `SpectralNorm`,
+`Packing` and `DifferentiableAugmentation` take any discriminator as an argument.
 """
 
+from gen_lightning.networks.augmentation import Color, Cutout, Translation
 from gen_lightning.networks.dcgan import DCGANDecoder, DCGANDiscriminator, DCGANEncoder, DCGANGenerator
 from gen_lightning.networks.mlp import MLPDecoder, MLPDiscriminator, MLPEncoder, MLPGenerator
+from gen_lightning.networks.wrappers import DifferentiableAugmentation, Packing, SpectralNorm
 
 __all__ = [
+    "Color",
+    "Cutout",
     "DCGANDecoder",
     "DCGANDiscriminator",
     "DCGANEncoder",
     "DCGANGenerator",
+    "DifferentiableAugmentation",
     "MLPDecoder",
     "MLPDiscriminator",
     "MLPEncoder",
     "MLPGenerator",
+    "Packing",
+    "SpectralNorm",
+    "Translation",
 ]

@@ -4,7 +4,7 @@ Between the image and a map of 4 x 4 (from 32) or 7 x 7 (from 28) lie strided 4 
 and doubling the channels, with batch normalization everywhere but at the image and at the other end.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -17,22 +17,28 @@ class DCGANEncoder(nn.Module):
         data_shape: `(C, H, W)` with H = W, a small number (4 to 7) times a power of 2, such as 28, 32 or 64
         out_features: the number of outputs
         width: channels of the map next to the image
+        normalization: called with the number of channels; `torch.nn.Identity` for none
 
     Raises:
         ValueError: the image size is not of that form.
     """
 
-    def __init__(self, data_shape: Sequence[int], out_features: int, width: int = 64) -> None:
+    def __init__(
+        self,
+        data_shape: Sequence[int],
+        out_features: int,
+        width: int = 64,
+        normalization: Callable[[int], nn.Module] = nn.BatchNorm2d,
+    ) -> None:
         super().__init__()
         map_size, num_stages = _map_size_and_stages(data_shape)
         channels = [data_shape[0]] + [width * 2**stage for stage in range(num_stages)]
         layers: list[nn.Module] = []
         for stage, (inputs, outputs) in enumerate(pairwise(channels)):
-            layers += [
-                nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=stage == 0),
-                nn.Identity() if stage == 0 else nn.BatchNorm2d(outputs),
-                nn.LeakyReLU(0.2),
-            ]
+            norm = nn.Identity() if stage == 0 else normalization(outputs)
+            # Batch normalization has a bias of its own.
+            bias = not isinstance(norm, nn.BatchNorm2d)
+            layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=bias), norm, nn.LeakyReLU(0.2)]
         layers += [nn.Conv2d(channels[-1], out_features, map_size), nn.Flatten()]
         self.layers = nn.Sequential(*layers)
         self.apply(_initialize)
@@ -87,10 +93,16 @@ class DCGANDiscriminator(DCGANEncoder):
     Args:
         data_shape: as for `DCGANEncoder`
         width: channels of the map next to the image
+        normalization: as for `DCGANEncoder`
     """
 
-    def __init__(self, data_shape: Sequence[int], width: int = 64) -> None:
-        super().__init__(data_shape, 1, width)
+    def __init__(
+        self,
+        data_shape: Sequence[int],
+        width: int = 64,
+        normalization: Callable[[int], nn.Module] = nn.BatchNorm2d,
+    ) -> None:
+        super().__init__(data_shape, 1, width, normalization)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `[N]`."""

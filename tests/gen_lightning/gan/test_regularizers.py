@@ -53,8 +53,13 @@ class Tanh(nn.Module):
         return np.sqrt((slopes**2).sum(1))
 
 
-def reversed_sign(data):
-    return -data
+class Shift(nn.Module):
+    def __init__(self, shift):
+        super().__init__()
+        self.shift = shift
+
+    def forward(self, data):
+        return data + self.shift
 
 
 def name_of(value):
@@ -68,7 +73,7 @@ REGULARIZERS = [
     GradientPenalty(3.0, one_sided=True),
     DRAGAN(3.0),
     LeCam(decay=0.5).double(),
-    Consistency(reversed_sign, 2.0),
+    Consistency(Shift(0.3), 2.0),
 ]
 PER_EXAMPLE = [regularizer for regularizer in REGULARIZERS if regularizer.per_example]
 
@@ -157,14 +162,14 @@ def test_dragan_equals_derivatives_by_hand():
 
 def test_consistency_equals_the_formula():
     network, real = Tanh(), points(5)
-    penalty = Consistency(lambda x: x + 0.3, 2.0)(state_of(network, real, points(5, seed=1)))
+    penalty = Consistency(Shift(0.3), 2.0)(state_of(network, real, points(5, seed=1)))
     difference = network(real) - network(real + 0.3)
     assert penalty.item() == pytest.approx(2 * np.square(difference.detach().numpy()).mean())
 
 
 def test_consistency_of_a_linear_discriminator_is_its_slope_along_the_shift():
     shift = torch.tensor([2.0, 1.0], dtype=torch.float64)
-    penalty = Consistency(lambda x: x + shift, 3.0)(state_of(lambda x: x @ WEIGHT, points(5), points(5)))
+    penalty = Consistency(Shift(shift), 3.0)(state_of(lambda x: x @ WEIGHT, points(5), points(5)))
     assert penalty.item() == pytest.approx(3 * (3 * 2 - 4 * 1) ** 2)
 
 
@@ -271,7 +276,7 @@ def test_the_backward_pass_of_a_penalty_is_in_float32_under_mixed_precision():
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_all_regularizers_train_together_and_are_logged_by_name(precision):
     seen = {}
-    model = gan(regularizers=[R1(), R2(), GradientPenalty(), DRAGAN(), LeCam(), Consistency(lambda x: 1 - x)])
+    model = gan(regularizers=[R1(), R2(), GradientPenalty(), DRAGAN(), LeCam(), Consistency(Shift(0.3))])
     model.log_iteration = lambda scalars, iteration, batch_size: seen.update(scalars)
     train(model, precision=precision)
     assert {"r1", "r2", "gradient_penalty", "dragan", "lecam", "consistency"} <= seen.keys()
@@ -332,7 +337,7 @@ def test_two_terms_of_one_name_are_refused():
         gan(regularizers=[R1(1.0), Lazy(R1(2.0))])
 
 
-@pytest.mark.parametrize("build", [R1, R2, GradientPenalty, DRAGAN, LeCam, lambda w: Consistency(reversed_sign, w)])
+@pytest.mark.parametrize("build", [R1, R2, GradientPenalty, DRAGAN, LeCam, lambda w: Consistency(Shift(0.3), w)])
 def test_a_negative_weight_is_refused(build):
     with pytest.raises(ValueError, match="choose 0 or more"):
         build(-1.0)

@@ -1,0 +1,88 @@
+"""Random changes of images through which gradients flow (Zhao et al. 2020, section 3 and appendix).
+
+Each takes images `[N, C, H, W]`, draws anew for each of them from torch's default generators, and returns the shape.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Translation(nn.Module):
+    """Shifts each image by whole pixels, up and down, left and right; what comes in from outside is 0.
+
+    Args:
+        ratio: the largest shift as a part of the image's height and width, rounded down to pixels, from 0 to 1
+
+    Raises:
+        ValueError: the ratio is not between 0 and 1.
+    """
+
+    def __init__(self, ratio: float = 0.125) -> None:
+        super().__init__()
+        self.ratio = _checked(ratio, self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images `[N, C, H, W]`, in the same range if that includes 0."""
+        count, _, height, width = images.shape
+        largest_down, largest_right = int(height * self.ratio), int(width * self.ratio)
+        padded = F.pad(images, (largest_right, largest_right, largest_down, largest_down))
+        rows = _integers(2 * largest_down + 1, images) + torch.arange(height, device=images.device)
+        columns = _integers(2 * largest_right + 1, images) + torch.arange(width, device=images.device)
+        examples = torch.arange(count, device=images.device)[:, None, None]
+        return padded[examples, :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+
+
+class Cutout(nn.Module):
+    """Sets a rectangle of each image to 0, whose centre is anywhere in the image.
+
+    Args:
+        ratio: its height and width as a part of the image's, rounded down to pixels, from 0 to 1
+
+    Raises:
+        ValueError: the ratio is not between 0 and 1.
+    """
+
+    def __init__(self, ratio: float = 0.5) -> None:
+        super().__init__()
+        self.ratio = _checked(ratio, self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images `[N, C, H, W]`, in the same range if that includes 0."""
+        rows, columns = (self._cut(size, images) for size in images.shape[2:])
+        return images.masked_fill((rows[:, :, None] & columns[:, None, :]).unsqueeze(1), 0)
+
+    def _cut(self, size: int, images: Tensor) -> Tensor:
+        length = int(size * self.ratio)
+        first = _integers(size + 1 - length % 2, images) - length // 2
+        positions = torch.arange(size, device=images.device)
+        return (first <= positions) & (positions < first + length)
+
+
+class Color(nn.Module):
+    """Brightness by -1/4 to 1/4, saturation by the factor 0 to 2, and contrast by the factor 1/2 to 3/2.
+
+    The paper's ranges for images in [-1, 1], said of images in [0, 1]. Grey images have no saturation to change.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images `[N, C, H, W]`, not clipped to [0, 1], which would stop gradients."""
+        images = images + _uniform(-0.25, 0.25, images)
+        grey = images.mean(1, keepdim=True)
+        images = grey + (images - grey) * _uniform(0, 2, images)
+        mean = images.mean((1, 2, 3), keepdim=True)
+        return mean + (images - mean) * _uniform(0.5, 1.5, images)
+
+
+def _integers(count: int, images: Tensor) -> Tensor:
+    return torch.randint(count, (len(images), 1), device=images.device)
+
+
+def _uniform(low: float, high: float, images: Tensor) -> Tensor:
+    return torch.empty(len(images), 1, 1, 1, device=images.device, dtype=images.dtype).uniform_(low, high)
+
+
+def _checked(ratio: float, augmentation: nn.Module) -> float:
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"{type(augmentation).__name__}'s ratio is {ratio}: choose 0 to 1.")
+    return ratio

@@ -98,7 +98,8 @@ class GANModule(GenerativeModule):
             ValueError: a callback has compiled a discriminator that a regularizer differentiates twice.
         """
         super().setup(stage)
-        check_differentiable_twice(self.regularizers, self.discriminator)
+        if stage == "fit":
+            check_differentiable_twice(self.regularizers, self.discriminator)
         if isinstance(self.trainer.strategy, DDPStrategy):
             # One player's backward pass leaves the other's parameters unused, which DDP takes for an error.
             self.trainer.strategy._ddp_kwargs["find_unused_parameters"] = True

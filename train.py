@@ -167,6 +167,7 @@ class CommandLine(LightningCLI):
             parser_class=Parser,
             save_config_callback=RunConfig,
             auto_configure_optimizers=False,
+            parser_kwargs={"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter},
             args=args,
         )
 
@@ -470,6 +471,8 @@ def explain(message: str, options: list[str]) -> str:
         message: of one line or many, each type that the value is not of with its reason
         options: the names of all options of the command
     """
+    if match := re.search(r"argument subcommand: invalid choice: '([^']+)'", message):
+        return f"There is no command {match[1]}{nearest(match[1], [*CommandLine.subcommands(), 'compare'])}"
     if match := re.search(r"unrecognized arguments: ([^\s=]+)|does not accept option '([\w.]+)'", message):
         wrong = match[1] or f"--{match[2]}"
         return f"There is no option {wrong}{nearest(wrong, options)}"

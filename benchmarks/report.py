@@ -5,11 +5,12 @@ python -m benchmarks.report --update README.md
 """
 
 import argparse
+import math
 import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.run import read_results
+from benchmarks.run import Task, read_results
 from gen_lightning.metrics.comparison import distinct, extractor_of, heading, markdown, measurements_of
 from gen_lightning.metrics.estimates import with_error
 from gen_lightning.metrics.report import BETTER, Row
@@ -37,6 +38,8 @@ def report(rows: list[Result]) -> str:
     """
     if not rows:
         raise ValueError("There are no results: run `python -m benchmarks.run` first.")
+    # The last line of a task counts, whoever has written it twice.
+    rows = list({tuple(row[field] for field in Task._fields): row for row in rows}.values())
     groups: dict[Group, list[Result]] = {}
     for row in rows:
         groups.setdefault(group_of(row), []).append(row)
@@ -90,7 +93,9 @@ def mean_and_deviation(values: list[float]) -> str:
     """Mean ± sample standard deviation; of one value, only the value."""
     if not values:
         return ""
-    return with_error(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None)
+    mean = math.fsum(values) / len(values)
+    known = len(values) > 1 and math.isfinite(mean)
+    return with_error(mean, statistics.stdev(values) if known else None)
 
 
 def floor_lines(groups: dict[Group, list[Result]], metrics: list[str]) -> list[list[str]]:

@@ -3,7 +3,8 @@
     python -m benchmarks.run --root data
     python -m benchmarks.run --source digits --epochs 2 --recipes vae/vae --seeds 0
 
-What the results hold already is not done again, and a fit that was interrupted goes on where it was.
+What the results hold already is not done again, and a fit that was interrupted goes on where it was. Results know
+nothing of what is changed in a recipe or the code: take their lines out of the file then.
 """
 
 import argparse

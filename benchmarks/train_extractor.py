@@ -1,7 +1,7 @@
 """Trains a feature extractor on the official training split of a source of the data module, and writes its weights.
 
-    python -m benchmarks.train_extractor --root data                                    # the package's, on MNIST
     python -m benchmarks.train_extractor --source fashion_mnist --root data             # fashion_mnist_cnn.safetensors
+    python -m benchmarks.train_extractor --source mnist --root data                     # as the package's
     python -m benchmarks.train_extractor --source digits --epochs 150
 
 It prints the accuracy on the official test split, looked at once, after the last epoch, the SHA-256 of the weights
@@ -25,7 +25,6 @@ from datamodules import TrainLoader
 from datamodules.sources import Source, Split, download, load
 from gen_lightning.metrics.extractor import DigitClassifier
 
-PACKAGE = Path(__file__).parents[1] / "gen_lightning" / "metrics"
 
 
 EXTRACTOR = "gen_lightning.metrics.ClassifierFeatures"
@@ -75,8 +74,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="SOURCE_cnn.safetensors, which names the extractor")
     args = parser.parse_args()
-    folder = PACKAGE if args.source == "mnist" else Path()
-    output = args.output or folder / f"{args.source}_cnn.safetensors"
+    output = args.output or Path(f"{args.source}_cnn.safetensors")
 
     torch.manual_seed(args.seed)
     download(args.source, args.root)

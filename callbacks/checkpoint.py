@@ -1,7 +1,6 @@
 """Checkpoints that are whole, recent, and taken between two iterations."""
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +10,16 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from gen_lightning.metrics.files import whole_file
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target and renames, so that a killed run leaves the old checkpoint or the new one."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Saves `checkpoint` as the file `path`, atomically wherever TMPDIR is."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            try:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        with whole_file(Path(path)) as file:
+            torch.save(checkpoint, file)
 
 
 class LastCheckpoint(Checkpoint):

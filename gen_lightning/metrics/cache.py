@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,6 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from gen_lightning.metrics.files import whole_file
+
 
 def cache_folder() -> Path:
     """`$XDG_CACHE_HOME/gen_lightning`, by default in `~/.cache`."""
@@ -18,10 +19,12 @@ def cache_folder() -> Path:
 
 
 def fingerprint(batches: Iterable[Tensor]) -> str:
-    """The SHA-256 of examples `[N, ...]`, however they are divided into batches."""
-    digest = hashlib.sha256()
+    """The SHA-256 of examples `[N, ...]` and of what one of them is, however they are divided into batches."""
+    digest, example = hashlib.sha256(), ""
     for batch in batches:
+        example = f"{batch.dtype} {tuple(batch.shape[1:])}"
         digest.update(batch.cpu().contiguous().numpy().tobytes())
+    digest.update(example.encode())
     return digest.hexdigest()
 
 
@@ -40,20 +43,8 @@ def cached(what: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Ten
     except (OSError, SafetensorError):
         tensors = compute()
     try:
-        _write(path, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
+        with whole_file(path) as file:
+            file.write(save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
     except OSError as error:
         warnings.warn(f"{path.parent} cannot be written ({error}), so real images are measured anew.", stacklevel=2)
     return tensors
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise

@@ -24,7 +24,8 @@ def classifier_score(probabilities: Tensor) -> Estimate:
 def class_balance(real: Tensor, fake: Tensor) -> Estimate:
     """KL(p_fake(y) || p_real(y)) of the mean class probabilities, in nats: 0 for equal balance, in float64.
 
-    Infinite where samples hold a class that no real image does. Its standard error is by the bootstrap over both sets.
+    Infinite where samples hold a class that no real image does. Its standard error is by the bootstrap over both sets,
+    which makes it up to half as large again near 0; there its bias is about (C - 1) / 2 (1 / M + 1 / N).
 
     Args:
         real: p(y | x) of real images, `[M, C]`

@@ -26,10 +26,11 @@ Curve = list[tuple[int, float]]
 
 
 class Run(NamedTuple):
-    """A run's folder, and what `test` measured in it: after which iteration, with which extractor, by metric."""
+    """A run's folder, and what `test` measured in it: after which iteration, on which data and with which extractor."""
 
     folder: Path
     iteration: int
+    data: str
     extractor: str
     metrics: dict[str, Row]
 
@@ -69,14 +70,14 @@ def read_run(folder: Path) -> Run:
     Raises:
         ValueError: the folder is no run, or has not been tested; the sentence gives the command.
     """
-    if not folder.is_dir():
+    if not (folder / "config.yaml").is_file():
         raise ValueError(f"There is no run in {folder}: give a folder runs/NAME/VERSION.")
     path = folder / "metrics.json"
     test = json.loads(path.read_text()).get("test", {}) if path.is_file() else {}
     if "metrics" not in test:
         checkpoint = folder / "checkpoints" / "last.ckpt"
         raise ValueError(f"{folder} has not been tested: run `python train.py test --ckpt_path {checkpoint}` first.")
-    return Run(folder.resolve(), test["iteration"], extractor_of(test), measurements_of(test))
+    return Run(folder.resolve(), test["iteration"], test["data"][:8], extractor_of(test), measurements_of(test))
 
 
 def measurements_of(test: dict[str, Any]) -> dict[str, Row]:
@@ -146,34 +147,21 @@ def notes(runs: list[Run]) -> str:
 
 
 def differences(runs: list[Run], metric: str) -> list[str]:
-    """What makes the values of a metric incomparable between runs: nothing, or different N, extractors or floors."""
+    """What makes the values of a metric incomparable between runs: nothing, or different data, N or extractors."""
     tested = [run for run in runs if metric in run.metrics]
-    numbers = {run.name: f"{run.metrics[metric].n:,}" for run in tested}
     # A metric of features, such as fid/mnist_cnn, is compared with fid/inception of another run too.
     family = metric.partition("/")[0] + "/"
-    extractors = {
-        run.name: run.extractor
-        for run in runs
-        if "/" in metric and any(name.startswith(family) for name in run.metrics)
+    of_features = [run for run in runs if "/" in metric and any(name.startswith(family) for name in run.metrics)]
+    facts = {
+        "on different data": {run.name: run.data for run in tested},
+        "at different N": {run.name: f"{run.metrics[metric].n:,}" for run in tested},
+        "with different extractors": {run.name: run.extractor for run in of_features},
     }
-    phrases = [
+    return [
         f"{what} ({'; '.join(f'{run}: {value}' for run, value in values.items())})"
-        for what, values in (("at different N", numbers), ("with different extractors", extractors))
+        for what, values in facts.items()
         if len(set(values.values())) > 1
     ]
-    # At another N or by another extractor, another floor is no news.
-    if not phrases and floors_apart([run.metrics[metric] for run in tested]):
-        phrases = ["on data with different floors"]
-    return phrases
-
-
-def floors_apart(column: list[Row]) -> bool:
-    """Whether the floors of a metric differ by more than chance."""
-    floors = sorted((entry.floor, entry.floor_error) for entry in column if entry.floor is not None)
-    if not floors:
-        return False
-    (lowest, lowest_error), (highest, highest_error) = floors[0], floors[-1]
-    return highest - lowest > chance(lowest_error, highest_error)
 
 
 def heading(metric: str, better: str | None) -> str:

@@ -14,10 +14,10 @@ _SHA256 = "ba5793e80f5d28a6c6fb5714fab3a0fa59b608ccb68e7695f29e6172daab6c18"
 
 
 class FeatureExtractor(nn.Module):
-    """A frozen network that judges images: it never leaves evaluation mode, and its parameters take no gradients.
+    """A frozen network that judges images. It never leaves evaluation mode.
 
     `name` is part of the key of every metric made with it; `num_features` is the dimension of its features; `sha256` is
-    that of its weights, by which measurements of real images are cached and reports say what they were made with.
+    that of its weights, by which, and by its class, measurements of real images are cached: change it with the code.
     """
 
     name: str
@@ -44,16 +44,12 @@ def _convolution(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 class DigitClassifier(nn.Module):
-    """A convolutional classifier of 28 x 28 grey images with `num_features` penultimate features.
+    """A convolutional classifier of 28 x 28 grey images in ten classes, with 64 penultimate features."""
 
-    Args:
-        num_features: the dimension of the features
-        num_classes: the number of classes
-    """
+    num_features = 64
 
-    def __init__(self, num_features: int = 64, num_classes: int = 10) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.num_features = num_features
         self.body = nn.Sequential(
             nn.Conv2d(1, 16, 5, padding=2, bias=False),
             nn.BatchNorm2d(16),
@@ -63,24 +59,24 @@ class DigitClassifier(nn.Module):
             _convolution(32, 64),
             nn.MaxPool2d(2),
             _convolution(64, 64),
-            _convolution(64, num_features),
+            _convolution(64, self.num_features),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
         )
-        self.head = nn.Linear(num_features, num_classes)
+        self.head = nn.Linear(self.num_features, 10)
 
     def features(self, images: Tensor) -> Tensor:
-        """Penultimate features `[N, num_features]` of images `[N, 1, 28, 28]` (or 32 x 32, padded) in [0, 1]."""
+        """Penultimate features `[N, 64]` of images `[N, 1, 28, 28]` (or 32 x 32, padded) in [0, 1]."""
         if images.shape[1] != 1 or images.shape[2:] not in ((28, 28), (32, 32)):
             raise ValueError(
-                f"The MNIST extractor judges grey images of 28 x 28 or 32 x 32, not {tuple(images.shape[1:])}:"
+                f"This extractor judges grey images of 28 x 28 or 32 x 32, not {tuple(images.shape[1:])}:"
                 " choose another extractor."
             )
         margin = (images.shape[-1] - 28) // 2
         return self.body(images[..., margin : margin + 28, margin : margin + 28])
 
     def forward(self, images: Tensor) -> Tensor:
-        """Class logits `[N, num_classes]`."""
+        """Class logits `[N, 10]`."""
         return self.head(self.features(images))
 
 
@@ -162,6 +158,9 @@ class InceptionFeatures(FeatureExtractor):
             self.network = NoTrainInceptionV3("inception-v3-compat", ["2048"], weights)
         except ModuleNotFoundError as error:
             raise ValueError("Inception needs torch-fidelity: pip install 'gen_lightning[inception]'.") from error
+        except Exception as error:
+            # Whatever another file makes of the unpickler, the user is to know which one it is.
+            raise ValueError(f"{weights} does not hold torch-fidelity's Inception weights: give its file.") from error
         self.requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> Tensor:

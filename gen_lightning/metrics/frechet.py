@@ -25,8 +25,9 @@ def frechet_distance(real: Tensor, fake: Tensor) -> Tensor:
 def frechet_estimate(real: Tensor, fake: Tensor) -> Estimate:
     """`frechet_distance`, with its standard error by the bootstrap over both sets.
 
-    The error says nothing about the bias, which is positive and falls as 1/N (Chong & Forsyth 2020): compare
-    distances at equal M and N only.
+    Near a distance of 0, where it is a quadratic statistic, the bootstrap's error is up to twice the true one. It says
+    nothing about the bias, which is positive and falls as 1/N (Chong & Forsyth 2020): compare distances at equal M and
+    N only.
     """
     _check(real, fake)
     return bootstrap(_distance, real.double(), fake.double())

@@ -15,7 +15,8 @@ def manifold_metrics(real: Tensor, fake: Tensor, neighbours: int = 5) -> dict[st
     Every point has a ball that reaches to its k-th nearest neighbour in its own set. Precision is the share of samples
     within a ball of a real image, and recall the share of real images within a ball of a sample; density counts the
     real balls around each sample, over k; coverage is the share of real balls that hold a sample. All are in [0, 1]
-    but density, which can exceed 1. The standard errors take the balls as given.
+    but density, which can exceed 1. The standard errors are over points, for balls as they are: of models judged by the
+    same real images. Were those drawn anew too, precision and density would vary up to twice as much.
 
     Args:
         real: features of real images, `[M, D]`

@@ -1,6 +1,7 @@
 """The table of the benchmarks: its statistics, its lines, and its place in a file."""
 
 import json
+import math
 import statistics
 
 import pytest
@@ -122,3 +123,13 @@ def test_page_without_markers_is_refused_and_kept(tmp_path, text):
     with pytest.raises(SystemExit, match=r"no place for the table: write <!-- benchmarks\.report -->"):
         main(["--results", str(results), "--update", str(page)])
     assert page.read_text() == text
+
+
+def test_a_seed_done_twice_counts_once_and_the_last_time():
+    header, row, _ = lines(report([result(0, fid=9.0), result(0, fid=1.21)]))
+    assert dict(zip(header, row, strict=True))["fid ↓"] == "1.21"
+
+
+def test_a_value_that_is_not_a_number_leaves_the_table():
+    header, row, _ = lines(report([result(0), result(1, fid=math.nan)]))
+    assert dict(zip(header, row, strict=True))["fid ↓"] == "nan"

@@ -89,6 +89,12 @@ def test_the_error_is_the_spread_of_repeated_experiments():
     assert errors.mean().item() == pytest.approx(values.std().item(), rel=0.25)
 
 
+def test_at_no_distance_the_error_is_at_most_twice_too_large():
+    estimates = [frechet_estimate(normal(300, 3, seed=2 * i), normal(300, 3, seed=2 * i + 1)) for i in range(100)]
+    values, errors = torch.tensor(estimates).T
+    assert 1 < errors.mean().item() / values.std().item() < 2.2
+
+
 def test_the_estimate_holds_the_distance():
     real, fake = normal(100, 4), normal(80, 4, seed=1)
     assert frechet_estimate(real, fake).value == frechet_distance(real, fake).item()

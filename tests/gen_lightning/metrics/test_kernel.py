@@ -31,6 +31,15 @@ def test_blocks_agree_with_torch_fidelity():
     assert error == pytest.approx(np.std(expected, ddof=1) / 10**0.5, rel=1e-10)
 
 
+def test_every_block_of_the_larger_set_counts():
+    real, fake = normal(200, 4), normal(1000, 4, seed=1)
+    expected = kernel_distance(real, fake).value
+    for rows in torch.arange(1000).split(100):
+        moved = fake.index_fill(0, rows, 5.0) + fake * 1e-9
+        assert kernel_distance(real, moved).value > expected + 1
+        assert kernel_distance(moved, real).value > expected + 1
+
+
 def test_agrees_with_the_whole_sets_within_the_error():
     real, fake = normal(2000, 8), normal(2000, 8, seed=1) * 1.2
     estimate = kernel_distance(real, fake)

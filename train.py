@@ -22,6 +22,7 @@ import signal
 import sys
 import time
 import warnings
+from dataclasses import asdict, astuple, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -42,7 +43,7 @@ from torchvision.utils import make_grid, save_image
 
 from callbacks import AtomicCheckpointIO, Evaluation, LastCheckpoint, MetricsCSV
 from gen_lightning import GenerativeModule
-from gen_lightning.metrics import FeatureExtractor, compare, table
+from gen_lightning.metrics import FeatureExtractor, Row, compare, table
 
 
 class Trainer(LightningTrainer):
@@ -70,7 +71,9 @@ class Trainer(LightningTrainer):
         if evaluation := evaluation_of(self):
             evaluation.num_samples = num_samples or evaluation.num_samples
             evaluation.extractor = extractor or evaluation.extractor
+        start = time.perf_counter()
         super().test(model, ckpt_path=ckpt_path, datamodule=datamodule, weights_only=True, verbose=False)
+        self.test_seconds = time.perf_counter() - start
 
     def sample(
         self,
@@ -266,24 +269,44 @@ class CommandLine(LightningCLI):
         write_metrics(self.run_folder, self.subcommand, last_values(self.trainer, self.iteration_of_checkpoint))
 
     def after_test(self) -> None:
-        """Prints what was measured, and writes it beside the checkpoint's run."""
+        """Logs and prints what all callbacks have measured, and writes it beside the checkpoint's run."""
+        rows = rows_of(self.trainer)
+        log_report(self.trainer, rows, self.iteration_of_checkpoint)
         finish_wandb_runs(self.trainer)
-        evaluation = evaluation_of(self.trainer)
-        if evaluation is None:
+        if not rows:
             return self.after_validate()
-        facts = {
+        evaluation = evaluation_of(self.trainer)
+        report = {
+            "metrics": {name: asdict(row) for name, row in rows.items()},
+            **(evaluation.provenance() if evaluation else {}),
+            "seconds": round(self.trainer.test_seconds, 1),
             "iteration": self.iteration_of_checkpoint,
             "seed": self.config.test.seed_everything,
             "versions": {name: version(name) for name in ("gen_lightning", "torch", "lightning", "torchmetrics")},
             "hardware": hardware(self.trainer),
         }
-        write_metrics(self.run_folder, "test", evaluation.report() | facts)
-        print_report(evaluation, self.run_folder)
+        write_metrics(self.run_folder, "test", report)
+        print_report(rows, self.trainer.test_seconds, self.run_folder)
 
 
 def evaluation_of(trainer: LightningTrainer) -> Evaluation | None:
     """The evaluation among a run's callbacks, if there is one."""
     return next((callback for callback in trainer.callbacks if isinstance(callback, Evaluation)), None)
+
+
+def rows_of(trainer: LightningTrainer) -> dict[str, Row]:
+    """What the callbacks have measured in `test`, by name, as one report."""
+    return {name: row for callback in trainer.callbacks for name, row in getattr(callback, "rows", {}).items()}
+
+
+def log_report(trainer: LightningTrainer, rows: dict[str, Row], iteration: int) -> None:
+    """Puts a report into W&B as a table."""
+    columns = ["metric", *(field.name for field in fields(Row))]
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger) and rows:
+            logger.log_table(
+                "test/report", columns, [[name, *astuple(row)] for name, row in rows.items()], step=iteration
+            )
 
 
 def identify_wandb_run(loggers: Any, run_folder: Path) -> None:
@@ -447,10 +470,10 @@ def write_summary(folder: Path, iteration: int) -> None:
 
 
 @rank_zero_only
-def print_report(evaluation: Evaluation, folder: Path) -> None:
-    """Prints what a test has measured, and where it lies."""
-    print(f"\n{table(evaluation.rows)}")
-    print(f"\n{evaluation.seconds:.1f} s; written to {Path(os.path.relpath(folder)) / 'metrics.json'}")
+def print_report(rows: dict[str, Row], seconds: float, folder: Path) -> None:
+    """Prints what a test has measured, how long it took, and where it lies."""
+    print(f"\n{table(rows)}")
+    print(f"\n{seconds:.1f} s; written to {Path(os.path.relpath(folder)) / 'metrics.json'}")
 
 
 def hardware(trainer: LightningTrainer) -> str:

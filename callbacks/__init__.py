@@ -3,6 +3,8 @@
 from callbacks.checkpoint import AtomicCheckpointIO, LastCheckpoint
 from callbacks.compile import Compile
 from callbacks.evaluation import Evaluation
+from callbacks.latents import Latents
+from callbacks.likelihood import ImportanceSampledLikelihood
 from callbacks.loggers import MetricsCSV, SafeWandbLogger
 from callbacks.samples import Reconstructions, SampleGrid
 
@@ -10,7 +12,9 @@ __all__ = [
     "AtomicCheckpointIO",
     "Compile",
     "Evaluation",
+    "ImportanceSampledLikelihood",
     "LastCheckpoint",
+    "Latents",
     "MetricsCSV",
     "Reconstructions",
     "SafeWandbLogger",

@@ -1,19 +1,16 @@
 """Samples judged beside held-out images: FID after each validation, the whole report in `test`."""
 
-import time
-from dataclasses import asdict, astuple, fields
 from functools import partial
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from gen_lightning.metrics import FeatureExtractor, MNISTFeatures
+from gen_lightning.metrics import Estimate, FeatureExtractor, MNISTFeatures
 from gen_lightning.metrics.frechet import frechet_distance
-from gen_lightning.metrics.report import BETTER, RealFeatures, Row, features_of, real_features, sample_rows
+from gen_lightning.metrics.report import RealFeatures, Row, features_of, real_features, row_of, sample_rows
 
 # Samples are drawn in blocks of this size, each from a seed of its own, so that neither the ranks nor anything else
 # changes them.
@@ -27,8 +24,8 @@ class Evaluation(Callback):
     checkpoints to monitor. A model whose samples have no FID, because they are not finite or all equal, is warned of.
 
     In `test`: every metric of `gen_lightning.metrics.report`, with its standard error, its floor and its N, as `rows`;
-    logged as `test/METRIC/EXTRACTOR/N` and as a table in W&B. What `test_step` returns, values per example `[N]` by
-    name, joins them with its standard error. Ranks share the drawing of samples, whatever their number, without an
+    logged as `test/METRIC/EXTRACTOR/N`. What `test_step` returns, values per example `[N]` by name, joins them with its
+    standard error. Ranks share the drawing of samples, whatever their number, without an
     effect on any value.
 
     Needs a data module with `images(split)`: all of a split, in batches of float32 `[N, C, H, W]` in [0, 1].
@@ -46,7 +43,6 @@ class Evaluation(Callback):
         self.num_samples = num_samples
         self.seed = seed
         self.rows: dict[str, Row] = {}
-        self.seconds = 0.0
         self._real: dict[str, RealFeatures] = {}
         self._sums: dict[str, Tensor] = {}
 
@@ -86,8 +82,8 @@ class Evaluation(Callback):
         pl_module.log("val/fid", value, logger=False, prog_bar=True)
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock."""
-        self._start, self._sums = time.perf_counter(), {}
+        """Forgets an earlier test."""
+        self._sums = {}
 
     def on_test_batch_end(
         self,
@@ -115,20 +111,12 @@ class Evaluation(Callback):
             sums = trainer.strategy.reduce(sums.to(self._to_device(trainer)), reduce_op="sum")
             rows[name] = _row_of_sums(name, sums)
         self.rows = rows
-        self.seconds = time.perf_counter() - self._start
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                columns = ["metric", *(field.name for field in fields(Row))]
-                values = [[name, *astuple(row)] for name, row in rows.items()]
-                logger.log_table("test/report", columns, values, step=pl_module.iteration)
 
-    def report(self) -> dict[str, Any]:
-        """What `test` has measured, and with what, in JSON's types."""
+    def provenance(self) -> dict[str, Any]:
+        """With what `test` has measured, in JSON's types."""
         return {
-            "metrics": {name: asdict(row) for name, row in self.rows.items()},
             "extractor": {"name": self.extractor.name, "sha256": self.extractor.sha256},
             "sample_seed": self.seed,
-            "seconds": round(self.seconds, 1),
         }
 
     def _features_of_split(self, trainer: Trainer, split: str) -> RealFeatures:
@@ -161,4 +149,4 @@ def _row_of_sums(name: str, sums: Tensor) -> Row:
     """The mean and its standard error, from the number of values, their sum and the sum of their squares."""
     n, total, squares = sums.tolist()
     variance = max(squares - total**2 / n, 0) / (n - 1)
-    return Row(total / n, (variance / n) ** 0.5, int(n), better=BETTER.get(name))
+    return row_of(name, Estimate(total / n, (variance / n) ** 0.5), int(n))

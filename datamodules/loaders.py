@@ -1,5 +1,6 @@
 """How the pixels arrive: whole-batch indexing of one uint8 tensor, in an order fixed by (seed, epoch)."""
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -92,26 +93,25 @@ class TrainLoader:
 class EvaluationLoader:
     """Every image once, in order: ranks share them exactly, without padding duplicates, in equally many batches.
 
-    Equally many, because a rank with one batch more would wait for the others in DDP's buffer broadcast.
+    Equally many, because a rank with one batch more would wait for the others in DDP's buffer broadcast. Nothing is to
+    be drawn for a batch, which would make what is evaluated depend on the batches' size.
 
     Args:
         split: the images and labels, on the device they are to be indexed on
         batch_size: images in a batch, one more where a shard is that much longer than another
-        seed: of what is drawn for each batch, the same in every pass
         rank: of this process
         world_size: number of processes
     """
 
-    def __init__(self, split: Split, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(self, split: Split, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         images, labels = (torch.tensor_split(tensor, world_size)[rank] for tensor in split)
         longest_shard, shortest_shard = -(-len(split.images) // world_size), len(split.images) // world_size
         num_batches = max(1, min(-(-longest_shard // batch_size), shortest_shard))
         self.images = torch.tensor_split(images, num_batches)
         self.labels = torch.tensor_split(labels, num_batches)
-        self.seeds = [_seed_of(_DRAWS, seed, rank, position) for position in range(num_batches)]
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __iter__(self) -> Iterator[Batch]:
-        return map(Batch, self.images, self.labels, self.seeds)
+        return map(Batch, self.images, self.labels, itertools.repeat(0))

@@ -30,7 +30,8 @@ class MNISTDataModule(LightningDataModule):
         batch_size: images per iteration and device
         image_size: 28, or 32 (padded with 2 black pixels on each side)
         binarization: none; static (each pixel drawn once, as Larochelle & Murray 2011); dynamic (each pixel drawn anew
-            at each read, as Burda et al. 2016). Drawn from a Bernoulli with the grey value as its probability.
+            at each read in training, as Burda et al. 2016, and once for evaluation). Drawn from a Bernoulli with the
+            grey value as its probability.
         val_fraction: the part of the training split that is held out, in (0, 1)
         device_resident: keep the splits on the training device
         seed: of the order of the training images and of the dynamic binarization
@@ -100,7 +101,8 @@ class MNISTDataModule(LightningDataModule):
 
     def train_dataloader(self) -> TrainLoader:
         """Shuffled full batches of the training split; see `TrainLoader`."""
-        loader = TrainLoader(self._served("train"), self.batch_size, self.seed, *self._rank_and_world_size())
+        split = self._drawn_once("train") if self.binarization == "static" else self._grey["train"]
+        loader = TrainLoader(self._resident(split), self.batch_size, self.seed, *self._rank_and_world_size())
         if len(loader) == 0:
             raise ValueError(
                 f"batch_size {self.batch_size} on {loader.world_size} device(s) is more than the"
@@ -119,6 +121,7 @@ class MNISTDataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """uint8 on the device -> float32 in [0, 1], drawn to {0, 1} under dynamic binarization."""
         images = batch.images.float() / 255
+        # A draw leaves the bits of an evaluation as they are.
         if self.binarization == "dynamic":
             images = images.bernoulli(generator=torch.Generator(images.device).manual_seed(batch.seed))
         return images, batch.labels
@@ -127,18 +130,30 @@ class MNISTDataModule(LightningDataModule):
         """A whole split on every rank, never binarized: batches of float32 `[N, 1, H, W]` in [0, 1]."""
         return (images.float() / 255 for images in self._grey[split].images.split(500))
 
-    def _evaluation_loader(self, split: SplitName) -> EvaluationLoader:
-        return EvaluationLoader(self._served(split), self.batch_size, _DATA_SEED, *self._rank_and_world_size())
+    def examples(self, split: SplitName, n: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """The first n examples of a split, by default all, on every rank, as they are evaluated on.
 
-    def _served(self, split: SplitName) -> Split:
+        Batches of (images, labels), whatever `batch_size` is; the images are binarized where the data are.
+        """
+        images, labels = (tensor[:n] for tensor in self._evaluated(split))
+        return zip((part.float() / 255 for part in images.split(500)), labels.split(500), strict=True)
+
+    def _evaluation_loader(self, split: SplitName) -> EvaluationLoader:
+        return EvaluationLoader(self._resident(self._evaluated(split)), self.batch_size, *self._rank_and_world_size())
+
+    def _evaluated(self, split: SplitName) -> Split:
+        return self._grey[split] if self.binarization == "none" else self._drawn_once(split)
+
+    def _drawn_once(self, split: SplitName) -> Split:
         images, labels = self._grey[split]
-        if self.binarization == "static":
-            generator = torch.Generator().manual_seed(_DATA_SEED)
-            images = (images.float() / 255).bernoulli(generator=generator).mul_(255).to(torch.uint8)
+        generator = torch.Generator().manual_seed(_DATA_SEED)
+        return Split((images.float() / 255).bernoulli(generator=generator).mul_(255).to(torch.uint8), labels)
+
+    def _resident(self, split: Split) -> Split:
         if self.device_resident and self.trainer is not None:
             device = self.trainer.strategy.root_device
-            return Split(images.to(device), labels.to(device))
-        return Split(images, labels)
+            return Split(split.images.to(device), split.labels.to(device))
+        return split
 
     def _padded(self, split: Split, indices: Tensor) -> Split:
         margin = (self.image_size - 28) // 2

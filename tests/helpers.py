@@ -4,15 +4,22 @@ import os
 import struct
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+import scipy.stats
 import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 from wandb.proto import wandb_internal_pb2
 
 from gen_lightning import GANModule, VAEModule
 from gen_lightning.gan import NonSaturating
+from gen_lightning.metrics import Row
 from gen_lightning.networks import MLPDecoder, MLPDiscriminator, MLPEncoder, MLPGenerator
-from gen_lightning.vae import ELBO, Bernoulli
+from gen_lightning.vae import ELBO, Bernoulli, Gaussian
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -54,6 +61,64 @@ def vae(**arguments) -> VAEModule:
         "latent_dim": 8,
     }
     return VAEModule(**defaults | arguments)
+
+
+def linear_gaussian(posterior_error: float = 0.0) -> VAEModule:
+    """A model in float64 whose likelihood and posterior are known exactly, of 4 dimensions with 2 latent ones.
+
+    x = W z + b + 0.5 e with z and e standard normal (Tipping & Bishop 1999). W's columns are orthogonal, so that the
+    exact posterior is a diagonal Gaussian; the model's is as far from it as the encoder's parameters are.
+    """
+    torch.manual_seed(0)
+    model = vae(
+        encoder=lambda shape, num_features: nn.Linear(*shape, num_features),
+        decoder=lambda latent_dim, shape: nn.Linear(latent_dim, *shape),
+        likelihood=partial(Gaussian, scale=0.5, squash=nn.Identity),
+        data_shape=(4,),
+        latent_dim=2,
+    ).double()
+    columns = torch.linalg.qr(torch.randn(4, 2, dtype=torch.float64)).Q
+    strength = torch.tensor([1.5, 0.7], dtype=torch.float64)
+    variance = 0.25 / (strength**2 + 0.25)
+    encoder, decoder = model.encoder, model.decoder
+    decoder.weight.data = columns * strength
+    encoder.weight.data[:2] = (variance / 0.25).unsqueeze(1) * decoder.weight.data.T
+    encoder.weight.data[2:] = 0
+    encoder.bias.data[:2] = -encoder.weight.data[:2] @ decoder.bias.data
+    encoder.bias.data[2:] = variance.log()
+    torch.manual_seed(2)
+    for parameter in encoder.parameters():
+        parameter.data += posterior_error * torch.randn_like(parameter)
+    return model
+
+
+def exact_log_likelihood(model: VAEModule, x: torch.Tensor) -> torch.Tensor:
+    """Log N(x; b, W W^T + 0.25 I) of a linear Gaussian model, by SciPy."""
+    weight, bias = model.decoder.weight.detach().numpy(), model.decoder.bias.detach().numpy()
+    covariance = weight @ weight.T + 0.25 * np.eye(4)
+    return torch.tensor(scipy.stats.multivariate_normal(bias, covariance).logpdf(x.numpy()))
+
+
+class Examples(LightningDataModule):
+    """Data `[N, ...]` with labels `[N]`, the same for training and testing, in batches."""
+
+    def __init__(self, data: torch.Tensor, labels: torch.Tensor | None = None, batch_size: int = 10) -> None:
+        super().__init__()
+        self.tensors = (data, torch.arange(len(data)) % 2 if labels is None else labels)
+        self.batch_size = batch_size
+
+    def test_dataloader(self) -> DataLoader:
+        return DataLoader(TensorDataset(*self.tensors), self.batch_size)
+
+    def examples(self, split, n=None):
+        return zip(*(tensor[:n].split(self.batch_size) for tensor in self.tensors), strict=True)
+
+
+def run_test(callback: Callback, module: LightningModule, data: LightningDataModule) -> dict[str, Row]:
+    """What a callback measures of a module in `test`."""
+    trainer = Trainer(accelerator="cpu", logger=False, callbacks=[callback], enable_progress_bar=False)
+    trainer.test(module, data, verbose=False)
+    return callback.rows
 
 
 def run_python(*args: str, cwd: Path, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess:

@@ -9,7 +9,7 @@ ROOMS = ("gen_lightning", "datamodules", "callbacks", "train", "benchmarks", "te
 MAY_IMPORT = {
     "gen_lightning": {"gen_lightning"},
     "datamodules": {"datamodules"},
-    "callbacks": {"callbacks", "gen_lightning.metrics"},
+    "callbacks": {"callbacks", "gen_lightning.clock", "gen_lightning.metrics"},
     "gen_lightning/networks": {"gen_lightning.networks"},
     "gen_lightning/metrics": {"gen_lightning.metrics"},
 }

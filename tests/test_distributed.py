@@ -122,6 +122,20 @@ def test_a_report_over_two_ranks_equals_one_over_one(tmp_path):
             assert reports[1][name][field] == pytest.approx(row[field], rel=1e-4, abs=1e-6), name
 
 
+def test_likelihood_and_latents_over_two_ranks_equal_those_over_one(tmp_path):
+    """To the bit: each image is measured by itself."""
+    run = fit(tmp_path, "--config", str(CONFIGS / "vae/vae.yaml"), "--trainer.logger=false", *FEW_BATCHES)
+    likelihood = ["--trainer.callbacks+=callbacks.ImportanceSampledLikelihood", "--trainer.callbacks.num_samples=70"]
+    reports = []
+    for devices in ([], DDP):
+        arguments = ["--ckpt_path", str(run / "checkpoints/last.ckpt"), *likelihood, *devices]
+        finished = run_command("test", *arguments, cwd=tmp_path)
+        assert finished.returncode == 0, finished.stderr
+        reports.append(json.loads((run / "metrics.json").read_text())["test"]["metrics"])
+    for name in ("bound/1", "bound/64", "nll/70", "active_units", "mutual_information", "knn_accuracy"):
+        assert reports[0][name] == reports[1][name], name
+
+
 def test_torchrun_with_two_processes_makes_one_run(tmp_path):
     """As a cluster starts it: each process by itself, told its rank by the environment."""
     finished = run_python(

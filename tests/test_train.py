@@ -198,7 +198,7 @@ class TestTestAndSample:
         metrics = json.loads((vae_run / "metrics.json").read_text())
         assert "val/elbo" in metrics["fit"]
         report = metrics["test"]
-        assert {"fid/mnist_cnn", "kid/mnist_cnn", "elbo", "kl"} <= report["metrics"].keys()
+        assert {"fid/mnist_cnn", "kid/mnist_cnn", "elbo", "rate", "distortion"} <= report["metrics"].keys()
         for name, row in report["metrics"].items():
             assert row["n"] == 360
             assert name in finished.stdout
@@ -206,6 +206,18 @@ class TestTestAndSample:
         assert report["extractor"]["sha256"] == MNISTFeatures().sha256
         assert report["versions"]["torch"] == torch.__version__.partition("+")[0]
         assert (report["seed"], report["seconds"] > 0, "CPU threads" in report["hardware"]) == (0, True, True)
+
+    def test_what_all_callbacks_measure_is_one_report(self, vae_run, tmp_path):
+        likelihood = ["--trainer.callbacks+=callbacks.ImportanceSampledLikelihood", "--trainer.callbacks.num_samples=2"]
+        checkpoint = str(vae_run / "checkpoints/last.ckpt")
+        finished = run_command("test", "--ckpt_path", checkpoint, *likelihood, cwd=tmp_path)
+        assert finished.returncode == 0, finished.stderr
+        metrics = json.loads((vae_run / "metrics.json").read_text())["test"]["metrics"]
+        assert {"fid/mnist_cnn", "rate", "active_units", "knn_accuracy", "nll/2"} <= metrics.keys()
+        tables = vae_run.glob("wandb/offline-run-*/files/media/table/test/report*.json")
+        newest = json.loads(max(tables, key=os.path.getmtime).read_text())
+        assert [row[0] for row in newest["data"]] == list(metrics)
+        assert all(f"\n{name} " in finished.stdout for name in metrics)
 
     def test_test_is_logged_to_the_run(self, vae_run, tmp_path):
         checkpoint = str(vae_run / "checkpoints/last.ckpt")

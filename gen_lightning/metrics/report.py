@@ -17,7 +17,7 @@ from gen_lightning.metrics.manifold import manifold_metrics, memorization
 
 Better = Literal["higher", "lower"]
 
-# What is not here, such as a VAE's rate, is neither good nor bad.
+# What is not here, such as a VAE's rate or its active units, is neither good nor bad.
 BETTER: dict[str, Better] = {
     "fid": "lower",
     "kid": "lower",
@@ -29,6 +29,11 @@ BETTER: dict[str, Better] = {
     "class_balance": "lower",
     "memorization": "lower",
     "elbo": "higher",
+    "nll": "lower",
+    "bits_per_dimension": "lower",
+    "bound": "higher",
+    "linear_accuracy": "higher",
+    "knn_accuracy": "higher",
 }
 
 # Part of every key in the cache: raise it when a metric's value changes.
@@ -54,6 +59,11 @@ class Row:
     floor: float | None = None
     floor_error: float | None = None
     better: Better | None = None
+
+
+def row_of(name: str, estimate: Estimate, n: int) -> Row:
+    """A row without a floor: `METRIC` or `METRIC/...` by name, of n examples."""
+    return Row(*estimate, n, better=BETTER.get(name.partition("/")[0]))
 
 
 @dataclass

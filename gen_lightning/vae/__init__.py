@@ -1,7 +1,7 @@
 """Variational autoencoders: networks, likelihood, posterior, prior and objective are separate axes of one module."""
 
+from gen_lightning.metrics.bounds import bits_per_dimension, importance_weighted_bound
 from gen_lightning.vae.aggregate import MMD, BetaTC
-from gen_lightning.vae.bounds import bits_per_dimension, importance_weighted_bound
 from gen_lightning.vae.likelihoods import (
     Bernoulli,
     ContinuousBernoulli,

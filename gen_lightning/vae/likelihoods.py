@@ -21,6 +21,9 @@ class Likelihood(nn.Module):
     parameters_shape: tuple[int, ...]
     """The shape of what the decoder is to give for one example."""
 
+    levels: int | None = None
+    """The levels of a pixel that it is a probability of; None where it is a density."""
+
     def check_data(self, data: Tensor) -> None:
         """Raises ValueError when `data` `[N, *data_shape]` are outside the distributions' support."""
 
@@ -43,6 +46,8 @@ class Bernoulli(Likelihood):
     Args:
         data_shape: the shape of one example
     """
+
+    levels = 2
 
     def __init__(self, data_shape: Sequence[int]) -> None:
         super().__init__()
@@ -175,6 +180,8 @@ class DiscretizedLogistic(Likelihood):
         data_shape: the shape of one example
     """
 
+    levels = distributions.LEVELS
+
     def __init__(self, data_shape: Sequence[int]) -> None:
         super().__init__()
         self.data_shape = tuple(data_shape)
@@ -201,6 +208,8 @@ class DiscretizedLogisticMixture(Likelihood):
     Raises:
         ValueError: num_components is less than 1.
     """
+
+    levels = distributions.LEVELS
 
     def __init__(self, data_shape: Sequence[int], num_components: int = 10) -> None:
         super().__init__()

@@ -63,6 +63,11 @@ class VAEModule(GenerativeModule):
         self._optimizer = optimizer
         self._prior.bind(self)
 
+    @property
+    def levels(self) -> int | None:
+        """The levels of a pixel that p(x) is a probability of; None where it is a density."""
+        return self._likelihood.levels
+
     def posterior(self, x: Tensor) -> Distribution:
         """q(z | x): data `[N, *data_shape]` -> batch shape `[N]`, event shape `[Z]`."""
         return self._posterior(full_precision(self.encoder(x)))
@@ -123,7 +128,7 @@ class VAEModule(GenerativeModule):
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """The ELBO, whatever the objective is, on held-out data."""
+        """The ELBO, whatever the objective is, and its two parts, on held-out data."""
         self.log_evaluation(_means(self.terms(batch[0])), "val", len(batch[0]))
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
@@ -139,7 +144,8 @@ class VAEModule(GenerativeModule):
 
 
 def _bound(terms: Terms) -> dict[str, Tensor]:
-    return {"elbo": terms.elbo, "log_likelihood": terms.log_likelihood.mean(0), "kl": terms.kl}
+    """The ELBO, which is -(distortion + rate) (Alemi et al. 2018)."""
+    return {"elbo": terms.elbo, "rate": terms.kl, "distortion": -terms.log_likelihood.mean(0)}
 
 
 def _means(terms: Terms) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from gen_lightning.vae.bounds import importance_weighted_bound
+from gen_lightning.metrics.bounds import importance_weighted_bound
 from gen_lightning.vae.schedules import Schedule
 from gen_lightning.vae.terms import Terms
 

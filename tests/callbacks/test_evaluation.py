@@ -126,8 +126,8 @@ def test_the_elbo_of_a_vae_is_in_its_report():
     (logged,) = trainer.test(vae(), data, verbose=False)
     assert evaluation.rows["elbo"].value == pytest.approx(logged["test/elbo"], rel=1e-5)
     assert evaluation.rows["elbo"].better == "higher"
-    parts = evaluation.rows["log_likelihood"].value - evaluation.rows["kl"].value
-    assert parts == pytest.approx(evaluation.rows["elbo"].value, rel=1e-6)
+    parts = evaluation.rows["distortion"].value + evaluation.rows["rate"].value
+    assert parts == pytest.approx(-evaluation.rows["elbo"].value, rel=1e-6)
 
 
 def test_is_the_same_each_time_whatever_the_batches_of_the_data(data):

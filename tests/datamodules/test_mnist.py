@@ -74,6 +74,12 @@ class TestBinarization:
         assert not torch.equal(*reads)
         assert torch.equal(delivered(data, data.val_dataloader()), delivered(data, data.val_dataloader()))
 
+    def test_what_is_evaluated_depends_on_no_batches(self):
+        data, other = digits(binarization="dynamic"), digits(binarization="dynamic", batch_size=17, seed=3)
+        bits = delivered(data, data.test_dataloader())
+        assert torch.equal(bits, delivered(other, other.test_dataloader()))
+        assert torch.equal(bits, torch.cat([images for images, _ in data.examples("test")]))
+
     def test_static_is_fixed_whatever_the_seed(self):
         one, other = digits(binarization="static", seed=1), digits(binarization="static", seed=2)
         assert torch.equal(one.train_dataloader().split.images, other.train_dataloader().split.images)
@@ -85,6 +91,14 @@ class TestBinarization:
     @pytest.mark.parametrize("binarization", ["static", "dynamic"])
     def test_images_are_never_binarized(self, binarization):
         assert len(torch.cat(list(digits(binarization=binarization).images("val"))).unique()) > 2
+
+
+def test_examples_are_the_first_of_a_split_with_their_labels():
+    data = digits()
+    images, labels = map(torch.cat, zip(*data.examples("train", 600), strict=True))
+    assert torch.equal(images, torch.cat(list(data.images("train")))[:600])
+    assert torch.equal(labels, data.train_dataloader().split.labels[:600])
+    assert sum(len(labels) for _, labels in data.examples("test")) == 360
 
 
 @pytest.mark.parametrize(

@@ -1,54 +1,30 @@
 """Bounds and gradient estimators on a model whose likelihood and posterior are known exactly.
 
-x = W z + b + 0.5 e with z and e standard normal (Tipping & Bishop 1999). W's columns are orthogonal, so that the exact
-posterior is a diagonal Gaussian.
+See `linear_gaussian` in the helpers.
 """
 
 import copy
 import itertools
-from functools import partial
 
 import pytest
-import scipy.stats
 import torch
-from helpers import vae
-from torch import nn
+from helpers import exact_log_likelihood, linear_gaussian
 
-from gen_lightning.vae import IWAE, STL, DReG, Gaussian, Terms, importance_weighted_bound
+from gen_lightning.vae import IWAE, STL, DReG, Terms, importance_weighted_bound
 
-SCALE, DIMENSION, LATENT = 0.5, 4, 2
+LATENT = 2
 
 
 @pytest.fixture
 def exact():
     """The model with its exact posterior."""
-    torch.manual_seed(0)
-    model = vae(
-        encoder=lambda shape, num_features: nn.Linear(*shape, num_features),
-        decoder=lambda latent_dim, shape: nn.Linear(latent_dim, *shape),
-        likelihood=partial(Gaussian, scale=SCALE, squash=nn.Identity),
-        data_shape=(DIMENSION,),
-        latent_dim=LATENT,
-    ).double()
-    columns = torch.linalg.qr(torch.randn(DIMENSION, LATENT, dtype=torch.float64)).Q
-    strength = torch.tensor([1.5, 0.7], dtype=torch.float64)
-    variance = SCALE**2 / (strength**2 + SCALE**2)
-    encoder, decoder = model.encoder, model.decoder
-    decoder.weight.data = columns * strength
-    encoder.weight.data[:LATENT] = (variance / SCALE**2).unsqueeze(1) * decoder.weight.data.T
-    encoder.weight.data[LATENT:] = 0
-    encoder.bias.data[:LATENT] = -encoder.weight.data[:LATENT] @ decoder.bias.data
-    encoder.bias.data[LATENT:] = variance.log()
-    return model
+    return linear_gaussian()
 
 
 @pytest.fixture
-def model(exact):
+def model():
     """The model with a posterior beside the exact one, so that the bounds have a gap."""
-    torch.manual_seed(2)
-    for parameter in exact.encoder.parameters():
-        parameter.data += 0.15 * torch.randn_like(parameter)
-    return exact
+    return linear_gaussian(posterior_error=0.15)
 
 
 @pytest.fixture
@@ -59,17 +35,9 @@ def x(exact):
     return exact.likelihood(exact.prior().sample(torch.Size([8]))).sample()
 
 
-def log_likelihood(model, x):
-    """Log N(x; b, W W^T + scale^2 I), by SciPy."""
-    weight, bias = model.decoder.weight.detach().numpy(), model.decoder.bias.detach().numpy()
-    covariance = weight @ weight.T
-    covariance.flat[:: DIMENSION + 1] += SCALE**2
-    return torch.tensor(scipy.stats.multivariate_normal(bias, covariance).logpdf(x.numpy()))
-
-
 @torch.no_grad()
 def test_with_the_exact_posterior_every_log_weight_is_the_log_likelihood(exact, x):
-    torch.testing.assert_close(exact.log_weights(x, 3), log_likelihood(exact, x).expand(3, 8))
+    torch.testing.assert_close(exact.log_weights(x, 3), exact_log_likelihood(exact, x).expand(3, 8))
 
 
 @torch.no_grad()
@@ -77,7 +45,7 @@ def test_bounds_rise_with_k_to_the_log_likelihood(model, x):
     """ELBO <= IWAE_k <= IWAE_m <= log p(x) for k < m (Burda et al. 2016, theorem 1)."""
     ks = [1, 4, 16, 64]
     bounds = [importance_weighted_bound(model.log_weights(x, k * 2000).view(k, 2000, 8)) for k in ks]
-    exact, means = log_likelihood(model, x), torch.stack([bound.mean(0) for bound in bounds])
+    exact, means = exact_log_likelihood(model, x), torch.stack([bound.mean(0) for bound in bounds])
     errors = torch.stack([bound.std(0) / 2000**0.5 for bound in bounds])
     elbo = torch.stack([model.elbo(x) for _ in range(500)])
     assert ((elbo.mean(0) - means[0]).abs() < 4 * (elbo.var(0) / 500 + errors[0] ** 2).sqrt()).all()

@@ -1,4 +1,4 @@
-"""What is reported of a model, as pure functions."""
+"""Bounds of log p(x) from importance weights, and the units they are reported in."""
 
 import math
 from collections.abc import Sequence
@@ -15,6 +15,17 @@ def importance_weighted_bound(log_weights: Tensor) -> Tensor:
         log_weights: log p(x, z) - log q(z | x) in nats, `[K, N]`, at samples of q(z | x)
     """
     return log_weights.logsumexp(0) - math.log(len(log_weights))
+
+
+def mean_bound(log_weights: Tensor, k: int) -> Tensor:
+    """The importance weighted bound at k weights, `[N]`, its mean over as many groups of k as the K weights make.
+
+    Args:
+        log_weights: as for `importance_weighted_bound`, `[K, N]`
+        k: weights in a group, at most K
+    """
+    groups = log_weights[: len(log_weights) // k * k].unflatten(0, (-1, k))
+    return importance_weighted_bound(groups.movedim(1, 0)).mean(0)
 
 
 def bits_per_dimension(nats: Tensor, data_shape: Sequence[int]) -> Tensor:

@@ -1,0 +1,98 @@
+"""What a VAE's latents hold, and whether they hold anything."""
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torch.distributions import Distribution
+
+from gen_lightning.clock import draws_from, seed_of
+from gen_lightning.metrics.estimates import Estimate
+from gen_lightning.metrics.latents import active_units, mutual_information, probe_accuracies
+from gen_lightning.metrics.report import Row, row_of
+
+# A stream of seeds apart from those of the models, the data loaders and the likelihood.
+_LATENTS = 5
+
+# The posterior has collapsed when fewer dimensions are active, or z tells less of x.
+_LEAST_ACTIVE, _LEAST_NATS = 0.05, 0.1
+
+
+class Latents(Callback):
+    """What the latents tell of the test images, by the encoder alone: nothing is decoded.
+
+    As `rows` of `test`, each with its standard error, logged as `test/...`: `active_units` (Burda et al. 2016), in
+    dimensions; `mutual_information` of image and latent, in nats, which log N bounds
+    (`gen_lightning.metrics.latents.mutual_information` says with what bias); `linear_accuracy` and `knn_accuracy` of
+    probes fitted to the posterior means of training images; and `posterior_collapse`, 1 or 0: whether no unit, or less
+    than 5 % of them, is active, or the mutual information is below 0.1 nats, as it is wherever the rate is. It is
+    warned of.
+
+    Needs a model with `posterior(x)`, whose distributions have a mean, and a data module with `examples(split, n)`: the
+    first n of a split, as it is evaluated on, in batches of (data, labels).
+
+    Args:
+        num_training_images: the first ones of the training split, which the probes are fitted to
+        seed: of the latents, 0 or more
+
+    Raises:
+        ValueError: num_training_images is less than 5.
+    """
+
+    def __init__(self, num_training_images: int = 10_000, seed: int = 0) -> None:
+        if num_training_images < 5:
+            raise ValueError(
+                f"Latents' num_training_images is {num_training_images}: choose 5 or more, as many as the neighbours."
+            )
+        self.num_training_images = num_training_images
+        self.seed = seed
+        self.rows: dict[str, Row] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuses what has no latents to infer.
+
+        Raises:
+            ValueError: the model has no `posterior`, or the data module no `examples`.
+        """
+        if not hasattr(pl_module, "posterior"):
+            raise ValueError(f"{type(pl_module).__name__} has no posterior: leave Latents out of trainer.callbacks.")
+        if not hasattr(trainer.datamodule, "examples"):
+            raise ValueError("Latents needs a data module with examples(split, n), such as MNISTDataModule.")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measures, and logs what was measured."""
+        _, training_means, training_labels = _encoded(trainer, pl_module, "train", self.num_training_images)
+        posteriors, means, labels = _encoded(trainer, pl_module, "test")
+        with draws_from(seed_of(_LATENTS, self.seed), pl_module.device):
+            latents = [posterior.sample() for posterior in posteriors]
+        estimates = {
+            "active_units": active_units(means),
+            "mutual_information": mutual_information(posteriors, latents),
+            **probe_accuracies(training_means, training_labels, means, labels),
+        }
+        estimates["posterior_collapse"] = _collapse(estimates, means.shape[1])
+        self.rows = {name: row_of(name, estimate, len(means)) for name, estimate in estimates.items()}
+        pl_module.log_dict({f"test/{name}": row.value for name, row in self.rows.items()})
+
+
+@torch.no_grad()
+def _encoded(
+    trainer: Trainer, pl_module: LightningModule, split: str, n: int | None = None
+) -> tuple[list[Distribution], Tensor, Tensor]:
+    """The posteriors of a split in batches, their means `[N, Z]`, and the labels `[N]`, both on the CPU."""
+    batches, labels = zip(*trainer.datamodule.examples(split, n), strict=True)
+    posteriors = [pl_module.posterior(batch.to(pl_module.device)) for batch in batches]
+    return posteriors, torch.cat([posterior.mean for posterior in posteriors]).cpu(), torch.cat(labels).cpu()
+
+
+def _collapse(estimates: dict[str, Estimate], latent_dim: int) -> Estimate:
+    """1 where the posterior has collapsed, of which it warns, else 0."""
+    active, nats = estimates["active_units"].value, estimates["mutual_information"].value
+    collapsed = active < max(1, _LEAST_ACTIVE * latent_dim) or nats < _LEAST_NATS
+    if collapsed:
+        rank_zero_warn(
+            f"The posterior has collapsed: {active:.0f} of {latent_dim} latent dimensions are active, and they tell"
+            f" {nats:.2g} nats of an image; train with a warm-up (gen_lightning.vae.Beta) or FreeBits, or a smaller"
+            " latent_dim."
+        )
+    return Estimate(float(collapsed), 0.0)

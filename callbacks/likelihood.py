@@ -1,0 +1,105 @@
+"""The likelihood of held-out data, by importance sampling."""
+
+from collections.abc import Iterator
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from gen_lightning.clock import draws_from, seed_of
+from gen_lightning.metrics.bounds import bits_per_dimension, mean_bound
+from gen_lightning.metrics.estimates import mean_estimate
+from gen_lightning.metrics.report import Row, row_of
+
+# A stream of seeds apart from those of the models and the data loaders.
+_LATENTS = 4
+
+# Latents that are decoded at once: with it, and one image at a time, memory and rounding depend on nothing else.
+_CHUNK = 500
+
+_GREY_LEVELS = 256
+
+
+class ImportanceSampledLikelihood(Callback):
+    """The negative log-likelihood of the test images, from k latents of each one's posterior (Burda et al. 2016).
+
+    As `rows` of `test`, in nats, each the mean over the images with its standard error: the importance weighted bound
+    at 1, 64 and k latents, all of the same k log-weights, as `bound/1`, `bound/64`, `bound/K`; the last one's negative,
+    which bounds the negative log-likelihood from above, as `nll/K`; and, of a model whose likelihood is a probability
+    of 256 levels, the same as `bits_per_dimension/K`. Logged as `test/...`.
+
+    An image's latents are a function of the seed, its index in the split and the kind of device alone, and it is
+    measured by itself, so that its bounds are the same bits whatever the batch size and the number of ranks.
+
+    Needs a model with `log_weights(x, k)`, and a data module with `examples(split, n)`: the first n of a split, as it
+    is evaluated on, in batches of (data, labels).
+
+    Args:
+        num_samples: latents for each image, k
+        num_images: the first images of the split; by default all
+        seed: of the latents, 0 or more
+
+    Raises:
+        ValueError: num_samples is less than 1, or num_images less than 2.
+    """
+
+    def __init__(self, num_samples: int = 5000, num_images: int | None = None, seed: int = 0) -> None:
+        if num_samples < 1:
+            raise ValueError(f"ImportanceSampledLikelihood's num_samples is {num_samples}: choose 1 or more.")
+        if num_images is not None and num_images < 2:
+            raise ValueError(f"ImportanceSampledLikelihood's num_images is {num_images}: choose 2 or more.")
+        self.num_samples = num_samples
+        self.num_images = num_images
+        self.seed = seed
+        self.rows: dict[str, Row] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuses what has no likelihood.
+
+        Raises:
+            ValueError: the model has no `log_weights`, or the data module no `examples`.
+        """
+        if not hasattr(pl_module, "log_weights"):
+            raise ValueError(
+                f"{type(pl_module).__name__} has no likelihood: leave ImportanceSampledLikelihood out of"
+                " trainer.callbacks."
+            )
+        if not hasattr(trainer.datamodule, "examples"):
+            raise ValueError(
+                "ImportanceSampledLikelihood needs a data module with examples(split, n), such as MNISTDataModule."
+            )
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measures, each rank its share of the images, and logs what was measured."""
+        ks = sorted({1, min(64, self.num_samples), self.num_samples})
+        bounds = self._bounds(trainer, pl_module, ks)
+        estimates = {f"bound/{k}": bounds[:, i] for i, k in enumerate(ks)}
+        estimates[f"nll/{self.num_samples}"] = -bounds[:, -1]
+        if getattr(pl_module, "levels", None) == _GREY_LEVELS:
+            bits = bits_per_dimension(-bounds[:, -1], pl_module.data_shape)
+            estimates[f"bits_per_dimension/{self.num_samples}"] = bits
+        self.rows = {name: row_of(name, mean_estimate(values), len(values)) for name, values in estimates.items()}
+        pl_module.log_dict({f"test/{name}": row.value for name, row in self.rows.items()})
+
+    def _bounds(self, trainer: Trainer, pl_module: LightningModule, ks: list[int]) -> Tensor:
+        """The bounds of each image at each k, float64 `[N, len(ks)]`, the same on all ranks."""
+        rank, elsewhere = trainer.global_rank, torch.zeros(len(ks), dtype=torch.float64)
+        bounds = torch.stack(
+            [
+                self._bounds_of(image, index, pl_module, ks) if index % trainer.world_size == rank else elsewhere
+                for index, image in enumerate(self._images(trainer))
+            ]
+        )
+        # Apple's GPUs, of which Lightning uses one at most, have no float64.
+        device = trainer.strategy.root_device if trainer.world_size > 1 else bounds.device
+        return trainer.strategy.reduce(bounds.to(device), reduce_op="sum").cpu()
+
+    def _images(self, trainer: Trainer) -> Iterator[Tensor]:
+        return (image for batch, _ in trainer.datamodule.examples("test", self.num_images) for image in batch)
+
+    def _bounds_of(self, image: Tensor, index: int, pl_module: LightningModule, ks: list[int]) -> Tensor:
+        x = image.unsqueeze(0).to(pl_module.device)
+        sizes = [min(_CHUNK, self.num_samples - start) for start in range(0, self.num_samples, _CHUNK)]
+        with torch.no_grad(), draws_from(seed_of(_LATENTS, self.seed, index), pl_module.device):
+            log_weights = torch.cat([pl_module.log_weights(x, size).cpu().double() for size in sizes])
+        return torch.cat([mean_bound(log_weights, k) for k in ks])

@@ -1,0 +1,100 @@
+"""What is said of latents that are given, and of those of a model."""
+
+import math
+import warnings
+
+import pytest
+import torch
+from helpers import Examples, gan, run_test, vae
+from lightning.pytorch import LightningModule
+from torch.distributions import Independent, Normal
+
+from callbacks import Latents
+from datamodules import MNISTDataModule
+
+DIGITS = torch.arange(100) % 10
+
+
+class Posteriors(LightningModule):
+    """The data, scaled, are the posterior's means."""
+
+    def __init__(self, scale, deviation=1.0):
+        super().__init__()
+        self.scale, self.deviation = torch.tensor(scale), deviation
+
+    def posterior(self, x):
+        mean = x * self.scale
+        return Independent(Normal(mean, torch.full_like(mean, self.deviation)), 1)
+
+    def test_step(self, batch, batch_idx):
+        pass
+
+
+def one_hot():
+    return Examples(torch.eye(10)[DIGITS], DIGITS)
+
+
+def test_latents_that_are_the_label_hold_it_and_no_more():
+    """Ten posteriors apart from each other: the information is log 10, of 100 images."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="The posterior has collapsed")
+        rows = run_test(Latents(), Posteriors(1.0, 0.01), one_hot())
+    assert rows["mutual_information"].value == pytest.approx(math.log(10), rel=1e-5)
+    assert [rows[name].value for name in ("linear_accuracy", "knn_accuracy")] == [1, 1]
+    assert [rows[name].value for name in ("active_units", "posterior_collapse")] == [10, 0]
+    assert {row.n for row in rows.values()} == {100}
+    assert [rows[name].better for name in ("linear_accuracy", "knn_accuracy", "active_units")] == [
+        *["higher"] * 2,
+        None,
+    ]
+
+
+def test_a_collapsed_posterior_is_warned_of():
+    with pytest.warns(UserWarning, match="collapsed: 0 of 10 latent dimensions are active, and they tell 0 nats"):
+        rows = run_test(Latents(), Posteriors(0.0), one_hot())
+    assert [rows[name].value for name in ("active_units", "mutual_information", "posterior_collapse")] == [0, 0, 1]
+    assert rows["linear_accuracy"].value == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("dimensions", "collapsed"), [(20, 0), (21, 1)])
+def test_one_active_unit_is_enough_for_twenty(dimensions, collapsed):
+    x = torch.zeros(100, dimensions)
+    x[:, 0] = torch.arange(100.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rows = run_test(Latents(), Posteriors(1.0), Examples(x, DIGITS))
+    assert (rows["active_units"].value, rows["posterior_collapse"].value) == (1, collapsed)
+
+
+def test_units_that_tell_nothing_are_a_collapse():
+    """Means that vary, but by far less than the posteriors are wide."""
+    with pytest.warns(UserWarning, match="collapsed: 10 of 10"):
+        rows = run_test(Latents(), Posteriors(1.0, 10.0), one_hot())
+    assert rows["posterior_collapse"].value == 1
+
+
+def test_it_is_the_same_whatever_the_batches_of_the_data():
+    model = vae()
+    one, other = (run_test(Latents(), model, MNISTDataModule("digits", batch_size=size)) for size in (17, 360))
+    assert one == other
+    assert one["active_units"].n == 360
+
+
+def test_probes_are_fitted_to_the_first_training_images():
+    accuracies = [run_test(Latents(n), Posteriors(1.0), one_hot())["linear_accuracy"].value for n in (5, 8, 10)]
+    assert accuracies == pytest.approx([0.5, 0.8, 1])
+
+
+def test_fewer_training_images_than_neighbours_are_refused():
+    with pytest.raises(ValueError, match="num_training_images is 4: choose 5 or more"):
+        Latents(4)
+
+
+def test_a_model_without_a_posterior_is_refused():
+    with pytest.raises(ValueError, match="GANModule has no posterior: leave Latents out"):
+        run_test(Latents(), gan(), MNISTDataModule("digits"))
+
+
+def test_a_data_module_without_examples_is_refused():
+    with pytest.raises(ValueError, match="such as MNISTDataModule"):
+        run_test(Latents(), Posteriors(1.0), [torch.zeros(2, 1)])

@@ -44,6 +44,7 @@ from torchvision.utils import make_grid, save_image
 from callbacks import AtomicCheckpointIO, Evaluation, LastCheckpoint, MetricsCSV
 from gen_lightning import GenerativeModule
 from gen_lightning.metrics import FeatureExtractor, Row, compare, table
+from gen_lightning.metrics.files import whole_file
 
 
 class Trainer(LightningTrainer):
@@ -271,10 +272,9 @@ class CommandLine(LightningCLI):
     def after_test(self) -> None:
         """Logs and prints what all callbacks have measured, and writes it beside the checkpoint's run."""
         rows = rows_of(self.trainer)
-        log_report(self.trainer, rows, self.iteration_of_checkpoint)
-        finish_wandb_runs(self.trainer)
-        if not rows:
-            return self.after_validate()
+        if not rows or self.trainer.fast_dev_run:
+            finish_wandb_runs(self.trainer)
+            return None if rows else self.after_validate()
         evaluation = evaluation_of(self.trainer)
         report = {
             "metrics": {name: asdict(row) for name, row in rows.items()},
@@ -286,6 +286,8 @@ class CommandLine(LightningCLI):
             "hardware": hardware(self.trainer),
         }
         write_metrics(self.run_folder, "test", report)
+        log_report(self.trainer, rows, self.iteration_of_checkpoint)
+        finish_wandb_runs(self.trainer)
         print_report(rows, self.trainer.test_seconds, self.run_folder)
 
 
@@ -437,16 +439,34 @@ def last_values(trainer: LightningTrainer, iteration: int) -> dict[str, float]:
 
 @rank_zero_only
 def write_metrics(folder: Path, verb: str, values: dict[str, Any]) -> None:
-    """Puts values under `verb` in metrics.json, over those that it had there."""
+    """Puts values under `verb` in metrics.json; a test that was of something else stays under `earlier_tests`."""
     metrics = read_metrics(folder)
-    metrics[verb] = metrics.get(verb, {}) | values
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    earlier = metrics.get(verb)
+    if verb == "test" and earlier and subject_of(earlier) != subject_of(values):
+        tests = [test for test in metrics.get("earlier_tests", []) if subject_of(test) != subject_of(earlier)]
+        metrics["earlier_tests"] = [*tests, earlier]
+    metrics[verb] = values if verb == "test" else metrics.get(verb, {}) | values
+    with whole_file(folder / "metrics.json") as file:
+        file.write(f"{json.dumps(metrics, indent=2)}\n".encode())
 
 
-def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
-    """What metrics.json holds of a run, by verb."""
+def subject_of(test: dict[str, Any]) -> tuple[Any, ...]:
+    """What a test has measured: by which extractor, on which data, after which iteration, and each metric's N."""
+    numbers = {name: row["n"] for name, row in test.get("metrics", {}).items()}
+    return test.get("extractor"), test.get("data"), test.get("iteration"), numbers
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """What metrics.json holds of a run, by verb.
+
+    Raises:
+        ValueError: it is corrupt.
+    """
     path = folder / "metrics.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        return json.loads(path.read_text()) if path.is_file() else {}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is corrupt: remove it.") from error
 
 
 @rank_zero_only
@@ -551,7 +571,12 @@ def fail(sentence: str) -> NoReturn:
 def silence_libraries() -> None:
     """Hides warnings that speak to a library's developers, or of the run folder's own files."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    hidden = ".*LeafSpec.* is deprecated", "Checkpoint directory .* exists and is not empty", "The dirpath has changed"
+    hidden = (
+        ".*recommended to use `self.log.*sync_dist=True",
+        ".*LeafSpec.* is deprecated",
+        "Checkpoint directory .* exists and is not empty",
+        "The dirpath has changed",
+    )
     for message in hidden:
         warnings.filterwarnings("ignore", message=message)
 

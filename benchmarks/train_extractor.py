@@ -25,8 +25,6 @@ from datamodules import TrainLoader
 from datamodules.sources import Source, Split, download, load
 from gen_lightning.metrics.extractor import DigitClassifier
 
-
-
 EXTRACTOR = "gen_lightning.metrics.ClassifierFeatures"
 
 

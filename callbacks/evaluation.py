@@ -24,9 +24,8 @@ class Evaluation(Callback):
     checkpoints to monitor. A model whose samples have no FID, because they are not finite or all equal, is warned of.
 
     In `test`: every metric of `gen_lightning.metrics.report`, with its standard error, its floor and its N, as `rows`;
-    logged as `test/METRIC/EXTRACTOR/N`. What `test_step` returns, values per example `[N]` by name, joins them with its
-    standard error. Ranks share the drawing of samples, whatever their number, without an
-    effect on any value.
+    logged as `test/METRIC/EXTRACTOR/N`. Ranks share the drawing of samples, whatever their number, without an effect on
+    any of these. What `test_step` returns, values per example `[N]` by name, joins them with its standard error.
 
     Needs a data module with `images(split)`: all of a split, in batches of float32 `[N, C, H, W]` in [0, 1].
 
@@ -52,6 +51,9 @@ class Evaluation(Callback):
         Raises:
             ValueError: the data are no images, or of no data module, or fewer than a covariance of the features needs.
         """
+        # An extractor of one's own may have been made in training mode.
+        self.extractor.eval().requires_grad_(False)
+        self._real = {}
         if len(pl_module.data_shape) != 3:
             raise ValueError(
                 f"Evaluation judges images, not data of shape {pl_module.data_shape}: leave it out of the callbacks."
@@ -116,6 +118,7 @@ class Evaluation(Callback):
         """With what `test` has measured, in JSON's types."""
         return {
             "extractor": {"name": self.extractor.name, "sha256": self.extractor.sha256},
+            "data": self._real["test"].fingerprint.rpartition(" ")[2],
             "sample_seed": self.seed,
         }
 

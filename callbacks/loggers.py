@@ -49,7 +49,7 @@ class MetricsCSV(CSVLogger):
             return []
         with path.open(newline="") as file:
             # The last row of a killed run may be torn.
-            rows = [row for row in csv.DictReader(file) if (row["step"] or "").isdigit()]
+            rows = [row for row in csv.DictReader(file) if (row.get("step") or "").isdigit()]
         return [row for row in rows if int(row["step"]) <= self._last_step]
 
 

@@ -235,13 +235,16 @@ class TestTestAndSample:
         assert any("test/report" in row for row in rows)
 
     def test_another_extractor_is_given_by_its_weights(self, vae_run, tmp_path):
+        before = json.loads((vae_run / "metrics.json").read_text())["test"]
         weights = tmp_path / "mine.safetensors"
         shutil.copy(ROOT / "gen_lightning/metrics/mnist_cnn.safetensors", weights)
         extractor = ["--extractor=gen_lightning.metrics.ClassifierFeatures", f"--extractor.weights={weights}"]
         checkpoint = str(vae_run / "checkpoints/last.ckpt")
         finished = run_command("test", "--ckpt_path", checkpoint, *extractor, "--trainer.logger=false", cwd=tmp_path)
         assert finished.returncode == 0, finished.stderr
-        report = json.loads((vae_run / "metrics.json").read_text())["test"]
+        metrics = json.loads((vae_run / "metrics.json").read_text())
+        report = metrics["test"]
+        assert metrics["earlier_tests"][-1] == before
         assert {"fid/mine", "memorization/mine"} <= report["metrics"].keys()
         assert report["extractor"] == {"name": "mine", "sha256": MNISTFeatures().sha256}
 

@@ -73,7 +73,10 @@ def read_run(folder: Path) -> Run:
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"There is no run in {folder}: give a folder runs/NAME/VERSION.")
     path = folder / "metrics.json"
-    test = json.loads(path.read_text()).get("test", {}) if path.is_file() else {}
+    try:
+        test = json.loads(path.read_text()).get("test", {}) if path.is_file() else {}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is corrupt: remove it, and run `python train.py test` again.") from error
     if "metrics" not in test:
         checkpoint = folder / "checkpoints" / "last.ckpt"
         raise ValueError(f"{folder} has not been tested: run `python train.py test --ckpt_path {checkpoint}` first.")

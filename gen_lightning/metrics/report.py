@@ -36,7 +36,7 @@ BETTER: dict[str, Better] = {
     "knn_accuracy": "higher",
 }
 
-# Part of every key in the cache: raise it when a metric's value changes.
+# Part of every floor's key in the cache: raise it when the value of a metric changes.
 _VERSION = 1
 
 
@@ -50,6 +50,7 @@ class Row:
         n: samples, or images, that it is of
         floor: the same metric of real training images in place of samples, as far as there is one
         floor_error: its standard error
+        floor_n: training images that it is of
         better: which values are better, None where neither are
     """
 
@@ -58,6 +59,7 @@ class Row:
     n: int
     floor: float | None = None
     floor_error: float | None = None
+    floor_n: int | None = None
     better: Better | None = None
 
 
@@ -89,7 +91,8 @@ def real_features(
         images: gives batches `[N, C, H, W]` in [0, 1], the same each time
         device: where the features are to be
     """
-    mark = f"{_VERSION} {extractor.sha256} {fingerprint(images())}"
+    kind = f"{type(extractor).__module__}.{type(extractor).__qualname__} {extractor.num_features}"
+    mark = f"{kind} {extractor.sha256} {fingerprint(images())}"
 
     def compute() -> dict[str, Tensor]:
         return {"features": torch.cat([features_of(extractor, batch.to(device)) for batch in images()])}
@@ -127,28 +130,32 @@ def measure(extractor: FeatureExtractor, samples: Tensor, held_out: Tensor, trai
 
 
 def floor(extractor: FeatureExtractor, n: int, held_out: RealFeatures, training: RealFeatures) -> dict[str, Estimate]:
-    """All metrics of the first n training images in place of samples, and of the others in place of training images."""
+    """All metrics of n random training images in place of samples, and of the others in place of training images."""
 
     def compute() -> dict[str, Tensor]:
-        first, others = training.features[:n], training.features[n:]
-        estimates = measure(extractor, first, held_out.features, others)
+        # At random, since data often come sorted by class.
+        order = torch.randperm(len(training.features), generator=torch.Generator().manual_seed(0))
+        order = order.to(training.features.device)
+        parts = training.features[order[:n]], held_out.features, training.features[order[n:]]
+        estimates = measure(extractor, *parts)
         return {name: torch.tensor(estimate, dtype=torch.float64) for name, estimate in estimates.items()}
 
-    values = cached(f"floor {n} {held_out.fingerprint} {training.fingerprint}", compute)
-    return {name: Estimate(*value.tolist()) for name, value in values.items()}
+    key = f"floor {_VERSION} {sorted(BETTER)} {n} {held_out.fingerprint} {training.fingerprint}"
+    return {name: Estimate(*value.tolist()) for name, value in cached(key, compute).items()}
 
 
 def sample_rows(
     extractor: FeatureExtractor, samples: Tensor, held_out: RealFeatures, training: RealFeatures
 ) -> dict[str, Row]:
-    """The rows of a report on samples `[N, D]`, by `METRIC/EXTRACTOR`, each beside its floor at the same N.
+    """The rows of a report on samples `[N, D]`, by `METRIC/EXTRACTOR`, each beside its floor.
 
-    The floor is of half the training images where those are fewer than N.
+    The floor is of N training images, or of half of them where N is more than that.
     """
-    floors = floor(extractor, min(len(samples), len(training.features) // 2), held_out, training)
+    floor_n = min(len(samples), len(training.features) // 2)
+    floors = floor(extractor, floor_n, held_out, training)
     estimates = measure(extractor, samples, held_out.features, training.features)
     return {
-        f"{name}/{extractor.name}": Row(*estimate, len(samples), *floors[name], BETTER[name])
+        f"{name}/{extractor.name}": Row(*estimate, len(samples), *floors[name], floor_n, BETTER[name])
         for name, estimate in estimates.items()
     }
 
@@ -157,8 +164,8 @@ def table(rows: dict[str, Row]) -> str:
     """The rows of a report as text."""
     lines = [["metric", "value", "floor", "N", "better"]]
     for name, row in rows.items():
-        floor = "" if row.floor is None else with_error(row.floor, row.floor_error)
-        lines.append([name, with_error(row.value, row.error), floor, f"{row.n:,}", row.better or ""])
-    return "\n".join(
-        f"{name:<32}{value:>22}{floor:>22}{n:>10}  {better}".rstrip() for name, value, floor, n, better in lines
-    )
+        real = "" if row.floor is None else with_error(row.floor, row.floor_error)
+        if row.floor_n not in (None, row.n):
+            real += f" (N = {row.floor_n:,})"
+        lines.append([name, with_error(row.value, row.error), real, f"{row.n:,}", row.better or ""])
+    return "\n".join("{:<32}{:>22}{:>34}{:>10}  {}".format(*line).rstrip() for line in lines)

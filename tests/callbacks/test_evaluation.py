@@ -11,7 +11,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from callbacks import Evaluation
 from datamodules import MNISTDataModule
-from gen_lightning.metrics import MNISTFeatures, measure
+from gen_lightning.metrics import MNISTFeatures, measure, table
 
 METRICS = {
     "fid",
@@ -90,12 +90,13 @@ def test_a_report_is_what_the_pure_functions_measure(data):
     rows = report(data, noise())
     extractor = MNISTFeatures()
     test, train = (extractor(split(data, name)) for name in ("test", "train"))
-    floors = measure(extractor, train[:360], test, train[360:])
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+    floors = measure(extractor, train[order[:360]], test, train[order[360:]])
     assert rows.keys() == {f"{name}/mnist_cnn" for name in METRICS} | {"mean"}
     for name, floor in floors.items():
         row = rows[f"{name}/mnist_cnn"]
         assert (row.floor, row.floor_error) == pytest.approx(tuple(floor), rel=1e-5, abs=1e-9)
-        assert row.n == 360
+        assert (row.n, row.floor_n) == (360, 360)
         assert row.better in ("higher", "lower")
 
 
@@ -139,7 +140,8 @@ def test_is_the_same_each_time_whatever_the_batches_of_the_data(data):
 def test_any_number_of_samples_is_drawn_in_blocks(data):
     module = noise()
     rows = report(data, module, num_samples=1300)
-    assert rows["fid/mnist_cnn"].n == 1300
+    assert (rows["fid/mnist_cnn"].n, rows["fid/mnist_cnn"].floor_n) == (1300, 1197 // 2)
+    assert "(N = 598)" in table(rows)
     assert module.largest == 500
 
 
@@ -190,6 +192,30 @@ def test_another_extractor_is_a_class_of_three_attributes(data):
 
     rows = report(data, noise(), extractor=Pixels())
     assert {name for name in rows if name.endswith("/pixels")} == {f"{name}/pixels" for name in METRICS}
+
+
+def test_other_data_are_measured_anew(data):
+    """By the same callback, in the same process."""
+    evaluation, static = Evaluation(), MNISTDataModule("digits", val_fraction=0.5)
+    values = []
+    for each in (data, static):
+        trainer = trainer_with(evaluation)
+        trainer.validate(noise(), each, verbose=False)
+        values.append(trainer.callback_metrics["val/fid"])
+    assert values[0] != values[1]
+
+
+def test_an_extractor_judges_in_evaluation_mode(data):
+    class Dropping(nn.Dropout):
+        name, num_features, sha256 = "dropping", 784, "none"
+
+        def forward(self, images):
+            return super().forward(images.flatten(1))
+
+    evaluation = Evaluation(Dropping().train())
+    with pytest.raises(ValueError, match="singular covariance"):
+        trainer_with(evaluation).fit(vae(), data)
+    assert not evaluation.extractor.training
 
 
 def test_fid_is_logged_with_its_n_and_extractor_and_monitored_without(fit):

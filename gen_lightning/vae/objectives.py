@@ -9,8 +9,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from gen_lightning.schedules import Schedule
 from gen_lightning.vae.bounds import importance_weighted_bound
-from gen_lightning.vae.schedules import Schedule
 from gen_lightning.vae.terms import Terms
 
 

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from gen_lightning.base import GenerativeModule, full_precision
 from gen_lightning.clock import leave_uncounted
+from gen_lightning.gan.ema import EMA
 from gen_lightning.gan.losses import GANLoss, check_constraint
 from gen_lightning.gan.regularizers import (
     DiscriminatorPass,
@@ -35,6 +36,7 @@ class GANModule(GenerativeModule):
         discriminator_optimizer: called with the discriminator's parameters
         data_shape: the shape of one example; the command line takes it from the data module
         regularizers: terms added to the discriminator's loss
+        ema: called with the generator; the average that is sampled and evaluated in its place, while it is trained
         latent_dim: the dimension of the standard normal latent
         discriminator_steps: discriminator updates per iteration
         seed: of all randomness in training
@@ -53,6 +55,7 @@ class GANModule(GenerativeModule):
         discriminator_optimizer: OptimizerCallable,
         data_shape: Sequence[int],
         regularizers: list[DiscriminatorRegularizer] | None = None,
+        ema: Callable[[nn.Module], EMA] | None = None,
         latent_dim: int = 100,
         discriminator_steps: int = 1,
         seed: int = 0,
@@ -66,6 +69,7 @@ class GANModule(GenerativeModule):
         self.automatic_optimization = False
         self.generator = generator(latent_dim, self.data_shape)
         self.discriminator = discriminator(self.data_shape)
+        self.ema = ema(self.generator) if ema else None
         self.loss = loss
         self.regularizers = cast(Sequence[DiscriminatorRegularizer], nn.ModuleList(regularizers or []))
         check_regularizers(self.regularizers, self.discriminator)
@@ -76,16 +80,16 @@ class GANModule(GenerativeModule):
         self._discriminator_optimizer = discriminator_optimizer
 
     def forward(self, z: Tensor) -> Tensor:
-        """Data `[N, *data_shape]` generated from latents `[N, latent_dim]`."""
-        return self.generator(z)
+        """Data `[N, *data_shape]` from latents `[N, latent_dim]`, by the average where there is one."""
+        return self.generator(z) if self.ema is None else self.ema(z)
 
     def latents(self, n: int) -> Tensor:
         """Latents `[n, latent_dim]` from the standard normal."""
         return torch.randn(n, self.latent_dim, device=self.device, dtype=self.dtype)
 
     def draw(self, n: int) -> Tensor:
-        """Generated data `[n, *data_shape]`."""
-        return self.generator(self.latents(n))
+        """Generated data `[n, *data_shape]`, by the average where there is one."""
+        return self(self.latents(n))
 
     def logits(self, data: Tensor) -> Tensor:
         """The discriminator's logits `[N]`, in float32 under any precision."""
@@ -131,6 +135,8 @@ class GANModule(GenerativeModule):
         for real in batch[0].chunk(self.discriminator_steps):
             scalars = self._update_discriminator(real, discriminator_optimizer)
         scalars |= self._update_generator(real, generator_optimizer)
+        if self.ema is not None:
+            self.ema.update(self.generator, self.global_step - 1, len(batch[0]) * self.trainer.world_size)
         self.log_iteration(scalars, self.global_step, len(batch[0]))
 
     def _update_discriminator(self, real: Tensor, optimizer: LightningOptimizer) -> dict[str, Tensor]:

@@ -2,6 +2,10 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from torch.optim import Optimizer
 
 
 class Schedule(ABC):
@@ -102,3 +106,52 @@ class CyclicalWarmup(Schedule):
 def value_at(schedule: float | Schedule, iteration: int) -> float:
     """The value of a schedule, or of a constant, at `iteration`."""
     return schedule(iteration) if isinstance(schedule, Schedule) else schedule
+
+
+def check_schedules(schedules: Mapping[str, Schedule], optimizers: Mapping[str, Optimizer]) -> None:
+    """Refuses schedules of what no optimizer has.
+
+    Args:
+        schedules: by the name of what they change, such as `optimizer.lr`
+        optimizers: by name
+
+    Raises:
+        ValueError: a name is not that of an optimizer's option.
+    """
+    names = [f"{name}.{option}" for name, optimizer in optimizers.items() for option in _options(optimizer)]
+    for name in schedules:
+        if name not in names:
+            raise ValueError(f"There is no {name} to schedule: choose among {', '.join(names)}.")
+
+
+def follow_schedules(
+    schedules: Mapping[str, Schedule], optimizers: Mapping[str, Optimizer], iteration: int
+) -> dict[str, float]:
+    """Sets every scheduled option, in all groups of parameters, to its value at `iteration`, and returns the values.
+
+    Args:
+        schedules: by the name of what they change, such as `optimizer.lr`; Adam's betas are `beta1` and `beta2`
+        optimizers: by name
+        iteration: the number of completed iterations
+    """
+    values = {name: schedule(iteration) for name, schedule in schedules.items()}
+    for name, value in values.items():
+        optimizer, option = name.split(".")
+        for group in optimizers[optimizer].param_groups:
+            _set_option(group, option, value)
+    return values
+
+
+def _options(optimizer: Optimizer) -> list[str]:
+    defaults = optimizer.param_groups[0]
+    numbers = [name for name, value in defaults.items() if type(value) in (int, float)]
+    return [*numbers, *(["beta1", "beta2"] if "betas" in defaults else [])]
+
+
+def _set_option(group: dict[str, Any], option: str, value: float) -> None:
+    if option == "beta1":
+        group["betas"] = (value, group["betas"][1])
+    elif option == "beta2":
+        group["betas"] = (group["betas"][0], value)
+    else:
+        group[option] = value

@@ -20,6 +20,7 @@ from gen_lightning.gan.regularizers import (
     check_differentiable_twice,
     check_regularizers,
 )
+from gen_lightning.schedules import Schedule
 
 
 class GANModule(GenerativeModule):
@@ -39,12 +40,16 @@ class GANModule(GenerativeModule):
         ema: called with the generator; the average that is sampled and evaluated in its place, while it is trained
         latent_dim: the dimension of the standard normal latent
         discriminator_steps: discriminator updates per iteration
+        schedules: of the optimizers' options, by names such as `generator_optimizer.lr` and
+            `discriminator_optimizer.beta2`
         seed: of all randomness in training
 
     Raises:
         ValueError: latent_dim or discriminator_steps is less than 1; two regularizers have one name, or one of them or
             the loss does not go with the discriminator.
     """
+
+    optimizer_names = ("generator_optimizer", "discriminator_optimizer")
 
     def __init__(
         self,
@@ -58,9 +63,10 @@ class GANModule(GenerativeModule):
         ema: Callable[[nn.Module], EMA] | None = None,
         latent_dim: int = 100,
         discriminator_steps: int = 1,
+        schedules: dict[str, Schedule] | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(data_shape, seed)
+        super().__init__(data_shape, seed, schedules)
         if latent_dim < 1 or discriminator_steps < 1:
             raise ValueError(
                 f"latent_dim is {latent_dim} and discriminator_steps {discriminator_steps}: choose 1 or more for both."

@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 
-from gen_lightning.schedules import Cosine, CyclicalWarmup, Linear, LinearWarmup, value_at
+from gen_lightning.schedules import (
+    Cosine,
+    CyclicalWarmup,
+    Linear,
+    LinearWarmup,
+    check_schedules,
+    follow_schedules,
+    value_at,
+)
 
 
 def test_linear_goes_from_start_to_end_and_stays():
@@ -65,3 +73,23 @@ def test_refuses_no_iterations(make):
 def test_refuses_a_ramp_outside_the_period(ramp):
     with pytest.raises(ValueError, match=f"ramp is {ramp}"):
         CyclicalWarmup(10, ramp)
+
+
+def test_options_of_all_groups_follow_their_schedules():
+    groups = [{"params": [torch.zeros(1)]}, {"params": [torch.zeros(1)], "lr": 0.5}]
+    optimizer = torch.optim.Adam(groups, lr=0.1, betas=(0.5, 0.9))
+    schedules = {"adam.lr": Linear(0.0, 1.0, 4), "adam.beta2": Linear(0.9, 0.99, 2)}
+    values = follow_schedules(schedules, {"adam": optimizer}, iteration=1)
+    assert values == {"adam.lr": 0.25, "adam.beta2": pytest.approx(0.945)}
+    for group in optimizer.param_groups:
+        assert (group["lr"], group["betas"]) == (0.25, (0.5, pytest.approx(0.945)))
+    follow_schedules({"adam.beta1": Linear(0.0, 0.5, 1)}, {"adam": optimizer}, iteration=0)
+    assert optimizer.param_groups[1]["betas"] == (0.0, pytest.approx(0.945))
+
+
+@pytest.mark.parametrize("name", ["lr", "adam.lrr", "sgd.beta2", "adam.amsgrad", "other.lr"])
+def test_refuses_what_no_optimizer_has(name):
+    parameters = [torch.zeros(1)]
+    optimizers = {"adam": torch.optim.Adam(parameters), "sgd": torch.optim.SGD(parameters)}
+    with pytest.raises(ValueError, match=r"choose among adam\.lr, .*adam\.beta2, sgd\.lr"):
+        check_schedules({name: Linear(0.0, 1.0, 2)}, optimizers)

@@ -123,6 +123,10 @@ class GenerativeModule(LightningModule, ABC):
         """Makes each test draw the same."""
         self.on_validation_batch_start(batch, batch_idx)
 
+    def is_logged(self, iteration: int) -> bool:
+        """Whether the scalars of an iteration are logged, `iteration` being the number of those completed with it."""
+        return iteration % self.trainer.log_every_n_steps == 0
+
     def log_iteration(self, scalars: dict[str, Tensor], iteration: int, batch_size: int) -> None:
         """Logs `train/...` scalars and scheduled values every `log_every_n_steps` iterations, at x = those completed.
 
@@ -132,7 +136,7 @@ class GenerativeModule(LightningModule, ABC):
             batch_size: examples in this rank's batch
         """
         # self.log costs about as much as a small network's training step.
-        if iteration % self.trainer.log_every_n_steps:
+        if not self.is_logged(iteration):
             return
         for name, value in scalars.items():
             self.log(f"train/{name}", value, prog_bar=name.endswith("loss"))

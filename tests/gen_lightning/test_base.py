@@ -75,8 +75,11 @@ class TestCheckpoint:
         assert load(tmp_path / "model.ckpt")["hyper_parameters"] == {
             "data_shape": (1, 28, 28),
             "discriminator_steps": 1,
+            "ema": None,
+            "gradient_clip_norm": None,
             "latent_dim": 8,
             "regularizers": None,
+            "schedules": None,
             "seed": 0,
         }
 

@@ -1,6 +1,7 @@
 """Observers: they sample, compute metrics, and log; they never train."""
 
 from callbacks.checkpoint import AtomicCheckpointIO, LastCheckpoint
+from callbacks.collapse import CollapseMonitor
 from callbacks.compile import Compile
 from callbacks.evaluation import Evaluation
 from callbacks.latents import Latents
@@ -10,6 +11,7 @@ from callbacks.samples import Reconstructions, SampleGrid
 
 __all__ = [
     "AtomicCheckpointIO",
+    "CollapseMonitor",
     "Compile",
     "Evaluation",
     "ImportanceSampledLikelihood",

@@ -2,14 +2,16 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torch.optim import Optimizer
 
 from gen_lightning.clock import draws_from, rewind_to_iteration, seed_draws, seed_of
+from gen_lightning.schedules import Schedule, check_schedules, follow_schedules
 
 # Two streams of seeds, apart from each other and from those of the data loaders.
 _TRAINING, _EVALUATION = 0, 1
@@ -20,15 +22,22 @@ class GenerativeModule(LightningModule, ABC):
 
     Batches are `(data, labels)`: data float32 `[N, *data_shape]`; images are `[N, C, H, W]` in [0, 1].
 
+    `optimizer_names` are the names that schedules know the optimizers by, in the order of `configure_optimizers`.
+
     Args:
         data_shape: the shape of one example, such as `(1, 28, 28)` or `(2,)`
         seed: of everything drawn in training and evaluation, 0 or more
+        schedules: of the optimizers' options, such as `optimizer.lr` or `optimizer.beta2`, by iteration
     """
 
-    def __init__(self, data_shape: Sequence[int], seed: int) -> None:
+    optimizer_names: tuple[str, ...] = ("optimizer",)
+
+    def __init__(self, data_shape: Sequence[int], seed: int, schedules: Mapping[str, Schedule] | None = None) -> None:
         super().__init__()
         self.data_shape = tuple(data_shape)
         self.seed = seed
+        self.schedules = schedules or {}
+        self._scheduled_values: dict[str, float] = {}
         self._data_checked = False
         self._loaded_iteration = 0
 
@@ -88,12 +97,21 @@ class GenerativeModule(LightningModule, ABC):
                 " set model.data_shape to the data's."
             )
 
+    def on_fit_start(self) -> None:
+        """Looks at the schedules before anything is trained.
+
+        Raises:
+            ValueError: one is of an option that no optimizer has.
+        """
+        check_schedules(self.schedules, self._optimizers_by_name())
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Makes all that this iteration draws a function of (seed, rank, iteration)."""
+        """Makes all that this iteration draws, and what is scheduled, a function of (seed, rank, iteration)."""
         if not self._data_checked:
             self.check_data(batch[0])
             self._data_checked = True
         seed_draws(seed_of(_TRAINING, self.seed, self.global_rank, self.global_step), self.device)
+        self._scheduled_values = follow_schedules(self.schedules, self._optimizers_by_name(), self.global_step)
         # Lightning's own count, which says when scalars are written, is one too high after some resumptions.
         self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.global_step
 
@@ -105,8 +123,12 @@ class GenerativeModule(LightningModule, ABC):
         """Makes each test draw the same."""
         self.on_validation_batch_start(batch, batch_idx)
 
+    def is_logged(self, iteration: int) -> bool:
+        """Whether the scalars of an iteration are logged, `iteration` being the number of those completed with it."""
+        return iteration % self.trainer.log_every_n_steps == 0
+
     def log_iteration(self, scalars: dict[str, Tensor], iteration: int, batch_size: int) -> None:
-        """Logs `train/...` scalars every `log_every_n_steps` iterations, at x = completed iterations.
+        """Logs `train/...` scalars and scheduled values every `log_every_n_steps` iterations, at x = those completed.
 
         Args:
             scalars: values by name, without the prefix
@@ -114,10 +136,11 @@ class GenerativeModule(LightningModule, ABC):
             batch_size: examples in this rank's batch
         """
         # self.log costs about as much as a small network's training step.
-        if iteration % self.trainer.log_every_n_steps:
+        if not self.is_logged(iteration):
             return
         for name, value in scalars.items():
             self.log(f"train/{name}", value, prog_bar=name.endswith("loss"))
+        self.log_dict({f"train/{name}": value for name, value in self._scheduled_values.items()})
         images_seen = iteration * batch_size * self.trainer.world_size
         self.log_dict({"images_seen": float(images_seen), "step": float(iteration)})
 
@@ -140,6 +163,9 @@ class GenerativeModule(LightningModule, ABC):
         if checkpoint.get("loops") and 0 < batches_per_epoch < float("inf"):
             fit_loop = checkpoint["loops"]["fit_loop"]
             checkpoint["epoch"] = rewind_to_iteration(fit_loop, self.global_step, int(batches_per_epoch))
+
+    def _optimizers_by_name(self) -> dict[str, Optimizer]:
+        return dict(zip(self.optimizer_names, self.trainer.optimizers, strict=False))
 
 
 def full_precision(tensor: Tensor) -> Tensor:

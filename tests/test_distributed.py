@@ -95,6 +95,21 @@ def test_gan_gradients_equal_those_of_the_joined_batch(tmp_path):
     assert_equal_weights(model, load(run / "checkpoints/last.ckpt"))
 
 
+def test_an_average_over_two_ranks_counts_the_images_of_both(tmp_path):
+    """One iteration of 2 x 64 images is one half-life of 128: the average is half way to the new weights."""
+    ema = tmp_path / "ema.yaml"
+    average = "{class_path: gen_lightning.gan.EMA, init_args: {half_life: 128, ramp: null}}"
+    ema.write_text(f"model: {{init_args: {{ema: {average}}}}}")
+    arguments = ["--config", str(CONFIGS / "gan/mlp.yaml"), "--config", str(ema), *ONE_STEP]
+    start = load(fit(tmp_path, *arguments, "--model.generator_optimizer.lr=0") / "checkpoints/last.ckpt")["state_dict"]
+    run = load(fit(tmp_path, *arguments, "--model.gradient_clip_norm=1", *DDP) / "checkpoints/last.ckpt")["state_dict"]
+    names = [name.removeprefix("generator.") for name in run if name.startswith("generator.")]
+    for name in names:
+        before, after = start[f"generator.{name}"], run[f"generator.{name}"]
+        assert not torch.equal(before, after)
+        torch.testing.assert_close(run[f"ema.network.{name}"], (before + after) / 2)
+
+
 def test_ddp_resumes_exactly(tmp_path):
     arguments = ["--config", str(CONFIGS / "vae/conv.yaml"), "--trainer.logger=false", *DDP]
     reference = fit(tmp_path, *arguments, "--trainer.max_epochs=2")

@@ -15,6 +15,22 @@ GAN = ["--config", str(CONFIGS / "gan/mlp.yaml"), "--model.discriminator_steps=2
 VAE = ["--config", str(CONFIGS / "vae/vae.yaml"), *SMALL]
 BATCHES_PER_EPOCH = 4
 
+# A burn-in as R3GAN's (Huang et al. 2024), over the eight iterations in which the runs below are stopped.
+BURN_IN = """
+model:
+  init_args:
+    ema:
+      class_path: gen_lightning.gan.EMA
+      init_args: {{half_life: {{class_path: {cosine}, init_args: {{start: 0, end: 5000, iterations: 8}}}}, ramp: null}}
+    regularizers:
+      - class_path: gen_lightning.gan.R1
+        init_args: {{gamma: {{class_path: {cosine}, init_args: {{start: 1, end: 0.1, iterations: 8}}}}}}
+    schedules:
+      generator_optimizer.lr: {{class_path: {cosine}, init_args: {{start: 2.0e-4, end: 5.0e-5, iterations: 8}}}}
+      discriminator_optimizer.lr: {{class_path: {cosine}, init_args: {{start: 2.0e-4, end: 5.0e-5, iterations: 8}}}}
+      generator_optimizer.beta2: {{class_path: {cosine}, init_args: {{start: 0.9, end: 0.99, iterations: 8}}}}
+""".format(cosine="gen_lightning.schedules.Cosine")
+
 
 def rows(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open(newline="") as file:
@@ -56,6 +72,42 @@ def test_stopped_by_a_limit_and_resumed_with_a_larger_one(fit, model, unit):
         folder = fit(*model, f"--trainer.{unit}={stop}")
         fit("--resume", str(folder), f"--trainer.{unit}={end}")
         assert_same_run(folder, reference)
+
+
+def test_a_burn_in_of_everything_is_resumed_exactly(fit, tmp_path):
+    (tmp_path / "burn_in.yaml").write_text(BURN_IN)
+    arguments = [*GAN, "--config", str(tmp_path / "burn_in.yaml")]
+    reference = fit(*arguments, "--trainer.max_steps=9")
+    folder = fit(*arguments, "--trainer.max_steps=3")
+    assert learning_rates(folder) == pytest.approx([cosine(2) for _ in range(2)])
+    fit("--resume", str(folder), "--trainer.max_steps=6")
+    assert learning_rates(folder) == pytest.approx([cosine(5) for _ in range(2)])
+    fit("--resume", str(folder), "--trainer.max_steps=9")
+    assert_same_run(folder, reference)
+    weights = load(folder / "checkpoints/last.ckpt")["state_dict"]
+    averages = {name: value for name, value in weights.items() if name.startswith("ema.network.")}
+    assert averages
+    assert not any(
+        torch.equal(value, weights[name.replace("ema.network", "generator")]) for name, value in averages.items()
+    )
+    logged = [float(row["train/generator_optimizer.lr"]) for row in rows(folder) if row["train/generator_loss"]]
+    assert logged == pytest.approx([cosine(iteration - 1) for iteration in (3, 6, 9)])
+
+
+def cosine(iteration: int) -> float:
+    """PyTorch's own schedule of the burn-in's learning rate."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=2e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=8, eta_min=5e-5)
+    for _ in range(iteration):
+        optimizer.step()
+        schedule.step()
+    return optimizer.param_groups[0]["lr"]
+
+
+def learning_rates(folder: Path) -> list[float]:
+    """Of all optimizers, in the last iteration before the checkpoint."""
+    states = load(folder / "checkpoints/last.ckpt")["optimizer_states"]
+    return [group["lr"] for state in states for group in state["param_groups"]]
 
 
 class Killed(Exception):

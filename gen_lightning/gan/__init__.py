@@ -1,5 +1,6 @@
 """Generative adversarial networks: loss, regularizers and networks are separate axes of one module."""
 
+from gen_lightning.gan.ema import EMA
 from gen_lightning.gan.losses import (
     GANLoss,
     Hinge,
@@ -24,6 +25,7 @@ from gen_lightning.gan.regularizers import (
 
 __all__ = [
     "DRAGAN",
+    "EMA",
     "R1",
     "R2",
     "Consistency",

@@ -15,10 +15,12 @@ class GANLoss(ABC):
     """Both players' losses.
 
     `relativistic` says that the generator's looks at the real logits too, `clips_weights` that `constrain` bounds the
-    discriminator's weights.
+    discriminator's weights. `boundary` is the logit above which the discriminator takes an example for a real one; None
+    where the loss sees differences of logits only, and the middle between real and generated examples takes its place.
     """
 
     relativistic = False
+    boundary: float | None = 0.0
     clips_weights = False
 
     @abstractmethod
@@ -56,6 +58,8 @@ class NonSaturating(Minimax):
 class LeastSquares(GANLoss):
     """Mao et al. 2017, equation 9: logits go to 1 on real and to 0 on generated data, and at equilibrium to 1/2."""
 
+    boundary = 0.5
+
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         """E[(logit(x) - 1)^2] / 2 + E[logit(G(z))^2] / 2."""
         return (real_logits - 1).square().mean() / 2 + fake_logits.square().mean() / 2
@@ -77,6 +81,8 @@ class Wasserstein(GANLoss):
     Raises:
         ValueError: clip is not positive.
     """
+
+    boundary = None
 
     def __init__(self, clip: float | None = None) -> None:
         if clip is not None and clip <= 0:
@@ -119,6 +125,7 @@ class RelativisticPaired(GANLoss):
     """
 
     relativistic = True
+    boundary = None
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         """E[softplus(logit(G(z)) - logit(x))]."""
@@ -128,6 +135,28 @@ class RelativisticPaired(GANLoss):
         """E[softplus(logit(x) - logit(G(z)))]."""
         assert real_logits is not None
         return F.softplus(real_logits - fake_logits).mean()
+
+
+def logit_statistics(loss: GANLoss, real_logits: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
+    """Who is winning: the means of the logits, their gap, and the discriminator's accuracies, all scalars.
+
+    The accuracies, in [0, 1], are the shares of real logits above and of generated ones below the loss's boundary. Both
+    are about 1/2 where the discriminator cannot tell the two apart, and 1 where it has won.
+
+    Args:
+        loss: whose boundary it is
+        real_logits: `[N]`
+        fake_logits: `[N]`
+    """
+    real, fake = real_logits.mean(), fake_logits.mean()
+    boundary = (real + fake) / 2 if loss.boundary is None else loss.boundary
+    return {
+        "real_logits": real,
+        "fake_logits": fake,
+        "logit_gap": real - fake,
+        "real_accuracy": (real_logits > boundary).float().mean(),
+        "fake_accuracy": (fake_logits < boundary).float().mean(),
+    }
 
 
 def check_constraint(loss: GANLoss, discriminator: nn.Module) -> None:

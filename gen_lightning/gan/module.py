@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy
@@ -12,13 +13,15 @@ from torch.optim import Optimizer
 
 from gen_lightning.base import GenerativeModule, full_precision
 from gen_lightning.clock import leave_uncounted
-from gen_lightning.gan.losses import GANLoss, check_constraint
+from gen_lightning.gan.ema import EMA
+from gen_lightning.gan.losses import GANLoss, check_constraint, logit_statistics
 from gen_lightning.gan.regularizers import (
     DiscriminatorPass,
     DiscriminatorRegularizer,
     check_differentiable_twice,
     check_regularizers,
 )
+from gen_lightning.schedules import Schedule
 
 
 class GANModule(GenerativeModule):
@@ -35,14 +38,20 @@ class GANModule(GenerativeModule):
         discriminator_optimizer: called with the discriminator's parameters
         data_shape: the shape of one example; the command line takes it from the data module
         regularizers: terms added to the discriminator's loss
+        ema: called with the generator; the average that is sampled and evaluated in its place, while it is trained
         latent_dim: the dimension of the standard normal latent
         discriminator_steps: discriminator updates per iteration
+        gradient_clip_norm: each player's gradients are scaled down to this norm (Pascanu et al. 2013); None leaves them
+        schedules: of the optimizers' options, by names such as `generator_optimizer.lr` and
+            `discriminator_optimizer.beta2`
         seed: of all randomness in training
 
     Raises:
-        ValueError: latent_dim or discriminator_steps is less than 1; two regularizers have one name, or one of them or
-            the loss does not go with the discriminator.
+        ValueError: latent_dim or discriminator_steps is less than 1; gradient_clip_norm is not positive; two
+            regularizers have one name, or one of them or the loss does not go with the discriminator.
     """
+
+    optimizer_names = ("generator_optimizer", "discriminator_optimizer")
 
     def __init__(
         self,
@@ -53,43 +62,65 @@ class GANModule(GenerativeModule):
         discriminator_optimizer: OptimizerCallable,
         data_shape: Sequence[int],
         regularizers: list[DiscriminatorRegularizer] | None = None,
+        ema: Callable[[nn.Module], EMA] | None = None,
         latent_dim: int = 100,
         discriminator_steps: int = 1,
+        gradient_clip_norm: float | None = None,
+        schedules: dict[str, Schedule] | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(data_shape, seed)
+        super().__init__(data_shape, seed, schedules)
         if latent_dim < 1 or discriminator_steps < 1:
             raise ValueError(
                 f"latent_dim is {latent_dim} and discriminator_steps {discriminator_steps}: choose 1 or more for both."
             )
+        if gradient_clip_norm is not None and gradient_clip_norm <= 0:
+            raise ValueError(f"gradient_clip_norm is {gradient_clip_norm}: choose a positive norm, or null for none.")
         self.save_hyperparameters(logger=False)
         self.automatic_optimization = False
         self.generator = generator(latent_dim, self.data_shape)
         self.discriminator = discriminator(self.data_shape)
+        self.ema = ema(self.generator) if ema else None
         self.loss = loss
         self.regularizers = cast(Sequence[DiscriminatorRegularizer], nn.ModuleList(regularizers or []))
         check_regularizers(self.regularizers, self.discriminator)
         check_constraint(loss, self.discriminator)
         self.latent_dim = latent_dim
         self.discriminator_steps = discriminator_steps
+        self.gradient_clip_norm = gradient_clip_norm
+        self._gradient_norms: dict[str, Tensor] = {}
         self._generator_optimizer = generator_optimizer
         self._discriminator_optimizer = discriminator_optimizer
 
     def forward(self, z: Tensor) -> Tensor:
-        """Data `[N, *data_shape]` generated from latents `[N, latent_dim]`."""
-        return self.generator(z)
+        """Data `[N, *data_shape]` from latents `[N, latent_dim]`, by the average where there is one."""
+        return self.generator(z) if self.ema is None else self.ema(z)
 
     def latents(self, n: int) -> Tensor:
         """Latents `[n, latent_dim]` from the standard normal."""
         return torch.randn(n, self.latent_dim, device=self.device, dtype=self.dtype)
 
     def draw(self, n: int) -> Tensor:
-        """Generated data `[n, *data_shape]`."""
-        return self.generator(self.latents(n))
+        """Generated data `[n, *data_shape]`, by the average where there is one."""
+        return self(self.latents(n))
 
     def logits(self, data: Tensor) -> Tensor:
         """The discriminator's logits `[N]`, in float32 under any precision."""
         return full_precision(self.discriminator(data))
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Adds none; refuses what would be refused without a word on what to do.
+
+        Raises:
+            ValueError: the Trainer is to clip gradients.
+        """
+        # Lightning knows one optimizer's gradients only, and says no more than that between this hook and `setup`.
+        if self.trainer.gradient_clip_val:
+            raise ValueError(
+                "Each player's gradients are clipped by themselves: set model.gradient_clip_norm instead of"
+                " trainer.gradient_clip_val."
+            )
+        return []
 
     def setup(self, stage: str) -> None:
         """Lets the plain `ddp` strategy train two players.
@@ -131,7 +162,9 @@ class GANModule(GenerativeModule):
         for real in batch[0].chunk(self.discriminator_steps):
             scalars = self._update_discriminator(real, discriminator_optimizer)
         scalars |= self._update_generator(real, generator_optimizer)
-        self.log_iteration(scalars, self.global_step, len(batch[0]))
+        if self.ema is not None:
+            self.ema.update(self.generator, self.global_step - 1, len(batch[0]) * self.trainer.world_size)
+        self.log_iteration(scalars | self._gradient_norms, self.global_step, len(batch[0]))
 
     def _update_discriminator(self, real: Tensor, optimizer: LightningOptimizer) -> dict[str, Tensor]:
         with torch.no_grad():
@@ -145,7 +178,9 @@ class GANModule(GenerativeModule):
         terms |= {regularizer.name: regularizer(state) for regularizer in self.regularizers}
         self._step(torch.stack(list(terms.values())).sum(), optimizer)
         self.loss.constrain(self.discriminator)
-        return terms | {"real_logits": real_logits.mean(), "fake_logits": fake_logits.mean()}
+        if self.is_logged(self.global_step + 1):
+            terms |= logit_statistics(self.loss, real_logits, fake_logits)
+        return terms
 
     def _update_generator(self, real: Tensor, optimizer: LightningOptimizer) -> dict[str, Tensor]:
         with self.toggled_optimizer(optimizer):
@@ -162,16 +197,26 @@ class GANModule(GenerativeModule):
             self.manual_backward(loss)
         optimizer.step()
 
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clips one player's gradients, which no scaler of mixed precision scales here; their norm before is logged."""
+        if self.gradient_clip_norm is None and not self.is_logged(self.global_step + 1):
+            return
+        player = "generator" if optimizer is self.trainer.optimizers[0] else "discriminator"
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norm = nn.utils.get_total_norm(parameter.grad for parameter in parameters if parameter.grad is not None)
+        if self.gradient_clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self.gradient_clip_norm, norm)
+        self._gradient_norms[f"{player}_gradient_norm"] = norm
+
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """The discriminator's loss on held-out data."""
+        """The discriminator's loss and accuracies on held-out data."""
         self._evaluate(batch[0], "val")
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """The discriminator's loss on test data."""
+        """The discriminator's loss and accuracies on test data."""
         self._evaluate(batch[0], "test")
 
     def _evaluate(self, real: Tensor, stage: str) -> None:
         real_logits, fake_logits = self.logits(real), self.logits(self.draw(len(real)))
-        loss = self.loss.discriminator(real_logits, fake_logits)
-        scalars = {"discriminator_loss": loss, "real_logits": real_logits.mean(), "fake_logits": fake_logits.mean()}
-        self.log_evaluation(scalars, stage, len(real))
+        scalars = {"discriminator_loss": self.loss.discriminator(real_logits, fake_logits)}
+        self.log_evaluation(scalars | logit_statistics(self.loss, real_logits, fake_logits), stage, len(real))

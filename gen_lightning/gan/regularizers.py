@@ -7,9 +7,14 @@ and for small differences.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from gen_lightning.schedules import Schedule, value_at
+
+_Weight = TypeVar("_Weight", bound=float | Schedule)
 
 
 @dataclass
@@ -44,6 +49,10 @@ class DiscriminatorPass:
         with torch.autocast(data.device.type, enabled=False):
             return self.discriminator(data)
 
+    def value_of(self, weight: float | Schedule) -> float:
+        """A weight's value in this iteration."""
+        return value_at(weight, self.iteration)
+
 
 class DiscriminatorRegularizer(nn.Module, ABC):
     """A term of the discriminator's loss; what it remembers between iterations is a buffer, and in the checkpoint.
@@ -64,36 +73,36 @@ class R1(DiscriminatorRegularizer):
     """gamma / 2 * E[|grad D(x)|^2] on real data (Mescheder, Geiger & Nowozin 2018, equation 9).
 
     Args:
-        gamma: the weight, 0 or more
+        gamma: the weight, 0 or more, or its schedule
     """
 
     name = "r1"
     per_example = True
 
-    def __init__(self, gamma: float = 1.0) -> None:
+    def __init__(self, gamma: float | Schedule = 1.0) -> None:
         super().__init__()
         self.gamma = _checked(gamma, self, "gamma")
 
     def forward(self, state: DiscriminatorPass) -> Tensor:
         """The penalty, a scalar."""
-        return self._penalty(state.judge(state.real, state.real_logits), state.real)
+        return self._penalty(state, state.judge(state.real, state.real_logits), state.real)
 
-    def _penalty(self, logits: Tensor, data: Tensor) -> Tensor:
-        return self.gamma / 2 * example_gradients(logits, data).square().sum(1).mean()
+    def _penalty(self, state: DiscriminatorPass, logits: Tensor, data: Tensor) -> Tensor:
+        return state.value_of(self.gamma) / 2 * example_gradients(logits, data).square().sum(1).mean()
 
 
 class R2(R1):
     """gamma / 2 * E[|grad D(G(z))|^2] on generated data (Mescheder, Geiger & Nowozin 2018, equation 10).
 
     Args:
-        gamma: the weight, 0 or more
+        gamma: the weight, 0 or more, or its schedule
     """
 
     name = "r2"
 
     def forward(self, state: DiscriminatorPass) -> Tensor:
         """The penalty, a scalar."""
-        return self._penalty(state.judge(state.fake, state.fake_logits), state.fake)
+        return self._penalty(state, state.judge(state.fake, state.fake_logits), state.fake)
 
 
 class GradientPenalty(DiscriminatorRegularizer):
@@ -102,14 +111,14 @@ class GradientPenalty(DiscriminatorRegularizer):
     Each pair has an x' of its own, uniform on the line between the two.
 
     Args:
-        weight: the weight, 0 or more
+        weight: the weight, 0 or more, or its schedule
         one_sided: whether only norms above 1 are penalized (the same paper, section 4)
     """
 
     name = "gradient_penalty"
     per_example = True
 
-    def __init__(self, weight: float = 10.0, one_sided: bool = False) -> None:
+    def __init__(self, weight: float | Schedule = 10.0, one_sided: bool = False) -> None:
         super().__init__()
         self.weight = _checked(weight, self, "weight")
         self.one_sided = one_sided
@@ -120,14 +129,14 @@ class GradientPenalty(DiscriminatorRegularizer):
         epsilon = torch.rand(one_each, device=state.real.device, dtype=state.real.dtype)
         between = state.fake.lerp(state.real, epsilon).detach().requires_grad_()
         excess = example_gradients(state.judge(between), between).norm(dim=1) - 1
-        return self.weight * (excess.relu() if self.one_sided else excess).square().mean()
+        return state.value_of(self.weight) * (excess.relu() if self.one_sided else excess).square().mean()
 
 
 class DRAGAN(DiscriminatorRegularizer):
     """weight * E[(|grad D(x + noise)| - 1)^2] around real data (Kodali et al. 2017).
 
     Args:
-        weight: the weight, 0 or more
+        weight: the weight, 0 or more, or its schedule
         noise: the standard deviation of the normal noise, 0 or more, in units of the data. The authors' code adds
             uniform noise whose root mean square is 0.29 standard deviations of the data, which is 0.09 on MNIST.
     """
@@ -135,7 +144,7 @@ class DRAGAN(DiscriminatorRegularizer):
     name = "dragan"
     per_example = True
 
-    def __init__(self, weight: float = 10.0, noise: float = 0.1) -> None:
+    def __init__(self, weight: float | Schedule = 10.0, noise: float = 0.1) -> None:
         super().__init__()
         self.weight = _checked(weight, self, "weight")
         self.noise = _checked(noise, self, "noise")
@@ -144,7 +153,7 @@ class DRAGAN(DiscriminatorRegularizer):
         """The penalty, a scalar."""
         perturbed = (state.real + self.noise * torch.randn_like(state.real)).detach().requires_grad_()
         norms = example_gradients(state.judge(perturbed), perturbed).norm(dim=1)
-        return self.weight * (norms - 1).square().mean()
+        return state.value_of(self.weight) * (norms - 1).square().mean()
 
 
 class LeCam(DiscriminatorRegularizer):
@@ -153,7 +162,7 @@ class LeCam(DiscriminatorRegularizer):
     a_real and a_fake are exponential moving averages of the logits of real and of generated data, which start at 0.
 
     Args:
-        weight: the weight, 0 or more
+        weight: the weight, 0 or more, or its schedule
         decay: of the averages in one step of the discriminator, from 0 to less than 1
 
     Raises:
@@ -164,7 +173,7 @@ class LeCam(DiscriminatorRegularizer):
     real_average: Tensor
     fake_average: Tensor
 
-    def __init__(self, weight: float = 0.3, decay: float = 0.99) -> None:
+    def __init__(self, weight: float | Schedule = 0.3, decay: float = 0.99) -> None:
         super().__init__()
         if not 0 <= decay < 1:
             raise ValueError(f"LeCam's decay is {decay}: choose 0 or more, and less than 1.")
@@ -179,7 +188,7 @@ class LeCam(DiscriminatorRegularizer):
         self.real_average += (1 - self.decay) * (real.detach().mean() - self.real_average)
         self.fake_average += (1 - self.decay) * (fake.detach().mean() - self.fake_average)
         distances = (real - self.fake_average).square().mean() + (fake - self.real_average).square().mean()
-        return self.weight * distances
+        return state.value_of(self.weight) * distances
 
 
 class Consistency(DiscriminatorRegularizer):
@@ -187,12 +196,12 @@ class Consistency(DiscriminatorRegularizer):
 
     Args:
         augmentation: T, data `[N, ...]` -> data `[N, ...]`, random for each example, such as `networks.Translation`
-        weight: the weight, 0 or more
+        weight: the weight, 0 or more, or its schedule
     """
 
     name = "consistency"
 
-    def __init__(self, augmentation: nn.Module, weight: float = 10.0) -> None:
+    def __init__(self, augmentation: nn.Module, weight: float | Schedule = 10.0) -> None:
         super().__init__()
         self.augmentation = augmentation
         self.weight = _checked(weight, self, "weight")
@@ -201,7 +210,7 @@ class Consistency(DiscriminatorRegularizer):
         """The penalty, a scalar."""
         logits = state.judge(state.real, state.real_logits)
         augmented_logits = state.judge(self.augmentation(state.real.detach()))
-        return self.weight * (logits - augmented_logits).square().mean()
+        return state.value_of(self.weight) * (logits - augmented_logits).square().mean()
 
 
 class Lazy(DiscriminatorRegularizer):
@@ -279,7 +288,7 @@ def example_gradients(logits: Tensor, data: Tensor) -> Tensor:
     return gradient.reshape(len(logits), -1)
 
 
-def _checked(value: float, regularizer: DiscriminatorRegularizer, name: str) -> float:
-    if value < 0:
+def _checked(value: _Weight, regularizer: DiscriminatorRegularizer, name: str) -> _Weight:
+    if value_at(value, 0) < 0:
         raise ValueError(f"{type(regularizer).__name__}'s {name} is {value}: choose 0 or more.")
     return value

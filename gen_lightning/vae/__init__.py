@@ -1,6 +1,7 @@
 """Variational autoencoders: networks, likelihood, posterior, prior and objective are separate axes of one module."""
 
 from gen_lightning.metrics.bounds import bits_per_dimension, importance_weighted_bound
+from gen_lightning.schedules import CyclicalWarmup, LinearWarmup, Schedule
 from gen_lightning.vae.aggregate import MMD, BetaTC
 from gen_lightning.vae.likelihoods import (
     Bernoulli,
@@ -16,7 +17,6 @@ from gen_lightning.vae.module import VAEModule
 from gen_lightning.vae.objectives import ELBO, IWAE, STL, Beta, Capacity, DReG, FreeBits, Objective
 from gen_lightning.vae.posteriors import DiagonalGaussian, Posterior
 from gen_lightning.vae.priors import MixtureOfGaussians, Prior, StandardNormal, VampPrior
-from gen_lightning.vae.schedules import CyclicalWarmup, LinearWarmup, Schedule
 from gen_lightning.vae.terms import Terms
 
 __all__ = [

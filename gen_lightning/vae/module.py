@@ -9,6 +9,7 @@ from torch.distributions import Distribution
 from torch.optim import Optimizer
 
 from gen_lightning.base import GenerativeModule, full_precision
+from gen_lightning.schedules import Schedule
 from gen_lightning.vae.likelihoods import Likelihood
 from gen_lightning.vae.objectives import Objective
 from gen_lightning.vae.posteriors import DiagonalGaussian, Posterior
@@ -29,6 +30,7 @@ class VAEModule(GenerativeModule):
         posterior: q(z | x), of the encoder's features; called with (latent_dim)
         prior: p(z); called with (latent_dim)
         latent_dim: the dimension of the latent, Z
+        schedules: of the optimizer's options, by names such as `optimizer.lr`
         seed: of all randomness in training
 
     Raises:
@@ -46,9 +48,10 @@ class VAEModule(GenerativeModule):
         posterior: Callable[[int], Posterior] = DiagonalGaussian,
         prior: Callable[[int], Prior] = StandardNormal,
         latent_dim: int = 40,
+        schedules: dict[str, Schedule] | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(data_shape, seed)
+        super().__init__(data_shape, seed, schedules)
         if latent_dim < 1:
             raise ValueError(f"latent_dim is {latent_dim}: choose 1 or more.")
         self.save_hyperparameters(logger=False)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gen_lightning.metrics.bounds import importance_weighted_bound
-from gen_lightning.vae.schedules import Schedule
+from gen_lightning.schedules import Schedule
 from gen_lightning.vae.terms import Terms
 
 

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from gen_lightning import GANModule
 from gen_lightning.networks import DCGANDecoder, DCGANDiscriminator, DCGANEncoder, DCGANGenerator
+from gen_lightning.schedules import Cosine, Linear
 
 DCGAN = {"generator": DCGANGenerator, "discriminator": DCGANDiscriminator}
 MODELS = {"gan": lambda: gan(**DCGAN), "vae": lambda: vae(encoder=DCGANEncoder, decoder=DCGANDecoder)}
@@ -74,8 +75,11 @@ class TestCheckpoint:
         assert load(tmp_path / "model.ckpt")["hyper_parameters"] == {
             "data_shape": (1, 28, 28),
             "discriminator_steps": 1,
+            "ema": None,
+            "gradient_clip_norm": None,
             "latent_dim": 8,
             "regularizers": None,
+            "schedules": None,
             "seed": 0,
         }
 
@@ -95,3 +99,36 @@ class TestCheckpoint:
         weights = load(folder / "checkpoints/last.ckpt")["state_dict"]
         assert model.latent_dim == 7
         assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+def fit_black_images(model, steps):
+    loader = DataLoader(TensorDataset(torch.zeros(8, 1, 28, 28), torch.zeros(8)), 2)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    Trainer(max_steps=steps, accelerator="cpu", **quiet).fit(model, loader)
+
+
+class TestSchedules:
+    @pytest.mark.parametrize(
+        ("make", "names"),
+        [(gan, ["generator_optimizer.lr", "discriminator_optimizer.lr"]), (vae, ["optimizer.lr"])],
+        ids=["gan", "vae"],
+    )
+    def test_each_optimizer_has_the_value_of_the_iteration_when_it_steps(self, make, names):
+        schedules = {name: Cosine(0.1 * (i + 1), 0.0, 4) for i, name in enumerate(names)}
+        model, seen = make(schedules=schedules), []
+
+        def on_before_optimizer_step(optimizer):
+            index = model.trainer.optimizers.index(optimizer)
+            seen.append((names[index], model.global_step, optimizer.param_groups[0]["lr"]))
+
+        model.on_before_optimizer_step = on_before_optimizer_step
+        fit_black_images(model, steps=6)
+        assert len(seen) == 6 * len(names)
+        assert all(rate == schedules[name](iteration) for name, iteration, rate in seen)
+
+    def test_of_what_no_optimizer_has_are_refused_before_training(self):
+        model = vae(schedules={"optimizer.learning_rate": Linear(1.0, 0.0, 2)})
+        before = copy.deepcopy(model.state_dict())
+        with pytest.raises(ValueError, match=r"choose among optimizer\.lr"):
+            fit_black_images(model, steps=1)
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from gen_lightning.gan import Hinge, LeastSquares, Minimax, NonSaturating, RelativisticPaired, Wasserstein
+from gen_lightning.gan.losses import logit_statistics
 
 REAL = torch.tensor([-3.0, -0.5, 0.0, 2.0, 7.0], dtype=torch.float64)
 FAKE = torch.tensor([4.0, 0.3, 0.0, -1.0, -6.0], dtype=torch.float64)
@@ -135,3 +136,34 @@ def test_weights_are_clipped_after_each_update_of_the_discriminator():
 def test_wasserstein_refuses_a_bound_that_is_not_positive():
     with pytest.raises(ValueError, match="choose a positive bound"):
         Wasserstein(clip=0.0)
+
+
+@pytest.mark.parametrize(
+    ("loss", "real_accuracy", "fake_accuracy"),
+    [
+        (NonSaturating(), 2 / 5, 2 / 5),  # boundary 0, on which a logit is on neither side
+        (Hinge(), 2 / 5, 2 / 5),
+        (LeastSquares(), 2 / 5, 4 / 5),  # boundary 1/2
+        (Wasserstein(), 2 / 5, 3 / 5),  # boundary 0.28, between the means 1.1 and -0.54
+        (RelativisticPaired(), 2 / 5, 3 / 5),
+    ],
+    ids=lambda value: by_name(value) if not isinstance(value, float) else "",
+)
+def test_accuracies_are_shares_on_the_right_side_of_the_losss_boundary(loss, real_accuracy, fake_accuracy):
+    statistics = logit_statistics(loss, REAL, FAKE)
+    assert statistics["logit_gap"].item() == pytest.approx(1.1 - -0.54)
+    assert statistics["real_accuracy"].item() == pytest.approx(real_accuracy)
+    assert statistics["fake_accuracy"].item() == pytest.approx(fake_accuracy)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=by_name)
+def test_a_discriminator_that_has_won_has_accuracy_one(loss):
+    statistics = logit_statistics(loss, REAL + 100, FAKE - 100)
+    assert (statistics["real_accuracy"], statistics["fake_accuracy"]) == (1, 1)
+
+
+@pytest.mark.parametrize("loss", [Wasserstein(), RelativisticPaired()], ids=by_name)
+def test_a_common_shift_changes_no_accuracy_where_only_differences_count(loss):
+    one, other = logit_statistics(loss, REAL, FAKE), logit_statistics(loss, REAL + 50, FAKE + 50)
+    for name in ("logit_gap", "real_accuracy", "fake_accuracy"):
+        torch.testing.assert_close(one[name], other[name])

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from helpers import gan
 from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.plugins import MixedPrecision
 from torch.utils.data import DataLoader, TensorDataset
 
 from gen_lightning.clock import seed_of
@@ -130,6 +131,74 @@ def test_bfloat16_trains_and_keeps_logits_in_float32():
     model.log_iteration = lambda scalars, iteration, batch_size: seen.append(scalars)
     train(model, torch.randn(20, 2), batch_size=10, steps=2, precision="bf16-mixed")
     assert all(value.dtype == torch.float32 and value.isfinite() for scalars in seen for value in scalars.values())
+
+
+def gradients_of_one_iteration(**arguments):
+    """Both players' gradients as their optimizers see them, by index, and the logged scalars."""
+    torch.manual_seed(0)
+    scalars, gradients = {}, {}
+    model = plane(generator_optimizer=sgd, discriminator_optimizer=sgd, **arguments)
+    model.log_iteration = lambda logged, iteration, batch_size: scalars.update(logged)
+    clip = model.on_before_optimizer_step
+
+    def on_before_optimizer_step(optimizer):
+        clip(optimizer)
+        parameters = optimizer.param_groups[0]["params"]
+        gradients[model.trainer.optimizers.index(optimizer)] = [parameter.grad.clone() for parameter in parameters]
+
+    model.on_before_optimizer_step = on_before_optimizer_step
+    data = torch.randn(10, 2, generator=torch.Generator().manual_seed(0))
+    train(model, data, batch_size=10, steps=1, log_every_n_steps=1)
+    return gradients, scalars
+
+
+# Between the norms of the two players' first gradients, and below both.
+@pytest.mark.parametrize("norm", [0.3, 0.01])
+def test_each_player_is_clipped_by_its_own_norm(norm):
+    """Beside torch's own clipping of what the optimizer would have seen; the norm in the logs is the one before."""
+    clipped, scalars = gradients_of_one_iteration(gradient_clip_norm=norm)
+    raw, raw_scalars = gradients_of_one_iteration()
+    parameters = [torch.zeros_like(gradient, requires_grad=True) for gradient in raw[1]]
+    for parameter, gradient in zip(parameters, raw[1], strict=True):
+        parameter.grad = gradient.clone()
+    total = torch.nn.utils.clip_grad_norm_(parameters, norm)
+    torch.testing.assert_close(clipped[1], [parameter.grad for parameter in parameters])
+    torch.testing.assert_close(scalars["discriminator_gradient_norm"], total)
+    torch.testing.assert_close(raw_scalars["discriminator_gradient_norm"], total)
+    for player, name in enumerate(["generator", "discriminator"]):
+        length = torch.cat([gradient.flatten() for gradient in clipped[player]]).norm().item()
+        assert length == pytest.approx(min(norm, scalars[f"{name}_gradient_norm"].item()), rel=1e-3)
+
+
+def test_gradients_are_clipped_after_the_scaler_has_unscaled_them():
+    """A scale of 2^16 would leave nothing of gradients clipped before: they would be 2^-16 of the bound."""
+    scaler = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    model = plane(gradient_clip_norm=0.01, generator_optimizer=sgd, discriminator_optimizer=sgd)
+    before = torch.nn.utils.parameters_to_vector(model.discriminator.parameters()).detach()
+    train(model, torch.randn(10, 2), batch_size=10, steps=1, plugins=[scaler])
+    step = torch.nn.utils.parameters_to_vector(model.discriminator.parameters()) - before
+    assert step.norm().item() == pytest.approx(LEARNING_RATE * 0.01, rel=1e-2)
+
+
+def test_clipping_by_the_trainer_is_refused_with_the_right_option():
+    with pytest.raises(ValueError, match=r"set model\.gradient_clip_norm"):
+        train(plane(), torch.randn(20, 2), batch_size=10, steps=1, gradient_clip_val=1.0)
+
+
+def test_refuses_to_clip_to_nothing():
+    with pytest.raises(ValueError, match="gradient_clip_norm is 0"):
+        gan(gradient_clip_norm=0.0)
+
+
+def test_norms_and_accuracies_are_taken_only_where_they_are_logged():
+    model, seen = plane(), []
+    model.log_iteration = lambda scalars, iteration, batch_size: seen.append(scalars)
+    torch_norm, calls = torch.nn.utils.get_total_norm, []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.utils, "get_total_norm", lambda grads: calls.append(1) or torch_norm(grads))
+        train(model, torch.randn(60, 2), batch_size=10, steps=6, log_every_n_steps=3)
+    assert len(calls) == 2 * 2
+    assert ["real_accuracy" in scalars for scalars in seen] == [False, False, True] * 2
 
 
 @pytest.mark.parametrize("argument", ["latent_dim", "discriminator_steps"])

@@ -22,6 +22,7 @@ from gen_lightning.gan import (
 )
 from gen_lightning.gan.regularizers import example_gradients
 from gen_lightning.networks import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator
+from gen_lightning.schedules import Linear
 
 WEIGHT = torch.tensor([3.0, -4.0], dtype=torch.float64)  # of norm 5
 
@@ -347,3 +348,22 @@ def test_a_negative_weight_is_refused(build):
 def test_settings_out_of_range_are_refused(build):
     with pytest.raises(ValueError, match="choose"):
         build()
+
+
+@pytest.mark.parametrize(
+    "make", [R1, R2, GradientPenalty, DRAGAN, LeCam, lambda weight: Consistency(Shift(1.0), weight)]
+)
+def test_a_weight_follows_its_schedule(make):
+    """Beside the same regularizer with the value that the schedule has at the iteration."""
+    for iteration, weight in [(0, 1.0), (5, 0.55), (10, 0.1), (100, 0.1)]:
+        terms = []
+        for given in (Linear(1.0, 0.1, 10), weight):
+            torch.manual_seed(0)
+            terms.append(make(given)(state_of(Tanh(), points(8), points(8, seed=1, shift=1.0), iteration)))
+        torch.testing.assert_close(*terms)
+        assert terms[0] > 0
+
+
+def test_refuses_a_schedule_that_begins_below_zero():
+    with pytest.raises(ValueError, match="choose 0 or more"):
+        R1(Linear(-1.0, 1.0, 10))

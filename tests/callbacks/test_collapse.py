@@ -1,0 +1,172 @@
+"""Runs that are over, each in its extreme, and one that is not."""
+
+import warnings
+
+import pytest
+import torch
+from helpers import CONFIGS, adam, gan, run_command, vae, wandb_records
+from lightning.pytorch import Trainer
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from callbacks import CollapseMonitor
+from gen_lightning.gan import R1, Minimax
+
+QUIET = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "accelerator": "cpu",
+}
+EVENTS = ("diverged", "has won", "overfits", "have collapsed")
+
+
+def points(seed):
+    return torch.randn(500, 2, generator=torch.Generator().manual_seed(seed))
+
+
+TRAINING, HELD_OUT = points(1), points(2)
+
+
+class Shift(nn.Module):
+    """A generator of points: the latents, stretched and shifted."""
+
+    def __init__(self, scale=1.0, shift=0.0):
+        super().__init__()
+        self.scale = scale
+        self.shift = nn.Parameter(torch.full((2,), shift))
+
+    def forward(self, z):
+        return self.scale * z + self.shift
+
+
+class Memory(nn.Module):
+    """A discriminator that knows the training examples by heart, and has a slope for the generator."""
+
+    def __init__(self, data_shape):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, data):
+        known = (torch.cdist(data, TRAINING).min(1).values < 1e-3).float()
+        return self.weight * (2 * known - 1) + 0.01 * data.sum(1)
+
+
+def still(parameters):
+    return torch.optim.SGD(parameters, lr=0.0)
+
+
+def plane(**arguments):
+    torch.manual_seed(0)
+    defaults = {"generator": lambda *sizes: Shift(), "data_shape": (2,), "latent_dim": 2, "generator_optimizer": still}
+    return gan(**defaults | arguments)
+
+
+def events(model, monitor, epochs=20):
+    """What a run of 5 iterations an epoch is warned of, in order, and its trainer."""
+    trainer = Trainer(max_epochs=epochs, callbacks=[monitor], log_every_n_steps=1, **QUIET)
+    loaders = [DataLoader(TensorDataset(data, torch.zeros(500)), 100) for data in (TRAINING, HELD_OUT)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.fit(model, *loaders)
+    texts = [str(warning.message) for warning in caught]
+    return [event for text in texts for event in EVENTS if f"{event} at iteration" in text], trainer
+
+
+def fast_adam(parameters):
+    return torch.optim.Adam(parameters, lr=1e-2)
+
+
+FAR_AWAY = {
+    "generator": lambda *sizes: Shift(shift=20.0),
+    "discriminator_optimizer": fast_adam,
+    "loss": Minimax(),
+}
+
+
+def test_a_game_that_goes_on_is_not_warned_of():
+    model = plane(generator_optimizer=adam, regularizers=[R1(1.0)])
+    assert events(model, CollapseMonitor())[0] == []
+
+
+def test_a_discriminator_that_has_won_is_told_once():
+    """Of a generator far from the data, whose founding loss saturates."""
+    told, trainer = events(plane(**FAR_AWAY), CollapseMonitor())
+    assert told == ["has won"]
+    assert trainer.global_step == 100
+
+
+def test_a_perfect_discriminator_whose_generator_still_learns_has_not_won():
+    """The same with the loss that does not saturate."""
+    assert events(plane(**FAR_AWAY | {"loss": gan().loss}), CollapseMonitor())[0] == []
+
+
+def test_training_stops_where_that_is_asked_for():
+    _, trainer = events(plane(**FAR_AWAY), CollapseMonitor(stop=True))
+    assert 5 < trainer.global_step < 100
+
+
+def test_equal_samples_have_collapsed():
+    told, trainer = events(
+        plane(generator=lambda *sizes: Shift(scale=0.0), discriminator_optimizer=still), CollapseMonitor()
+    )
+    assert told == ["have collapsed"]
+    assert trainer.callback_metrics["val/sample_diversity"] == 0
+
+
+def test_the_diversity_of_a_stretched_distribution_is_the_stretch():
+    _, trainer = events(plane(generator=lambda *sizes: Shift(scale=0.5)), CollapseMonitor(num_samples=20), epochs=1)
+    samples = 0.5 * torch.pdist(plane().sample(20, generator=torch.Generator().manual_seed(0))).mean()
+    expected = samples / torch.pdist(HELD_OUT[:20]).mean()
+    torch.testing.assert_close(trainer.callback_metrics["val/sample_diversity"], expected)
+
+
+def test_a_discriminator_that_knows_the_training_examples_by_heart_overfits():
+    assert events(plane(discriminator=Memory), CollapseMonitor())[0] == ["overfits"]
+
+
+def test_what_is_not_a_number_has_diverged():
+    def explode(parameters):
+        return torch.optim.SGD(parameters, lr=float("inf"))
+
+    assert "diverged" in events(plane(generator_optimizer=explode), CollapseMonitor(), epochs=2)[0]
+
+
+def test_a_resumed_run_is_not_warned_again():
+    monitor, resumed = CollapseMonitor(), CollapseMonitor()
+    events(plane(**FAR_AWAY), monitor)
+    resumed.load_state_dict(monitor.state_dict())
+    assert events(plane(**FAR_AWAY), resumed, epochs=1)[0] == []
+    assert resumed.state_dict()["largest_norm"] == monitor.state_dict()["largest_norm"]
+
+
+def test_training_is_bit_equal_with_and_without_it():
+    one = plane(generator_optimizer=adam)
+    events(one, CollapseMonitor(), epochs=3)
+    other = plane(generator_optimizer=adam)
+    events(other, CollapseMonitor(num_samples=3, seed=1), epochs=3)
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+def test_a_model_without_a_discriminator_is_refused():
+    trainer = Trainer(callbacks=[CollapseMonitor()], **QUIET)
+    with pytest.raises(ValueError, match="leave CollapseMonitor out"):
+        trainer.fit(vae(), [torch.zeros(2, 1, 28, 28)])
+
+
+def test_wandb_is_alerted(tmp_path):
+    """Of a generator that stays at its first weights, which draw nothing but grey."""
+    # A process of its own, since W&B's service may write the file's end after the run, when the process ends.
+    finished = run_command(
+        *("fit", "--config", str(CONFIGS / "gan/mlp.yaml"), "--data.source=digits", "--data.batch_size=256"),
+        *("--trainer.callbacks=callbacks.CollapseMonitor", "--model.generator_optimizer.lr=0"),
+        *("--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"),
+        cwd=tmp_path,
+    )
+    assert finished.returncode == 0, finished.stderr
+    (run,) = tmp_path.glob("runs/*/*")
+    alerts = [record.alert for record in wandb_records(run) if record.HasField("alert")]
+    assert [alert.title for alert in alerts] == ["The samples have collapsed"]
+    assert "at iteration 4" in alerts[0].text

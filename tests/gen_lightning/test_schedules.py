@@ -1,0 +1,95 @@
+"""Schedules at the iterations where their values are known."""
+
+import math
+
+import pytest
+import torch
+
+from gen_lightning.schedules import (
+    Cosine,
+    CyclicalWarmup,
+    Linear,
+    LinearWarmup,
+    check_schedules,
+    follow_schedules,
+    value_at,
+)
+
+
+def test_linear_goes_from_start_to_end_and_stays():
+    schedule = Linear(2e-4, 5e-5, 100)
+    assert [schedule(iteration) for iteration in (0, 100, 10**6)] == [2e-4, 5e-5, 5e-5]
+    assert schedule(50) == pytest.approx(1.25e-4)
+
+
+def test_cosine_equals_the_one_of_pytorch():
+    schedule = Cosine(2e-4, 5e-5, 40)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=2e-4)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40, eta_min=5e-5)
+    for iteration in range(41):
+        assert schedule(iteration) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        reference.step()
+    assert (schedule(0), schedule(40), schedule(41)) == (2e-4, 5e-5, 5e-5)
+
+
+def test_linear_warmup_rises_from_zero_to_one_and_stays():
+    warmup = LinearWarmup(200)
+    assert [warmup(iteration) for iteration in (0, 50, 200, 10**6)] == [0.0, 0.25, 1.0, 1.0]
+
+
+def test_a_schedule_is_warmed_up_and_then_followed():
+    warmup = LinearWarmup(10, target=Cosine(1.0, 0.0, 100))
+    assert (warmup(0), warmup(5)) == (0.0, pytest.approx(0.5 * (1 + math.cos(math.pi / 20)) / 2))
+    assert warmup(50) == pytest.approx(0.5)
+
+
+def test_cyclical_warmup_repeats_its_rise():
+    """Fu et al. 2019, figure 1."""
+    warmup = CyclicalWarmup(period=100, ramp=0.5)
+    cycle = [warmup(iteration) for iteration in range(100)]
+    assert cycle[:50] == pytest.approx([iteration / 50 for iteration in range(50)])
+    assert set(cycle[50:]) == {1.0}
+    assert [warmup(iteration) for iteration in range(300, 400)] == cycle
+
+
+def test_a_constant_has_its_value_at_every_iteration():
+    assert [value_at(0.3, iteration) for iteration in (0, 10**6)] == [0.3, 0.3]
+
+
+@pytest.mark.parametrize("schedule", [Linear, Cosine])
+def test_refuses_a_change_in_no_iterations(schedule):
+    with pytest.raises(ValueError, match=f"{schedule.__name__}'s iterations is 0: choose 1 or more"):
+        schedule(1.0, 0.0, 0)
+
+
+@pytest.mark.parametrize("make", [lambda: LinearWarmup(0), lambda: CyclicalWarmup(0)])
+def test_refuses_no_iterations(make):
+    with pytest.raises(ValueError, match="choose 1 or more"):
+        make()
+
+
+@pytest.mark.parametrize("ramp", [0.0, 1.5])
+def test_refuses_a_ramp_outside_the_period(ramp):
+    with pytest.raises(ValueError, match=f"ramp is {ramp}"):
+        CyclicalWarmup(10, ramp)
+
+
+def test_options_of_all_groups_follow_their_schedules():
+    groups = [{"params": [torch.zeros(1)]}, {"params": [torch.zeros(1)], "lr": 0.5}]
+    optimizer = torch.optim.Adam(groups, lr=0.1, betas=(0.5, 0.9))
+    schedules = {"adam.lr": Linear(0.0, 1.0, 4), "adam.beta2": Linear(0.9, 0.99, 2)}
+    values = follow_schedules(schedules, {"adam": optimizer}, iteration=1)
+    assert values == {"adam.lr": 0.25, "adam.beta2": pytest.approx(0.945)}
+    for group in optimizer.param_groups:
+        assert (group["lr"], group["betas"]) == (0.25, (0.5, pytest.approx(0.945)))
+    follow_schedules({"adam.beta1": Linear(0.0, 0.5, 1)}, {"adam": optimizer}, iteration=0)
+    assert optimizer.param_groups[1]["betas"] == (0.0, pytest.approx(0.945))
+
+
+@pytest.mark.parametrize("name", ["lr", "adam.lrr", "sgd.beta2", "adam.amsgrad", "other.lr"])
+def test_refuses_what_no_optimizer_has(name):
+    parameters = [torch.zeros(1)]
+    optimizers = {"adam": torch.optim.Adam(parameters), "sgd": torch.optim.SGD(parameters)}
+    with pytest.raises(ValueError, match=r"choose among adam\.lr, .*adam\.beta2, sgd\.lr"):
+        check_schedules({name: Linear(0.0, 1.0, 2)}, optimizers)

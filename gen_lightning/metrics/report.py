@@ -28,6 +28,9 @@ BETTER: dict[str, Better] = {
     "classifier_score": "higher",
     "class_balance": "lower",
     "memorization": "lower",
+    "modes": "higher",
+    "high_quality": "higher",
+    "reverse_kl": "lower",
     "elbo": "higher",
 }
 

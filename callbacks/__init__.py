@@ -4,7 +4,8 @@ from callbacks.checkpoint import AtomicCheckpointIO, LastCheckpoint
 from callbacks.compile import Compile
 from callbacks.evaluation import Evaluation
 from callbacks.loggers import MetricsCSV, SafeWandbLogger
-from callbacks.samples import Reconstructions, SampleGrid
+from callbacks.modes import ModeCoverage
+from callbacks.samples import Reconstructions, SampleGrid, ScatterPlot
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -12,7 +13,9 @@ __all__ = [
     "Evaluation",
     "LastCheckpoint",
     "MetricsCSV",
+    "ModeCoverage",
     "Reconstructions",
     "SafeWandbLogger",
     "SampleGrid",
+    "ScatterPlot",
 ]

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 
 import pytest
 import torch
@@ -120,6 +121,27 @@ def test_a_report_over_two_ranks_equals_one_over_one(tmp_path):
     for name, row in reports[0].items():
         for field in ("value", "error", "floor"):
             assert reports[1][name][field] == pytest.approx(row[field], rel=1e-4, abs=1e-6), name
+
+
+def test_modes_over_two_ranks_equal_those_over_one(tmp_path):
+    points = [
+        "--data=datamodules.GaussianMixtureDataModule",
+        "--data.mixture=datamodules.Ring",
+        "--data.mixture.sigma=1",  # so wide that an untrained model's samples are near some mode
+        "--data.num_samples=256",
+        "--data.num_held_out=64",
+        "--model.generator=gen_lightning.networks.MLPDecoder",
+    ]
+    arguments = ["--config", str(CONFIGS / "gan/mlp.yaml"), *points, "--trainer.callbacks=callbacks.ModeCoverage"]
+    finished = run_command("fit", *arguments, *FEW_BATCHES, *DDP, "--trainer.logger=false", cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    (run,) = tmp_path.glob("runs/*/*")
+    values = []
+    for devices in ([], DDP):
+        finished = run_command("test", "--ckpt_path", str(run / "checkpoints/last.ckpt"), *devices, cwd=tmp_path)
+        assert finished.returncode == 0, finished.stderr
+        values.append(json.loads((run / "metrics.json").read_text())["test"]["test/reverse_kl/2500"])
+    assert 0 < values[0] == values[1] < math.inf
 
 
 def test_torchrun_with_two_processes_makes_one_run(tmp_path):

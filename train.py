@@ -67,7 +67,9 @@ class Trainer(LightningTrainer):
             num_samples: how many samples; by default as many as the test split has images
             extractor: whose features are compared; by default the recipe's
         """
-        if len(model.data_shape) == 3 and evaluation_of(self) is None:
+        # The default extractor judges grey images.
+        grey = len(model.data_shape) == 3 and model.data_shape[0] == 1
+        if (grey or extractor) and evaluation_of(self) is None:
             self.callbacks.append(Evaluation())
         if evaluation := evaluation_of(self):
             evaluation.num_samples = num_samples or evaluation.num_samples

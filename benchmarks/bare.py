@@ -80,7 +80,7 @@ def scaled_batches(source: Source, root: str, device: torch.device) -> Iterator[
     data = MNISTDataModule(source, root, batch_size=128)
     data.prepare_data()
     data.setup("fit")
-    images = data.train_dataloader().split.images.to(device)
+    images = data.train_dataloader().split.data.to(device)
     while True:
         for indices in torch.randperm(len(images), device=device).split(128):
             if len(indices) == 128:

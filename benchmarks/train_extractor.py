@@ -43,7 +43,7 @@ def augment(images: Tensor) -> Tensor:
 @torch.no_grad()
 def accuracy(classifier: DigitClassifier, split: Split) -> float:
     """The fraction of `split` that is classified as labelled."""
-    logits = torch.cat([classifier(images.float() / 255) for images in split.images.split(1000)])
+    logits = torch.cat([classifier(images.float() / 255) for images in split.data.split(1000)])
     return (logits.argmax(1) == split.labels).float().mean().item()
 
 

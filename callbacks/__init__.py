@@ -7,7 +7,8 @@ from callbacks.evaluation import Evaluation
 from callbacks.latents import Latents
 from callbacks.likelihood import ImportanceSampledLikelihood
 from callbacks.loggers import MetricsCSV, SafeWandbLogger
-from callbacks.samples import Reconstructions, SampleGrid
+from callbacks.modes import ModeCoverage
+from callbacks.samples import Reconstructions, SampleGrid, ScatterPlot
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -18,7 +19,9 @@ __all__ = [
     "LastCheckpoint",
     "Latents",
     "MetricsCSV",
+    "ModeCoverage",
     "Reconstructions",
     "SafeWandbLogger",
     "SampleGrid",
+    "ScatterPlot",
 ]

@@ -8,13 +8,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from callbacks.drawing import fill_from_samples, measuring_device
 from gen_lightning.metrics import Estimate, FeatureExtractor, MNISTFeatures
 from gen_lightning.metrics.frechet import frechet_distance
 from gen_lightning.metrics.report import RealFeatures, Row, features_of, real_features, row_of, sample_rows
-
-# Samples are drawn in blocks of this size, each from a seed of its own, so that neither the ranks nor anything else
-# changes them.
-_BLOCK = 500
 
 
 class Evaluation(Callback):
@@ -129,21 +126,13 @@ class Evaluation(Callback):
         return self._real[split]
 
     def _features_of_samples(self, trainer: Trainer, pl_module: LightningModule, n: int) -> Tensor:
-        """Features `[n, D]` of n samples, the same on all ranks: each draws every R-th block."""
+        """Features `[n, D]` of n samples, the same on all ranks."""
         device = self._to_device(trainer)
         features = torch.zeros(n, self.extractor.num_features, device=device)
-        blocks = features.split(_BLOCK)
-        seeds = torch.randint(2**62, (len(blocks),), generator=torch.Generator().manual_seed(self.seed)).tolist()
-        for block in range(trainer.global_rank, len(blocks), trainer.world_size):
-            generator = torch.Generator().manual_seed(seeds[block])
-            images = pl_module.sample(len(blocks[block]), generator=generator)
-            blocks[block].copy_(features_of(self.extractor, images.to(device)))
-        return trainer.strategy.reduce(features, reduce_op="sum")
+        return fill_from_samples(features, partial(features_of, self.extractor), trainer, pl_module, self.seed)
 
     def _to_device(self, trainer: Trainer) -> torch.device:
-        device = trainer.strategy.root_device
-        # Apple's GPUs have no float64, in which metrics are computed.
-        device = torch.device("cpu") if device.type == "mps" else device
+        device = measuring_device(trainer)
         self.extractor.to(device)
         return device
 

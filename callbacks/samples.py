@@ -1,5 +1,7 @@
 """Pictures of what a model has learnt, as PNG files in the run's folder and in W&B."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,33 +12,58 @@ from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
 
-class _ImageCallback(Callback):
-    """Writes grids of images as `FOLDER/iteration_*.png` and logs them on the scalars' axis."""
+class _PictureCallback(Callback):
+    """Writes pictures as `FOLDER/iteration_*.png` and logs them on the scalars' axis."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Resolves the folder on all ranks together, and refuses data that are no images."""
-        if len(pl_module.data_shape) != 3 or pl_module.data_shape[0] not in (1, 3):
-            raise ValueError(
-                f"{type(self).__name__} draws grey or RGB images, not data of shape {pl_module.data_shape}:"
-                " leave it out of trainer.callbacks."
-            )
+        """Resolves the folder on all ranks together."""
         self._directory = Path(trainer.log_dir or trainer.default_root_dir) / self.folder
 
-    def _write(self, trainer: Trainer, images: Tensor, columns: int) -> None:
-        grid = make_grid(images.cpu(), nrow=columns)
+    def _write(self, trainer: Trainer, save: Callable[[Path], None]) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
         path = self._directory / f"iteration_{trainer.global_step:07d}.png"
-        save_image(grid, path)
+        save(path)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 # The file, since W&B takes the values of a tensor for 0 to 255.
                 logger.log_image(self.folder, [str(path)], step=trainer.global_step)
 
 
-class SampleGrid(_ImageCallback):
+class _SamplePictures(_PictureCallback):
+    """Pictures of samples from the same latents each time: every n iterations and at the end."""
+
+    def __init__(self, every_n_iterations: int, num_samples: int, seed: int) -> None:
+        super().__init__("samples")
+        self.every_n_iterations = every_n_iterations
+        self._num_samples = num_samples
+        self.seed = seed
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Draws the picture when it is due."""
+        if trainer.global_step % self.every_n_iterations == 0:
+            self._draw(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws the last picture."""
+        if trainer.global_step % self.every_n_iterations:
+            self._draw(trainer, pl_module)
+
+    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero or trainer.fast_dev_run:
+            return
+        samples = pl_module.sample(self._num_samples, generator=torch.Generator().manual_seed(self.seed)).cpu()
+        self._write(trainer, partial(self._save, trainer, samples))
+
+    def _save(self, trainer: Trainer, samples: Tensor, path: Path) -> None:
+        raise NotImplementedError
+
+
+class SampleGrid(_SamplePictures):
     """A grid of samples from the same latents each time: every n iterations and at the end.
 
     Args:
@@ -46,31 +73,48 @@ class SampleGrid(_ImageCallback):
     """
 
     def __init__(self, every_n_iterations: int = 500, num_images: int = 64, seed: int = 0) -> None:
-        super().__init__("samples")
-        self.every_n_iterations = every_n_iterations
+        super().__init__(every_n_iterations, num_images, seed)
         self.num_images = num_images
-        self.seed = seed
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Draws the grid when it is due."""
-        if trainer.global_step % self.every_n_iterations == 0:
-            self._draw(trainer, pl_module)
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuses data that are no images."""
+        super().setup(trainer, pl_module, stage)
+        _check_images(self, pl_module)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws the last grid."""
-        if trainer.global_step % self.every_n_iterations:
-            self._draw(trainer, pl_module)
-
-    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero or trainer.fast_dev_run:
-            return
-        samples = pl_module.sample(self.num_images, generator=torch.Generator().manual_seed(self.seed))
-        self._write(trainer, samples, columns=round(self.num_images**0.5))
+    def _save(self, trainer: Trainer, samples: Tensor, path: Path) -> None:
+        save_image(make_grid(samples, nrow=round(self.num_images**0.5)), path)
 
 
-class Reconstructions(_ImageCallback):
+class ScatterPlot(_SamplePictures):
+    """Samples over real points of the plane, from the same latents each time: every n iterations and at the end.
+
+    Needs a data module with `points(split)`: all of a split, float32 `[N, 2]`. The axes are those of the real points,
+    with a margin: samples that lie outside are not shown.
+
+    Args:
+        every_n_iterations: how often
+        num_points: samples, and at most as many validation points
+        seed: of the latents
+    """
+
+    def __init__(self, every_n_iterations: int = 500, num_points: int = 2500, seed: int = 0) -> None:
+        super().__init__(every_n_iterations, num_points, seed)
+        self.num_points = num_points
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuses data that are no points of the plane."""
+        super().setup(trainer, pl_module, stage)
+        if len(pl_module.data_shape) != 1 or pl_module.data_shape[0] != 2 or not hasattr(trainer.datamodule, "points"):
+            raise ValueError(
+                "ScatterPlot draws points of the plane, of a data module such as GaussianMixtureDataModule:"
+                " leave it out of trainer.callbacks."
+            )
+
+    def _save(self, trainer: Trainer, samples: Tensor, path: Path) -> None:
+        save_scatter(trainer.datamodule.points("val")[: self.num_points], samples, path)
+
+
+class Reconstructions(_PictureCallback):
     """The first images of each validation, each above its reconstruction.
 
     Args:
@@ -84,6 +128,7 @@ class Reconstructions(_ImageCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses models that have no reconstructions."""
         super().setup(trainer, pl_module, stage)
+        _check_images(self, pl_module)
         if not hasattr(pl_module, "reconstruct"):
             raise ValueError(f"{type(pl_module).__name__} does not reconstruct: leave Reconstructions out.")
 
@@ -102,4 +147,31 @@ class Reconstructions(_ImageCallback):
             return
         images = batch[0][: self.num_images]
         rows = zip(images.split(8), pl_module.reconstruct(images).split(8), strict=True)
-        self._write(trainer, torch.cat([row for pair in rows for row in pair]), columns=8)
+        grid = make_grid(torch.cat([row for pair in rows for row in pair]).cpu(), nrow=8)
+        self._write(trainer, partial(save_image, grid))
+
+
+def save_scatter(real: Tensor, samples: Tensor, path: Path) -> None:
+    """Draws samples over real points, `[N, 2]` each, as a PNG file."""
+    # Slow to import, and of no use to most runs.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.scatter(real[:, 0], real[:, 1], s=20, color="lightgray", label="real")
+    axes.margins(0.2)
+    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
+    axes.scatter(samples[:, 0], samples[:, 1], s=4, color="C0", alpha=0.4, linewidths=0, label="samples")
+    axes.set_aspect("equal")
+    figure.legend(loc="outside upper center", ncols=2)
+    figure.savefig(path, dpi=100)
+
+
+def _check_images(callback: Callback, pl_module: LightningModule) -> None:
+    if len(pl_module.data_shape) != 3 or pl_module.data_shape[0] not in (1, 3):
+        raise ValueError(
+            f"{type(callback).__name__} draws grey or RGB images, not data of shape {pl_module.data_shape}:"
+            " leave it out of trainer.callbacks."
+        )

@@ -1,4 +1,4 @@
-"""How the pixels arrive: whole-batch indexing of one uint8 tensor, in an order fixed by (seed, epoch)."""
+"""How the data arrive: whole-batch indexing of one tensor, in an order fixed by (seed, epoch)."""
 
 import itertools
 from collections.abc import Iterator
@@ -15,9 +15,11 @@ _ORDER, _DRAWS = 2, 3
 
 
 class Batch(NamedTuple):
-    """Images, uint8 `[N, C, H, W]`, labels, int64 `[N]`, and the seed of everything drawn for this batch."""
+    """Data as they cross to the device, such as images, uint8 `[N, C, H, W]`; labels, int64 `[N]`; and the seed of
+    everything drawn for this batch.
+    """
 
-    images: Tensor
+    data: Tensor
     labels: Tensor
     seed: int
 
@@ -36,8 +38,8 @@ class TrainLoader:
     `state_dict` holds the epoch and the position (batches delivered in it); a loader that loads it goes on there.
 
     Args:
-        split: the images and labels, on the device they are to be indexed on
-        batch_size: images per batch and rank
+        split: the data and labels, on the device they are to be indexed on
+        batch_size: examples per batch and rank
         seed: of the order, and of what is drawn for each batch
         rank: of this process
         world_size: number of processes
@@ -63,7 +65,7 @@ class TrainLoader:
             self.epoch, self.position = epoch, 0
 
     def __len__(self) -> int:
-        return len(self.split.images) // (self.batch_size * self.world_size)
+        return len(self.split.data) // (self.batch_size * self.world_size)
 
     def __iter__(self) -> Iterator[Batch]:
         # A generator, so that nothing is drawn before the first batch is asked for: set_epoch may come after iter().
@@ -74,12 +76,17 @@ class TrainLoader:
             indices = order[self.position * self.batch_size :][: self.batch_size]
             seed = _seed_of(_DRAWS, self.seed, self.rank, self.epoch, self.position)
             self.position += 1
-            yield Batch(self.split.images[indices], self.split.labels[indices], seed)
+            yield Batch(*self._examples(indices), seed)
 
     def _shard_of_epoch(self) -> Tensor:
         generator = torch.Generator().manual_seed(_seed_of(_ORDER, self.seed, self.epoch))
-        order = torch.randperm(len(self.split.images), generator=generator)
-        return order[self.rank :: self.world_size].to(self.split.images.device)
+        return self._order(generator)[self.rank :: self.world_size].to(self.split.data.device)
+
+    def _order(self, generator: torch.Generator) -> Tensor:
+        return torch.randperm(len(self.split.data), generator=generator)
+
+    def _examples(self, indices: Tensor) -> Split:
+        return Split(self.split.data[indices], self.split.labels[indices])
 
     def state_dict(self) -> dict[str, int]:
         """The epoch, and the number of its batches delivered."""
@@ -91,27 +98,27 @@ class TrainLoader:
 
 
 class EvaluationLoader:
-    """Every image once, in order: ranks share them exactly, without padding duplicates, in equally many batches.
+    """Every example once, in order: ranks share them exactly, without padding duplicates, in equally many batches.
 
     Equally many, because a rank with one batch more would wait for the others in DDP's buffer broadcast. Nothing is to
     be drawn for a batch, which would make what is evaluated depend on the batches' size.
 
     Args:
-        split: the images and labels, on the device they are to be indexed on
-        batch_size: images in a batch, one more where a shard is that much longer than another
+        split: the data and labels, on the device they are to be indexed on
+        batch_size: examples in a batch, one more where a shard is that much longer than another
         rank: of this process
         world_size: number of processes
     """
 
     def __init__(self, split: Split, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        images, labels = (torch.tensor_split(tensor, world_size)[rank] for tensor in split)
-        longest_shard, shortest_shard = -(-len(split.images) // world_size), len(split.images) // world_size
+        data, labels = (torch.tensor_split(tensor, world_size)[rank] for tensor in split)
+        longest_shard, shortest_shard = -(-len(split.data) // world_size), len(split.data) // world_size
         num_batches = max(1, min(-(-longest_shard // batch_size), shortest_shard))
-        self.images = torch.tensor_split(images, num_batches)
+        self.data = torch.tensor_split(data, num_batches)
         self.labels = torch.tensor_split(labels, num_batches)
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.data)
 
     def __iter__(self) -> Iterator[Batch]:
-        return map(Batch, self.images, self.labels, itertools.repeat(0))
+        return map(Batch, self.data, self.labels, itertools.repeat(0))

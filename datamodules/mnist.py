@@ -6,19 +6,14 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from datamodules.loaders import Batch, EvaluationLoader, TrainLoader
+from datamodules.base import DATA_SEED, SplitDataModule, SplitName
+from datamodules.loaders import Batch
 from datamodules.sources import Source, Split, check_source, download, load
 
-SplitName = Literal["train", "val", "test"]
 
-# The validation split and the static binarization are part of the data: the same in every run, whatever its seed.
-_DATA_SEED = 0
-
-
-class MNISTDataModule(LightningDataModule):
+class MNISTDataModule(SplitDataModule):
     """Grey images of ten classes, delivered as (images, labels): float32 `[N, 1, H, W]` in [0, 1] and int64 `[N]`.
 
     Batches cross to the device as uint8; scaling and binarization happen there.
@@ -52,25 +47,19 @@ class MNISTDataModule(LightningDataModule):
         device_resident: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size, device_resident, seed)
         check_source(source)
         if image_size not in (28, 32):
             raise ValueError(f"image_size is {image_size}: choose 28 or 32.")
         if binarization not in ("none", "static", "dynamic"):
             raise ValueError(f"binarization is {binarization!r}: choose none, static or dynamic.")
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}: choose 1 or more.")
         if not 0 < val_fraction < 1:
             raise ValueError(f"val_fraction is {val_fraction}: choose a number between 0 and 1.")
         self.source = source
         self.root = Path(root)
-        self.batch_size = batch_size
         self.image_size = image_size
         self.binarization = binarization
         self.val_fraction = val_fraction
-        self.device_resident = device_resident
-        self.seed = seed
-        self._grey: dict[SplitName, Split] = {}
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -83,44 +72,25 @@ class MNISTDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Loads and splits the data, once."""
-        if self._grey:
+        if self._splits:
             return
         train, test = load(self.source, self.root)
-        generator = torch.Generator().manual_seed(_DATA_SEED)
-        order = torch.randperm(len(train.images), generator=generator)
+        generator = torch.Generator().manual_seed(DATA_SEED)
+        order = torch.randperm(len(train.data), generator=generator)
         num_val = round(len(order) * self.val_fraction)
         if not 0 < num_val < len(order):
             raise ValueError(
                 f"val_fraction is {self.val_fraction}, which leaves a split of {len(order):,} images empty."
             )
-        self._grey = {
+        self._splits = {
             "train": self._padded(train, order[num_val:].sort().values),
             "val": self._padded(train, order[:num_val].sort().values),
-            "test": self._padded(test, torch.arange(len(test.images))),
+            "test": self._padded(test, torch.arange(len(test.data))),
         }
-
-    def train_dataloader(self) -> TrainLoader:
-        """Shuffled full batches of the training split; see `TrainLoader`."""
-        split = self._drawn_once("train") if self.binarization == "static" else self._grey["train"]
-        loader = TrainLoader(self._resident(split), self.batch_size, self.seed, *self._rank_and_world_size())
-        if len(loader) == 0:
-            raise ValueError(
-                f"batch_size {self.batch_size} on {loader.world_size} device(s) is more than the"
-                f" {len(loader.split.images):,} training images: choose a smaller --data.batch_size."
-            )
-        return loader
-
-    def val_dataloader(self) -> EvaluationLoader:
-        """The validation split, in order."""
-        return self._evaluation_loader("val")
-
-    def test_dataloader(self) -> EvaluationLoader:
-        """The official test split, in order."""
-        return self._evaluation_loader("test")
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """uint8 on the device -> float32 in [0, 1], drawn to {0, 1} under dynamic binarization."""
-        images = batch.images.float() / 255
+        images = batch.data.float() / 255
         # A draw leaves the bits of an evaluation as they are.
         if self.binarization == "dynamic":
             images = images.bernoulli(generator=torch.Generator(images.device).manual_seed(batch.seed))
@@ -128,38 +98,27 @@ class MNISTDataModule(LightningDataModule):
 
     def images(self, split: SplitName) -> Iterator[Tensor]:
         """A whole split on every rank, never binarized: batches of float32 `[N, 1, H, W]` in [0, 1]."""
-        return (images.float() / 255 for images in self._grey[split].images.split(500))
+        return (images.float() / 255 for images in self._splits[split].data.split(500))
 
     def examples(self, split: SplitName, n: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """The first n examples of a split, by default all, on every rank, as they are evaluated on.
 
         Batches of (images, labels), whatever `batch_size` is; the images are binarized where the data are.
         """
-        images, labels = (tensor[:n] for tensor in self._evaluated(split))
+        images, labels = (tensor[:n] for tensor in self._for_evaluation(split))
         return zip((part.float() / 255 for part in images.split(500)), labels.split(500), strict=True)
 
-    def _evaluation_loader(self, split: SplitName) -> EvaluationLoader:
-        return EvaluationLoader(self._resident(self._evaluated(split)), self.batch_size, *self._rank_and_world_size())
+    def _for_training(self) -> Split:
+        return self._drawn_once("train") if self.binarization == "static" else self._splits["train"]
 
-    def _evaluated(self, split: SplitName) -> Split:
-        return self._grey[split] if self.binarization == "none" else self._drawn_once(split)
+    def _for_evaluation(self, split: SplitName) -> Split:
+        return self._splits[split] if self.binarization == "none" else self._drawn_once(split)
 
     def _drawn_once(self, split: SplitName) -> Split:
-        images, labels = self._grey[split]
-        generator = torch.Generator().manual_seed(_DATA_SEED)
+        images, labels = self._splits[split]
+        generator = torch.Generator().manual_seed(DATA_SEED)
         return Split((images.float() / 255).bernoulli(generator=generator).mul_(255).to(torch.uint8), labels)
-
-    def _resident(self, split: Split) -> Split:
-        if self.device_resident and self.trainer is not None:
-            device = self.trainer.strategy.root_device
-            return Split(split.images.to(device), split.labels.to(device))
-        return split
 
     def _padded(self, split: Split, indices: Tensor) -> Split:
         margin = (self.image_size - 28) // 2
-        return Split(F.pad(split.images[indices], (margin,) * 4), split.labels[indices])
-
-    def _rank_and_world_size(self) -> tuple[int, int]:
-        if self.trainer is None:
-            return 0, 1
-        return self.trainer.global_rank, self.trainer.world_size
+        return Split(F.pad(split.data[indices], (margin,) * 4), split.labels[indices])

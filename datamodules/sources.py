@@ -29,9 +29,9 @@ _IDX_FILES = {
 
 
 class Split(NamedTuple):
-    """Images, uint8 `[N, 1, H, W]` in 0..255, and their labels, int64 `[N]` in 0..9."""
+    """Data `[N, *shape]`, such as images, uint8 `[N, 1, H, W]` in 0..255, and their labels, int64 `[N]`."""
 
-    images: Tensor
+    data: Tensor
     labels: Tensor
 
 

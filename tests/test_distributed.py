@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 
 import pytest
 import torch
@@ -149,6 +150,27 @@ def test_likelihood_and_latents_over_two_ranks_equal_those_over_one(tmp_path):
         reports.append(json.loads((run / "metrics.json").read_text())["test"]["metrics"])
     for name in ("bound/1", "bound/64", "nll/70", "active_units", "mutual_information", "knn_accuracy"):
         assert reports[0][name] == reports[1][name], name
+
+
+def test_modes_over_two_ranks_equal_those_over_one(tmp_path):
+    points = [
+        "--data=datamodules.GaussianMixtureDataModule",
+        "--data.mixture=datamodules.Ring",
+        "--data.mixture.sigma=1",  # so wide that an untrained model's samples are near some mode
+        "--data.num_samples=256",
+        "--data.num_held_out=64",
+        "--model.generator=gen_lightning.networks.MLPDecoder",
+    ]
+    arguments = ["--config", str(CONFIGS / "gan/mlp.yaml"), *points, "--trainer.callbacks=callbacks.ModeCoverage"]
+    finished = run_command("fit", *arguments, *FEW_BATCHES, *DDP, "--trainer.logger=false", cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    (run,) = tmp_path.glob("runs/*/*")
+    values = []
+    for devices in ([], DDP):
+        finished = run_command("test", "--ckpt_path", str(run / "checkpoints/last.ckpt"), *devices, cwd=tmp_path)
+        assert finished.returncode == 0, finished.stderr
+        values.append(json.loads((run / "metrics.json").read_text())["test"]["metrics"]["reverse_kl"]["value"])
+    assert 0 < values[0] == values[1] < math.inf
 
 
 def test_torchrun_with_two_processes_makes_one_run(tmp_path):

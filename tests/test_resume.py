@@ -110,6 +110,30 @@ def learning_rates(folder: Path) -> list[float]:
     return [group["lr"] for state in states for group in state["param_groups"]]
 
 
+POINTS = [
+    *GAN[:2],
+    "--data=datamodules.GaussianMixtureDataModule",
+    "--data.mixture=datamodules.Ring",
+    "--data.num_samples=1024",
+    "--data.num_held_out=100",
+    "--model.generator=gen_lightning.networks.MLPDecoder",
+    "--trainer.callbacks=callbacks.ModeCoverage",
+    "--trainer.callbacks+=callbacks.ScatterPlot",
+]
+STACKS = [*GAN[:2], "--data=datamodules.StackedMNISTDataModule", SMALL[0], "--trainer.callbacks=null"]
+TRIPLES = [*STACKS, "--data.num_triples=1024"]
+
+
+@pytest.mark.parametrize("data", [POINTS, STACKS, TRIPLES], ids=["points", "stacks", "triples"])
+def test_runs_on_other_data_resume_exactly(fit, data):
+    """Within the second of three epochs."""
+    arguments = [*data, "--data.batch_size=256", "--trainer.logger=false", "--trainer.log_every_n_steps=3"]
+    reference = fit(*arguments, "--trainer.max_steps=11")
+    folder = fit(*arguments, "--trainer.max_steps=6")
+    fit("--resume", str(folder), "--trainer.max_steps=11")
+    assert_same_run(folder, reference)
+
+
 class Killed(Exception):
     """Ends a run in the middle of an iteration."""
 

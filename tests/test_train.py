@@ -268,6 +268,50 @@ class TestTestAndSample:
         assert (grid[2:34, 2:34, :1] == a[0]).mean() > 0.99  # save_image rounds halves otherwise
 
 
+class TestPointsAndStacks:
+    def test_points_are_trained_on_drawn_measured_and_sampled(self, fit, tmp_path):
+        folder = fit(
+            *MLP,
+            "--data=datamodules.GaussianMixtureDataModule",
+            "--data.mixture=datamodules.Grid",
+            "--data.num_samples=1000",
+            "--data.num_held_out=100",
+            "--model.generator=gen_lightning.networks.MLPDecoder",
+            "--trainer.callbacks=callbacks.ScatterPlot",
+            "--trainer.callbacks+=callbacks.ModeCoverage",
+            "--trainer.max_epochs=1",
+            "--trainer.logger=false",
+        )
+        assert (folder / "samples/iteration_0000007.png").is_file()
+        checkpoint = str(folder / "checkpoints/last.ckpt")
+        train.main(["test", "--ckpt_path", checkpoint])
+        metrics = (folder / "metrics.json").read_text()
+        fitted = json.loads(metrics)["fit"]
+        assert fitted["val/modes/2500"] == fitted["val/modes"]
+        assert "high_quality" in metrics.partition('"test"')[2]
+        train.main(["sample", "--ckpt_path", checkpoint, "--num_samples=600", "--output=points"])
+        points = np.load(tmp_path / "points/samples.npz")["arr_0"]
+        assert (points.shape, points.dtype) == ((600, 2), np.float32)
+        assert len(np.unique(points, axis=0)) == 600
+
+    def test_stacks_are_measured_by_their_modes(self, fit, tmp_path):
+        folder = fit(
+            *MLP,
+            "--data=datamodules.StackedMNISTDataModule",
+            "--data.source=digits",
+            "--trainer.callbacks=callbacks.SampleGrid",
+            "--trainer.callbacks+=callbacks.ModeCoverage",
+            "--trainer.callbacks.num_samples=600",
+            "--trainer.max_steps=2",
+            "--trainer.logger=false",
+        )
+        checkpoint = str(folder / "checkpoints/last.ckpt")
+        train.main(["test", "--ckpt_path", checkpoint])
+        assert "modes/mnist_cnn" in (folder / "metrics.json").read_text().partition('"test"')[2]
+        train.main(["sample", "--ckpt_path", checkpoint, "--num_samples=9"])
+        assert np.load(tmp_path / "samples/samples.npz")["arr_0"].shape == (9, 28, 28, 3)
+
+
 MISTAKES = {
     "abbreviated option": (
         ["fit", *MLP, "--trainer.max_epoch=3"],
@@ -316,6 +360,10 @@ MISTAKES = {
     "penalty with batch normalization": (
         ["fit", *DCGAN, "--model.regularizers=[gen_lightning.gan.R1]"],
         "batch normalization mixes them",
+    ),
+    "modes of data that have none": (
+        ["fit", *MLP, *DIGITS, "--trainer.callbacks=callbacks.ModeCoverage"],
+        "ModeCoverage needs data whose modes are known",
     ),
     "two clocks": (["fit", *VAE, *DIGITS, "--trainer.accumulate_grad_batches=2"], "raise data.batch_size"),
     "unknown key in a file": (["fit", "--config=wrong.yaml"], "did you mean --trainer.max_epochs?"),

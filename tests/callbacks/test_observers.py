@@ -7,7 +7,9 @@ from helpers import CONFIGS, gan, load
 from lightning.pytorch import Trainer
 from PIL import Image
 
-from callbacks import Compile, SampleGrid
+from callbacks import Compile, SampleGrid, ScatterPlot
+from callbacks.samples import save_scatter
+from datamodules import MNISTDataModule
 
 COMMON = ["--data.source=digits", "--data.batch_size=256", "--trainer.logger=false", "--trainer.max_epochs=2"]
 
@@ -51,3 +53,20 @@ def test_compiling_a_network_that_is_not_there_is_refused():
     trainer = Trainer(callbacks=[Compile(["encoder"])], logger=False, enable_checkpointing=False, accelerator="cpu")
     with pytest.raises(ValueError, match="choose among generator, discriminator"):
         trainer.fit(gan(), [torch.zeros(2, 1, 28, 28)])
+
+
+def test_a_scatter_plot_shows_samples_over_the_real_points(tmp_path):
+    real, samples = torch.tensor([[-1.0, -1.0], [1.0, 1.0]]), torch.tensor([[-1.0, 1.0], [100.0, 0.0]])
+    save_scatter(real, samples, tmp_path / "one.png")
+    save_scatter(real, samples[1:], tmp_path / "other.png")
+    one, other = (np.asarray(Image.open(tmp_path / name)).astype(int)[..., :3] for name in ("one.png", "other.png"))
+    # Only the sample within the real points' axes makes a difference, at the upper left.
+    rows, columns, _ = (one != other).nonzero()
+    assert rows.size > 0
+    assert (rows.max() < 250, columns.max() < 250) == (True, True)
+
+
+def test_a_scatter_plot_of_images_is_refused_before_training():
+    trainer = Trainer(callbacks=[ScatterPlot()], logger=False, enable_checkpointing=False, accelerator="cpu")
+    with pytest.raises(ValueError, match="ScatterPlot draws points of the plane"):
+        trainer.fit(gan(), MNISTDataModule("digits"))

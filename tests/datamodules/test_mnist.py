@@ -35,7 +35,7 @@ def test_real_mnist_has_50000_10000_and_10000_images(mnist_root):
 def test_batches_cross_as_uint8_and_arrive_as_float_in_the_unit_interval():
     data = digits()
     batch = next(iter(data.train_dataloader()))
-    assert batch.images.dtype == torch.uint8
+    assert batch.data.dtype == torch.uint8
     images, labels = data.on_after_batch_transfer(batch, 0)
     assert images.dtype == torch.float32
     assert images.shape == (50, *data.shape)
@@ -69,7 +69,7 @@ class TestBinarization:
         reads = []
         for _ in range(2):
             (batch,) = loader
-            order = batch.images.flatten(1).double() @ torch.arange(784).double().sqrt()  # a name for each image
+            order = batch.data.flatten(1).double() @ torch.arange(784).double().sqrt()  # a name for each image
             reads.append(data.on_after_batch_transfer(batch, 0)[0][order.argsort()])
         assert not torch.equal(*reads)
         assert torch.equal(delivered(data, data.val_dataloader()), delivered(data, data.val_dataloader()))
@@ -82,7 +82,7 @@ class TestBinarization:
 
     def test_static_is_fixed_whatever_the_seed(self):
         one, other = digits(binarization="static", seed=1), digits(binarization="static", seed=2)
-        assert torch.equal(one.train_dataloader().split.images, other.train_dataloader().split.images)
+        assert torch.equal(one.train_dataloader().split.data, other.train_dataloader().split.data)
 
     def test_none_leaves_the_grey_values(self):
         data = digits()

@@ -25,12 +25,12 @@ def idx_files(root: Path, source_folder: str = "MNIST") -> Path:
 
 def test_digits_are_scikit_learns_in_mnists_frame():
     train, test = load("digits", Path("unused"))
-    assert train.images.shape == (1437, 1, 28, 28)
-    assert test.images.shape == (360, 1, 28, 28)
-    assert train.images.dtype == torch.uint8
+    assert train.data.shape == (1437, 1, 28, 28)
+    assert test.data.shape == (360, 1, 28, 28)
+    assert train.data.dtype == torch.uint8
     labels = torch.cat([train.labels, test.labels])
     assert torch.equal(labels.bincount(), torch.from_numpy(np.bincount(load_digits().target)))
-    everything = torch.cat([train.images, test.images])
+    everything = torch.cat([train.data, test.data])
     assert len(everything.flatten(1).unique(dim=0)) == 1797
     assert everything[..., :4, :].max() == everything[..., -4:].max() == 0
     assert everything.max() == 255
@@ -38,7 +38,7 @@ def test_digits_are_scikit_learns_in_mnists_frame():
 
 def test_digits_are_split_the_same_each_time():
     for one, other in zip(load("digits", Path()), load("digits", Path()), strict=True):
-        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.data, other.data)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_torchvisions_layout_is_read(tmp_path, source, folder):
     idx_files(tmp_path, folder)
     download(source, tmp_path)
     train, test = load(source, tmp_path)
-    assert train.images.shape == (60_000, 1, 28, 28)
+    assert train.data.shape == (60_000, 1, 28, 28)
     assert test.labels.shape == (10_000,)
 
 
@@ -56,7 +56,7 @@ def test_real_mnist(mnist_root):
     train, test = load("mnist", Path(mnist_root))
     assert train.labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert test.labels[:5].tolist() == [7, 2, 1, 0, 4]
-    assert train.images.float().mean().item() / 255 == pytest.approx(0.1307, abs=1e-4)
+    assert train.data.float().mean().item() / 255 == pytest.approx(0.1307, abs=1e-4)
 
 
 def test_without_files_and_network_both_ways_out_are_named(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ def test_test_accuracy_on_real_mnist(mnist_root):
     _, test = load("mnist", Path(mnist_root))
     classifier = MNISTFeatures().classifier
     with torch.no_grad():
-        logits = torch.cat([classifier(images.float() / 255) for images in test.images.split(1000)])
+        logits = torch.cat([classifier(images.float() / 255) for images in test.data.split(1000)])
     assert (logits.argmax(1) == test.labels).float().mean() >= 0.994
 
 

@@ -1,0 +1,38 @@
+"""Samples to be measured, which no number of ranks changes."""
+
+from collections.abc import Callable
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+# Samples are drawn in blocks of this size, each from a seed of its own, so that neither the ranks nor anything else
+# changes them.
+_BLOCK = 500
+
+
+def fill_from_samples(
+    zeros: Tensor, describe: Callable[[Tensor], Tensor], trainer: Trainer, pl_module: LightningModule, seed: int
+) -> Tensor:
+    """What `describe` says of n samples, `[n, ...]`, the same on all ranks: each draws every R-th block.
+
+    Args:
+        zeros: `[n, ...]` on the device to measure on, which is written to
+        describe: samples `[N, *data_shape]` -> `[N, ...]`
+        trainer: whose ranks share the work
+        pl_module: the model
+        seed: of the samples
+    """
+    blocks = zeros.split(_BLOCK)
+    seeds = torch.randint(2**62, (len(blocks),), generator=torch.Generator().manual_seed(seed)).tolist()
+    for block in range(trainer.global_rank, len(blocks), trainer.world_size):
+        samples = pl_module.sample(len(blocks[block]), generator=torch.Generator().manual_seed(seeds[block]))
+        blocks[block].copy_(describe(samples.to(zeros.device)))
+    return trainer.strategy.reduce(zeros, reduce_op="sum")
+
+
+def measuring_device(trainer: Trainer) -> torch.device:
+    """The trainer's device, or the CPU in place of Apple's GPUs."""
+    device = trainer.strategy.root_device
+    # Apple's have no float64, in which metrics are computed.
+    return torch.device("cpu") if device.type == "mps" else device

@@ -1,0 +1,123 @@
+"""Mode coverage in a run: of samples whose modes are known, beside the pure functions, on points and on stacks."""
+
+import math
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from callbacks import ModeCoverage
+from datamodules import GaussianMixtureDataModule, Grid, MNISTDataModule, Ring, StackedMNISTDataModule
+from gen_lightning.metrics import high_quality_of_gaussian, perfect_sampler_floor
+
+
+class Sampler(LightningModule):
+    """Examples that are given, drawn with replacement."""
+
+    def __init__(self, examples):
+        super().__init__()
+        self.data_shape = examples.shape[1:]
+        self.examples = examples
+        self.largest = 0
+
+    def sample(self, n, *, generator, labels=None):
+        self.largest = max(self.largest, n)
+        return self.examples[torch.randint(len(self.examples), (n,), generator=generator)]
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def test_step(self, batch, batch_idx):
+        pass
+
+
+def ready(data):
+    data.setup("test")
+    return data
+
+
+@pytest.fixture(scope="module")
+def grid():
+    return ready(GaussianMixtureDataModule(Grid(), num_samples=10_000, num_held_out=10_000))
+
+
+@pytest.fixture(scope="module")
+def stacks():
+    return ready(StackedMNISTDataModule("digits"))
+
+
+def run(verb, data, examples, **arguments):
+    callback, module = ModeCoverage(**arguments), Sampler(examples)
+    trainer = Trainer(accelerator="cpu", logger=False, callbacks=[callback], enable_progress_bar=False)
+    getattr(trainer, verb)(module, data, verbose=False)
+    return callback.rows, trainer.callback_metrics, module
+
+
+def test_points_of_the_mixture_score_like_the_floor(grid):
+    rows, logged, _ = run("test", grid, grid.points("test"))
+    assert rows.keys() == {"modes", "high_quality", "reverse_kl"}
+    assert rows["modes"].value == rows["modes"].floor == 25
+    for row in rows.values():
+        assert abs(row.value - row.floor) <= 5 * row.floor_error
+        assert row.n == 2500
+    expected = perfect_sampler_floor(2500, grid.mixture.weights, high_quality_of_gaussian(2))
+    assert {name: (row.floor, row.floor_error) for name, row in rows.items()} == expected
+    assert logged["test/reverse_kl/2500"] == pytest.approx(rows["reverse_kl"].value)
+    assert [row.better for row in rows.values()] == ["higher", "higher", "lower"]
+
+
+def test_missing_modes_are_counted(grid):
+    points, modes = grid.test_dataloader().data, grid.test_dataloader().labels
+    kept = torch.cat([part[label % 5 != 0] for part, label in zip(points, modes, strict=True)])
+    _, logged, _ = run("validate", grid, kept)
+    assert logged["val/modes"] == 20
+    assert logged["val/reverse_kl"] == pytest.approx(math.log(25 / 20), abs=0.02)
+    for name in ("modes", "high_quality", "reverse_kl"):
+        assert logged[f"val/{name}/2500"] == logged[f"val/{name}"]
+
+
+def test_points_between_the_modes_are_of_low_quality(grid):
+    between = torch.cat([grid.points("test"), grid.points("test") + 1])
+    _, logged, _ = run("validate", grid, between)
+    assert logged["val/high_quality"] == pytest.approx(high_quality_of_gaussian(2) / 2, abs=0.05)
+
+
+def test_a_diverged_model_covers_no_mode_and_stops_no_training(grid):
+    _, logged, _ = run("validate", grid, torch.full((5, 2), torch.nan))
+    assert [logged[f"val/{name}"] for name in ("modes", "high_quality", "reverse_kl")] == [0, 0, math.inf]
+
+
+def test_any_number_of_samples_is_drawn_in_blocks_and_the_same_each_time(grid):
+    runs = [run("test", grid, grid.points("test"), num_samples=1300, seed=seed) for seed in (0, 0, 1)]
+    assert runs[0][0]["modes"].n == 1300
+    assert runs[0][2].largest == 500
+    assert runs[0][0] == runs[1][0] != runs[2][0]
+
+
+def test_stacks_are_classified_channel_by_channel(stacks):
+    """The shipped classifier reads the embedded digits well enough, which are not the ones that it was trained on."""
+    batches = stacks.test_dataloader()
+    images, modes = torch.cat(list(batches.data)).float() / 255, torch.cat(list(batches.labels))
+    chosen = torch.isin(modes // 100, torch.tensor([0, 6])) & torch.isin(modes % 10, torch.tensor([0, 6]))
+    rows, logged, _ = run("test", stacks, images[chosen], num_samples=1000)
+    assert rows.keys() == {"modes/mnist_cnn", "reverse_kl/mnist_cnn"}
+    assert rows["modes/mnist_cnn"].value == pytest.approx(len(modes[chosen].unique()), rel=0.3)
+    # At most 40 of 1,000 modes: a fifth in each of two channels.
+    assert rows["reverse_kl/mnist_cnn"].value > 2 * math.log(10 / 2) - 0.5
+    assert rows["modes/mnist_cnn"].floor == perfect_sampler_floor(1000, stacks.mode_weights)["modes"].value
+    assert logged["test/modes/mnist_cnn/1000"] == rows["modes/mnist_cnn"].value
+
+
+def test_data_without_known_modes_are_refused():
+    with pytest.raises(ValueError, match=r"leave it out of trainer\.callbacks"):
+        run("validate", MNISTDataModule("digits"), torch.zeros(1, 1, 28, 28))
+
+
+def test_no_samples_are_refused():
+    with pytest.raises(ValueError, match="choose 1 or more"):
+        ModeCoverage(num_samples=0)
+
+
+def test_the_ring_is_covered_by_its_own_points():
+    data = ready(GaussianMixtureDataModule(Ring(), num_samples=1000))
+    assert run("validate", data, data.points("val"))[1]["val/modes"] == 8

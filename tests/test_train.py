@@ -368,10 +368,7 @@ MISTAKES = {
     "two clocks": (["fit", *VAE, *DIGITS, "--trainer.accumulate_grad_batches=2"], "raise data.batch_size"),
     "unknown key in a file": (["fit", "--config=wrong.yaml"], "did you mean --trainer.max_epochs?"),
     "misspelt command": (["compar", "runs/a"], "There is no command compar: did you mean compare?"),
-    "untested run": (
-        ["compare", "."],
-        "has not been tested: run `python train.py test --ckpt_path",
-    ),
+    "no run to compare": (["compare", "."], "There is no run in .: give a folder runs/NAME/VERSION"),
     "no checkpoint": (["test", "--ckpt_path=nowhere.ckpt"], "There is no checkpoint nowhere.ckpt"),
     "grey pixels": (["fit", *VAE, *DIGITS, "--data.binarization=none"], "set --data.binarization=dynamic"),
     "large batch": (["fit", *MLP, *DIGITS, "--data.batch_size=5000"], "choose a smaller --data.batch_size"),

@@ -207,22 +207,19 @@ class TestTestAndSample:
         assert report["versions"]["torch"] == torch.__version__.partition("+")[0]
         assert (report["seed"], report["seconds"] > 0, "CPU threads" in report["hardware"]) == (0, True, True)
 
-    def test_what_all_callbacks_measure_is_one_report(self, vae_run, tmp_path):
+    def test_what_all_callbacks_measure_is_one_report(self, vae_run, capsys):
         likelihood = ["--trainer.callbacks+=callbacks.ImportanceSampledLikelihood", "--trainer.callbacks.num_samples=2"]
-        checkpoint = str(vae_run / "checkpoints/last.ckpt")
-        finished = run_command("test", "--ckpt_path", checkpoint, *likelihood, cwd=tmp_path)
-        assert finished.returncode == 0, finished.stderr
+        train.main(["test", "--ckpt_path", str(vae_run / "checkpoints/last.ckpt"), *likelihood])
+        printed = capsys.readouterr().out
         metrics = json.loads((vae_run / "metrics.json").read_text())["test"]["metrics"]
         assert {"fid/mnist_cnn", "rate", "active_units", "knn_accuracy", "nll/2"} <= metrics.keys()
         tables = vae_run.glob("wandb/offline-run-*/files/media/table/test/report*.json")
         newest = json.loads(max(tables, key=os.path.getmtime).read_text())
         assert [row[0] for row in newest["data"]] == list(metrics)
-        assert all(f"\n{name} " in finished.stdout for name in metrics)
+        assert all(f"\n{name} " in printed for name in metrics)
 
-    def test_test_is_logged_to_the_run(self, vae_run, tmp_path):
-        checkpoint = str(vae_run / "checkpoints/last.ckpt")
-        finished = run_command("test", "--ckpt_path", checkpoint, "--num_samples=100", cwd=tmp_path)
-        assert finished.returncode == 0, finished.stderr
+    def test_test_is_logged_to_the_run(self, vae_run):
+        train.main(["test", "--ckpt_path", str(vae_run / "checkpoints/last.ckpt"), "--num_samples=100"])
         records = wandb_records(vae_run)
         assert {record.run.run_id for record in records if record.HasField("run")} == {vae_run.name}
         rows = [
@@ -239,27 +236,23 @@ class TestTestAndSample:
         weights = tmp_path / "mine.safetensors"
         shutil.copy(ROOT / "gen_lightning/metrics/mnist_cnn.safetensors", weights)
         extractor = ["--extractor=gen_lightning.metrics.ClassifierFeatures", f"--extractor.weights={weights}"]
-        checkpoint = str(vae_run / "checkpoints/last.ckpt")
-        finished = run_command("test", "--ckpt_path", checkpoint, *extractor, "--trainer.logger=false", cwd=tmp_path)
-        assert finished.returncode == 0, finished.stderr
+        train.main(["test", "--ckpt_path", str(vae_run / "checkpoints/last.ckpt"), *extractor])
         metrics = json.loads((vae_run / "metrics.json").read_text())
         report = metrics["test"]
         assert metrics["earlier_tests"][-1] == before
         assert {"fid/mine", "memorization/mine"} <= report["metrics"].keys()
         assert report["extractor"] == {"name": "mine", "sha256": MNISTFeatures().sha256}
 
-    def test_validate_repeats_the_runs_last_validation(self, vae_run, tmp_path):
-        checkpoint = str(vae_run / "checkpoints/last.ckpt")
-        assert run_command("validate", "--ckpt_path", checkpoint, cwd=tmp_path).returncode == 0
+    def test_validate_repeats_the_runs_last_validation(self, vae_run):
+        train.main(["validate", "--ckpt_path", str(vae_run / "checkpoints/last.ckpt")])
         metrics = json.loads((vae_run / "metrics.json").read_text())
         assert metrics["validate"]["val/elbo"] == pytest.approx(metrics["fit"]["val/elbo"], rel=1e-6)
         assert metrics["validate"]["val/fid"] == pytest.approx(metrics["fit"]["val/fid"], rel=1e-5)
 
     def test_sample_writes_a_grid_and_an_array(self, gan_checkpoint, tmp_path):
-        arguments = ["sample", "--ckpt_path", str(gan_checkpoint), "--num_samples=10", "--output"]
         for output, seed in [("a", 1), ("b", 1), ("c", 2)]:
-            finished = run_command(*arguments, output, f"--seed={seed}", cwd=tmp_path)
-            assert finished.returncode == 0, finished.stderr
+            arguments = ["--num_samples=10", f"--output={tmp_path / output}", f"--seed={seed}"]
+            train.main(["sample", "--ckpt_path", str(gan_checkpoint), *arguments])
         a, b, c = (np.load(tmp_path / name / "samples.npz")["arr_0"] for name in "abc")
         assert (a.shape, a.dtype) == ((10, 32, 32, 1), np.uint8)
         assert (a == b).all()

@@ -13,6 +13,9 @@ from gen_lightning.metrics import Estimate, FeatureExtractor, MNISTFeatures
 from gen_lightning.metrics.frechet import frechet_distance
 from gen_lightning.metrics.report import RealFeatures, Row, features_of, real_features, row_of, sample_rows
 
+# Features of so many, and distances between blocks of them, fit in any memory.
+_MOST_SAMPLES = 100_000
+
 
 class Evaluation(Callback):
     """Compares features of samples with those of real images, which are never binarized.
@@ -28,7 +31,7 @@ class Evaluation(Callback):
 
     Args:
         extractor: the frozen network whose features are compared; by default the one for MNIST
-        num_samples: generated images, N; by default as many as the split has images
+        num_samples: generated images, N, at most 100,000; by default as many as the split has images
         seed: of the samples
     """
 
@@ -46,8 +49,11 @@ class Evaluation(Callback):
         """Refuses, before training starts, what could not be evaluated after it.
 
         Raises:
-            ValueError: the data are no images, or of no data module, or fewer than a covariance of the features needs.
+            ValueError: the data are no images, or of no data module, or fewer than a covariance of the features needs;
+                num_samples is too large.
         """
+        if (self.num_samples or 0) > _MOST_SAMPLES:
+            raise ValueError(f"num_samples is {self.num_samples:,}: choose {_MOST_SAMPLES:,} or fewer to evaluate.")
         # An extractor of one's own may have been made in training mode.
         self.extractor.eval().requires_grad_(False)
         self._real = {}

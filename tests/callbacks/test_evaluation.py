@@ -167,6 +167,11 @@ def test_too_few_samples_are_refused_before_training(fit, capsys):
     assert "FID of 64 images with 64 features has a singular covariance" in capsys.readouterr().err
 
 
+def test_more_samples_than_memory_is_meant_for_are_refused(data):
+    with pytest.raises(ValueError, match="choose 100,000 or fewer"):
+        report(data, noise(), num_samples=100_001)
+
+
 def test_data_that_are_no_images_are_refused():
     class Points(Sampler):
         data_shape = (2,)

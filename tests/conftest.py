@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import wandb
 
 import train
 
@@ -14,6 +15,14 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_run_left_behind():
+    """Ends the W&B run of a test, which the next one's logger would take for its own."""
+    yield
+    if wandb.run is not None:
+        wandb.finish()
 
 
 @pytest.fixture

@@ -123,11 +123,18 @@ def run_test(callback: Callback, module: LightningModule, data: LightningDataMod
 
 def run_python(*args: str, cwd: Path, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess:
     """A Python process of its own, whose output is text."""
-    # OMP_NUM_THREADS: two ranks of several threads each would fight for the cores.
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
+    environment = own_environment() | environment
     return subprocess.run(
         [sys.executable, *args], cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout
     )
+
+
+def own_environment() -> dict[str, str]:
+    """The environment of a process that shares nothing with this one."""
+    # By WANDB_SERVICE it would log through this process's service, where a run that was killed stays in use.
+    inherited = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    # Two ranks of several threads each would fight for the cores.
+    return inherited | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def run_command(*args: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import CONFIGS, ROOT, load, run_command, wandb_records
+from helpers import CONFIGS, ROOT, load, own_environment, run_command, wandb_records
 from PIL import Image
 
 import train
@@ -132,6 +132,7 @@ class TestResume:
         process = subprocess.Popen(
             [sys.executable, "-u", str(ROOT / "train.py"), "fit", *arguments, "--trainer.default_root_dir=killed"],
             cwd=tmp_path,
+            env=own_environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -159,6 +160,7 @@ class TestResume:
         process = subprocess.Popen(
             [sys.executable, "-u", str(ROOT / "train.py"), "fit", *MLP, *DIGITS, "--trainer.max_epochs=10000"],
             cwd=tmp_path,
+            env=own_environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

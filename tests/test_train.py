@@ -385,11 +385,10 @@ def test_mistakes_are_answered_in_one_sentence(mistake, tmp_path, monkeypatch, c
 
 
 def test_a_mistake_shows_no_traceback_and_leaves_no_run(tmp_path):
-    for mistake in ("--trainer.max_epoch=3", "--model.latent_dim=0"):
-        finished = run_command("fit", *MLP, mistake, cwd=tmp_path)
-        assert finished.returncode == 2
-        assert "Traceback" not in finished.stderr
-        assert list(tmp_path.iterdir()) == []
+    finished = run_command("fit", *MLP, "--model.latent_dim=0", cwd=tmp_path)
+    assert finished.returncode == 2
+    assert "Traceback" not in finished.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint"])

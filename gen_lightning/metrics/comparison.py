@@ -236,6 +236,7 @@ def draw_curves(figure: "SubFigure", curves: dict[str, dict[int, Curve]]) -> Non
         axes.set_title(metric, fontsize=9)
         axes.set_xlabel("iteration", fontsize=8)
         axes.tick_params(labelsize=7)
+        axes.locator_params(axis="x", nbins=4)
         axes.grid(alpha=0.3)
     for axes in panels:
         axes.set_axis_off()

@@ -10,7 +10,7 @@ import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.run import Task, read_results
+from benchmarks.run import read_results, task_of
 from gen_lightning.metrics.comparison import distinct, extractor_of, heading, markdown, measurements_of
 from gen_lightning.metrics.estimates import with_error
 from gen_lightning.metrics.report import BETTER, Row
@@ -39,7 +39,7 @@ def report(rows: list[Result]) -> str:
     if not rows:
         raise ValueError("There are no results: run `python -m benchmarks.run` first.")
     # The last line of a task counts, whoever has written it twice.
-    rows = list({tuple(row[field] for field in Task._fields): row for row in rows}.values())
+    rows = list({task_of(row): row for row in rows}.values())
     groups: dict[Group, list[Result]] = {}
     for row in rows:
         groups.setdefault(group_of(row), []).append(row)

@@ -37,6 +37,11 @@ class Task(NamedTuple):
         return f"benchmark-{self.recipe.replace('/', '-')}-{self.source}-{self.epochs}-epochs-seed{self.seed}"
 
 
+def task_of(row: dict[str, Any]) -> Task:
+    """What a line of the results is of."""
+    return Task(*(row[field] for field in Task._fields))
+
+
 def read_results(path: Path) -> list[dict[str, Any]]:
     """The lines of the results; one that a killed process has torn is skipped with a warning."""
     rows = []
@@ -60,7 +65,7 @@ def append_result(path: Path, row: dict[str, Any]) -> None:
 
 def tasks_left(tasks: list[Task], results: Path) -> list[Task]:
     """The tasks that the results do not hold."""
-    done = {Task(*(row[field] for field in Task._fields)) for row in read_results(results)}
+    done = {task_of(row) for row in read_results(results)}
     return [task for task in tasks if task not in done]
 
 

@@ -41,7 +41,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from torchvision.utils import make_grid, save_image
 
-from callbacks import AtomicCheckpointIO, Evaluation, LastCheckpoint, MetricsCSV
+from callbacks import AtomicCheckpointIO, Evaluation, LastCheckpoint, MetricsCSV, SampleMeasure
 from gen_lightning import GenerativeModule
 from gen_lightning.metrics import FeatureExtractor, Row, compare, table
 from gen_lightning.metrics.files import whole_file
@@ -64,15 +64,18 @@ class Trainer(LightningTrainer):
             model: the model, built as the checkpoint says
             ckpt_path: the checkpoint
             datamodule: the data
-            num_samples: how many samples; by default as many as the test split has images
+            num_samples: how many samples each measure of samples takes; by default as many as the recipe says, or as
+                the test split has images
             extractor: whose features are compared; by default the recipe's
         """
         # The default extractor judges grey images.
         grey = len(model.data_shape) == 3 and model.data_shape[0] == 1
         if (grey or extractor) and evaluation_of(self) is None:
             self.callbacks.append(Evaluation())
+        for callback in self.callbacks:
+            if isinstance(callback, SampleMeasure):
+                callback.num_samples = num_samples or callback.num_samples
         if evaluation := evaluation_of(self):
-            evaluation.num_samples = num_samples or evaluation.num_samples
             evaluation.extractor = extractor or evaluation.extractor
         start = time.perf_counter()
         super().test(model, ckpt_path=ckpt_path, datamodule=datamodule, weights_only=True, verbose=False)

@@ -3,6 +3,7 @@
 from callbacks.checkpoint import AtomicCheckpointIO, LastCheckpoint
 from callbacks.collapse import CollapseMonitor
 from callbacks.compile import Compile
+from callbacks.drawing import SampleMeasure
 from callbacks.evaluation import Evaluation
 from callbacks.latents import Latents
 from callbacks.likelihood import ImportanceSampledLikelihood
@@ -23,5 +24,6 @@ __all__ = [
     "Reconstructions",
     "SafeWandbLogger",
     "SampleGrid",
+    "SampleMeasure",
     "ScatterPlot",
 ]

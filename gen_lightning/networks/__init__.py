@@ -7,6 +7,8 @@ Encoders and discriminators go from data to features, decoders and generators fr
 from gen_lightning.networks.augmentation import Color, Cutout, Translation
 from gen_lightning.networks.dcgan import DCGANDecoder, DCGANDiscriminator, DCGANEncoder, DCGANGenerator
 from gen_lightning.networks.mlp import MLPDecoder, MLPDiscriminator, MLPEncoder, MLPGenerator
+from gen_lightning.networks.r3gan import R3GANDiscriminator, R3GANEncoder, R3GANGenerator
+from gen_lightning.networks.resnet import ResNetDiscriminator, ResNetEncoder, ResNetGenerator
 from gen_lightning.networks.wrappers import DifferentiableAugmentation, Packing, SpectralNorm
 
 __all__ = [
@@ -22,6 +24,12 @@ __all__ = [
     "MLPEncoder",
     "MLPGenerator",
     "Packing",
+    "R3GANDiscriminator",
+    "R3GANEncoder",
+    "R3GANGenerator",
+    "ResNetDiscriminator",
+    "ResNetEncoder",
+    "ResNetGenerator",
     "SpectralNorm",
     "Translation",
 ]

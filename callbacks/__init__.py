@@ -3,6 +3,7 @@
 from callbacks.checkpoint import AtomicCheckpointIO, LastCheckpoint
 from callbacks.collapse import CollapseMonitor
 from callbacks.compile import Compile
+from callbacks.conditional import ConditionalAccuracy
 from callbacks.drawing import SampleMeasure
 from callbacks.evaluation import Evaluation
 from callbacks.latents import Latents
@@ -15,6 +16,7 @@ __all__ = [
     "AtomicCheckpointIO",
     "CollapseMonitor",
     "Compile",
+    "ConditionalAccuracy",
     "Evaluation",
     "ImportanceSampledLikelihood",
     "LastCheckpoint",

@@ -33,7 +33,7 @@ class _PictureCallback(Callback):
 
 
 class _SamplePictures(_PictureCallback):
-    """Pictures of samples from the same latents each time: every n iterations and at the end."""
+    """Pictures of samples from the same latents each time, of each class in turn: every n iterations and at the end."""
 
     def __init__(self, every_n_iterations: int, num_samples: int, seed: int) -> None:
         super().__init__("samples")
@@ -56,7 +56,10 @@ class _SamplePictures(_PictureCallback):
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero or trainer.fast_dev_run:
             return
-        samples = pl_module.sample(self._num_samples, generator=torch.Generator().manual_seed(self.seed)).cpu()
+        classes = pl_module.num_classes
+        labels = None if classes is None else torch.arange(self._num_samples) % classes
+        generator = torch.Generator().manual_seed(self.seed)
+        samples = pl_module.sample(self._num_samples, generator=generator, labels=labels).cpu()
         self._write(trainer, partial(self._save, trainer, samples))
 
     def _save(self, trainer: Trainer, samples: Tensor, path: Path) -> None:
@@ -66,9 +69,11 @@ class _SamplePictures(_PictureCallback):
 class SampleGrid(_SamplePictures):
     """A grid of samples from the same latents each time: every n iterations and at the end.
 
+    The grid is a square, and of a conditional model one column for each class.
+
     Args:
         every_n_iterations: how often
-        num_images: samples in the grid, a square number to fill it
+        num_images: samples in the grid; to fill it, a square number, or a multiple of a conditional model's classes
         seed: of the latents
     """
 
@@ -82,7 +87,8 @@ class SampleGrid(_SamplePictures):
         _check_images(self, pl_module)
 
     def _save(self, trainer: Trainer, samples: Tensor, path: Path) -> None:
-        save_image(make_grid(samples, nrow=round(self.num_images**0.5)), path)
+        images_in_a_row = trainer.lightning_module.num_classes or round(self.num_images**0.5)
+        save_image(make_grid(samples, nrow=images_in_a_row), path)
 
 
 class ScatterPlot(_SamplePictures):

@@ -21,6 +21,7 @@ from gen_lightning.gan.regularizers import (
     check_differentiable_twice,
     check_regularizers,
 )
+from gen_lightning.networks import num_classes_of
 from gen_lightning.schedules import Schedule
 
 
@@ -29,6 +30,9 @@ class GANModule(GenerativeModule):
 
     An iteration splits its batch into `discriminator_steps` parts, updates the discriminator once on each
     (algorithm 1: every update sees examples of its own), and then the generator once.
+
+    Where both networks have `num_classes`, the batch's labels condition them: each takes the labels, int64 `[N]`, as
+    its second argument, and generated data are of the same classes as the real ones.
 
     Args:
         generator: called with (latent_dim, data_shape): latents `[N, latent_dim]` -> data `[N, *data_shape]`
@@ -48,7 +52,7 @@ class GANModule(GenerativeModule):
 
     Raises:
         ValueError: latent_dim or discriminator_steps is less than 1; gradient_clip_norm is not positive; two
-            regularizers have one name, or one of them or the loss does not go with the discriminator.
+            regularizers have one name, or one of them, the loss or the generator does not go with the discriminator.
     """
 
     optimizer_names = ("generator_optimizer", "discriminator_optimizer")
@@ -85,6 +89,7 @@ class GANModule(GenerativeModule):
         self.regularizers = cast(Sequence[DiscriminatorRegularizer], nn.ModuleList(regularizers or []))
         check_regularizers(self.regularizers, self.discriminator)
         check_constraint(loss, self.discriminator)
+        self.num_classes = _common_num_classes(self.generator, self.discriminator)
         self.latent_dim = latent_dim
         self.discriminator_steps = discriminator_steps
         self.gradient_clip_norm = gradient_clip_norm
@@ -92,21 +97,21 @@ class GANModule(GenerativeModule):
         self._generator_optimizer = generator_optimizer
         self._discriminator_optimizer = discriminator_optimizer
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, *condition: Tensor) -> Tensor:
         """Data `[N, *data_shape]` from latents `[N, latent_dim]`, by the average where there is one."""
-        return self.generator(z) if self.ema is None else self.ema(z)
+        return self.generator(z, *condition) if self.ema is None else self.ema(z, *condition)
 
     def latents(self, n: int) -> Tensor:
         """Latents `[n, latent_dim]` from the standard normal."""
         return torch.randn(n, self.latent_dim, device=self.device, dtype=self.dtype)
 
-    def draw(self, n: int) -> Tensor:
+    def draw(self, n: int, *condition: Tensor) -> Tensor:
         """Generated data `[n, *data_shape]`, by the average where there is one."""
-        return self(self.latents(n))
+        return self(self.latents(n), *condition)
 
-    def logits(self, data: Tensor) -> Tensor:
+    def logits(self, data: Tensor, *condition: Tensor) -> Tensor:
         """The discriminator's logits `[N]`, in float32 under any precision."""
-        return full_precision(self.discriminator(data))
+        return full_precision(self.discriminator(data, *condition))
 
     def configure_callbacks(self) -> list[Callback]:
         """Adds none; refuses what would be refused without a word on what to do.
@@ -159,22 +164,25 @@ class GANModule(GenerativeModule):
         """One iteration: `discriminator_steps` updates of the discriminator, then one of the generator."""
         generator_optimizer, discriminator_optimizer = self.optimizers()
         leave_uncounted(discriminator_optimizer)
-        for real in batch[0].chunk(self.discriminator_steps):
-            scalars = self._update_discriminator(real, discriminator_optimizer)
-        scalars |= self._update_generator(real, generator_optimizer)
+        parts = (tensor.chunk(self.discriminator_steps) for tensor in (batch[0], *self.condition_of(batch)))
+        for real, *condition in zip(*parts, strict=True):
+            scalars = self._update_discriminator(real, condition, discriminator_optimizer)
+        scalars |= self._update_generator(real, condition, generator_optimizer)
         if self.ema is not None:
             self.ema.update(self.generator, self.global_step - 1, len(batch[0]) * self.trainer.world_size)
         self.log_iteration(scalars | self._gradient_norms, self.global_step, len(batch[0]))
 
-    def _update_discriminator(self, real: Tensor, optimizer: LightningOptimizer) -> dict[str, Tensor]:
+    def _update_discriminator(
+        self, real: Tensor, condition: Sequence[Tensor], optimizer: LightningOptimizer
+    ) -> dict[str, Tensor]:
         with torch.no_grad():
             # Regularizers leave autocast, under which the generator's output may have less than the data's precision.
-            fake = self.generator(self.latents(len(real))).to(real.dtype)
+            fake = self.generator(self.latents(len(real)), *condition).to(real.dtype)
         if self.regularizers:
             real, fake = real.detach().requires_grad_(), fake.requires_grad_()
-        real_logits, fake_logits = self.logits(real), self.logits(fake)
+        real_logits, fake_logits = self.logits(real, *condition), self.logits(fake, *condition)
         terms = {"discriminator_loss": self.loss.discriminator(real_logits, fake_logits)}
-        state = DiscriminatorPass(self.discriminator, real, fake, real_logits, fake_logits, self.global_step)
+        state = DiscriminatorPass(self.discriminator, real, fake, real_logits, fake_logits, self.global_step, condition)
         terms |= {regularizer.name: regularizer(state) for regularizer in self.regularizers}
         self._step(torch.stack(list(terms.values())).sum(), optimizer)
         self.loss.constrain(self.discriminator)
@@ -182,10 +190,12 @@ class GANModule(GenerativeModule):
             terms |= logit_statistics(self.loss, real_logits, fake_logits)
         return terms
 
-    def _update_generator(self, real: Tensor, optimizer: LightningOptimizer) -> dict[str, Tensor]:
+    def _update_generator(
+        self, real: Tensor, condition: Sequence[Tensor], optimizer: LightningOptimizer
+    ) -> dict[str, Tensor]:
         with self.toggled_optimizer(optimizer):
-            fake_logits = self.logits(self.generator(self.latents(len(real))))
-            real_logits = self.logits(real) if self.loss.relativistic else None
+            fake_logits = self.logits(self.generator(self.latents(len(real)), *condition), *condition)
+            real_logits = self.logits(real, *condition) if self.loss.relativistic else None
             loss = self.loss.generator(real_logits, fake_logits)
             self._step(loss, optimizer)
         return {"generator_loss": loss}
@@ -210,13 +220,25 @@ class GANModule(GenerativeModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """The discriminator's loss and accuracies on held-out data."""
-        self._evaluate(batch[0], "val")
+        self._evaluate(batch, "val")
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """The discriminator's loss and accuracies on test data."""
-        self._evaluate(batch[0], "test")
+        self._evaluate(batch, "test")
 
-    def _evaluate(self, real: Tensor, stage: str) -> None:
-        real_logits, fake_logits = self.logits(real), self.logits(self.draw(len(real)))
+    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> None:
+        real, condition = batch[0], self.condition_of(batch)
+        real_logits = self.logits(real, *condition)
+        fake_logits = self.logits(self.draw(len(real), *condition), *condition)
         scalars = {"discriminator_loss": self.loss.discriminator(real_logits, fake_logits)}
         self.log_evaluation(scalars | logit_statistics(self.loss, real_logits, fake_logits), stage, len(real))
+
+
+def _common_num_classes(generator: nn.Module, discriminator: nn.Module) -> int | None:
+    ours, theirs = num_classes_of(generator), num_classes_of(discriminator)
+    if ours != theirs:
+        raise ValueError(
+            f"num_classes is {ours} of the generator and {theirs} of the discriminator: make both conditional on as"
+            " many classes (ConditionalGenerator, ProjectionDiscriminator), or neither."
+        )
+    return ours

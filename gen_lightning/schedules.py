@@ -60,6 +60,28 @@ class Cosine(Linear):
         return (1 - math.cos(math.pi * super()._progress(iteration))) / 2
 
 
+class Exponential(Linear):
+    """From one value to another by the same factor in each step, and constant from there.
+
+    Args:
+        start: the value at the first iteration, above 0
+        end: the value after `iterations`, above 0
+        iterations: how many it takes, 1 or more
+
+    Raises:
+        ValueError: iterations is less than 1, or a value is not positive.
+    """
+
+    def __init__(self, start: float, end: float, iterations: int) -> None:
+        super().__init__(start, end, iterations)
+        if min(start, end) <= 0:
+            raise ValueError(f"Exponential goes from {start} to {end}: choose numbers above 0, or Linear.")
+
+    def __call__(self, iteration: int) -> float:
+        """The value at `iteration`."""
+        return self.start * (self.end / self.start) ** self._progress(iteration)
+
+
 class LinearWarmup(Schedule):
     """From 0 at the first iteration to `target`, along which it goes on (Bowman et al. 2016; Sønderby et al. 2016).
 

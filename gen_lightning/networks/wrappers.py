@@ -23,6 +23,9 @@ class SpectralNorm(nn.Module):
     Args:
         data_shape: the shape of one example
         discriminator: called with (data_shape): data `[N, *data_shape]` -> logits `[N]`
+
+    Raises:
+        ValueError: a weight begins at 0, as some of R3GAN's do, and has no largest singular value to be divided by.
     """
 
     def __init__(self, data_shape: Sequence[int], discriminator: Callable[[Sequence[int]], nn.Module]) -> None:
@@ -30,6 +33,11 @@ class SpectralNorm(nn.Module):
         self.discriminator = discriminator(data_shape)
         for module in list(self.discriminator.modules()):
             if isinstance(module, nn.Linear | nn.modules.conv._ConvNd | nn.Embedding):
+                if not module.weight.any():
+                    raise ValueError(
+                        f"SpectralNorm divides weights by their norms, and {type(self.discriminator).__name__} has some"
+                        " that begin at 0: leave SpectralNorm out, or take another discriminator."
+                    )
                 spectral_norm(module)
 
     def forward(self, data: Tensor, *condition: Tensor) -> Tensor:

@@ -38,6 +38,16 @@ def test_founding_networks_have_two_hidden_layers_of_128():
     assert count(networks.MLPEncoder((1, 28, 28), 80)) == (784 * 128 + 128) + hidden + (128 * 80 + 80)
 
 
+def test_a_steep_first_layer_is_the_same_network_of_a_scaled_weight_and_bias():
+    plain, steep = [
+        (torch.manual_seed(0), networks.MLPDecoder(2, (2,), activation=torch.nn.Tanh, first_layer_scale=scale))[1]
+        for scale in (1.0, 10.0)
+    ]
+    z = torch.randn(5, 2)
+    first, *rest = plain.layers
+    torch.testing.assert_close(steep(z), torch.nn.Sequential(*rest)(10 * first(z)))
+
+
 def test_dcgan_at_64_has_the_papers_size():
     """3,576,704 and 2,765,568 in the reference implementation, which leaves out the biases of both image layers."""
     assert count(networks.DCGANGenerator(100, (3, 64, 64))) == 3_576_704 + 3

@@ -1,17 +1,39 @@
 """The founding papers' networks: two hidden layers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
 
 
-def mlp(sizes: Sequence[int], negative_slope: float = 0.2) -> nn.Sequential:
-    """Linear layers of the given sizes with leaky ReLUs between them."""
+class LeakyReLU(nn.LeakyReLU):
+    """max(x, 0.2 x), which GANs have had since DCGAN (Radford, Metz & Chintala 2016)."""
+
+    def __init__(self) -> None:
+        super().__init__(0.2)
+
+
+def mlp(
+    sizes: Sequence[int],
+    activation: Callable[[], nn.Module] = LeakyReLU,
+    initialization: Callable[[Tensor], Tensor] | None = None,
+) -> nn.Sequential:
+    """Linear layers of the given sizes with activations between them.
+
+    Args:
+        sizes: from the input to the output
+        activation: makes the layer behind each linear one but the last
+        initialization: fills a weight in place, such as `torch.nn.init.xavier_uniform_`, beside biases of 0; by default
+            both are PyTorch's own
+    """
     layers: list[nn.Module] = []
     for in_features, out_features in pairwise(sizes):
-        layers += [nn.Linear(in_features, out_features), nn.LeakyReLU(negative_slope)]
+        linear = nn.Linear(in_features, out_features)
+        if initialization is not None:
+            initialization(linear.weight)
+            nn.init.zeros_(linear.bias)
+        layers += [linear, activation()]
     return nn.Sequential(*layers[:-1])
 
 
@@ -22,11 +44,20 @@ class MLPEncoder(nn.Module):
         data_shape: the shape of one example
         out_features: the number of outputs
         hidden_dims: the sizes of the hidden layers
+        activation: as for `mlp`
+        initialization: as for `mlp`
     """
 
-    def __init__(self, data_shape: Sequence[int], out_features: int, hidden_dims: Sequence[int] = (128, 128)) -> None:
+    def __init__(
+        self,
+        data_shape: Sequence[int],
+        out_features: int,
+        hidden_dims: Sequence[int] = (128, 128),
+        activation: Callable[[], nn.Module] = LeakyReLU,
+        initialization: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         super().__init__()
-        self.layers = mlp([math.prod(data_shape), *hidden_dims, out_features])
+        self.layers = mlp([math.prod(data_shape), *hidden_dims, out_features], activation, initialization)
 
     def forward(self, data: Tensor) -> Tensor:
         """Features `[N, out_features]`."""
@@ -40,12 +71,21 @@ class MLPDecoder(nn.Module):
         latent_dim: the dimension of the latent
         data_shape: the shape of one output
         hidden_dims: the sizes of the hidden layers
+        activation: as for `mlp`
+        initialization: as for `mlp`
     """
 
-    def __init__(self, latent_dim: int, data_shape: Sequence[int], hidden_dims: Sequence[int] = (128, 128)) -> None:
+    def __init__(
+        self,
+        latent_dim: int,
+        data_shape: Sequence[int],
+        hidden_dims: Sequence[int] = (128, 128),
+        activation: Callable[[], nn.Module] = LeakyReLU,
+        initialization: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.data_shape = tuple(data_shape)
-        self.layers = mlp([latent_dim, *hidden_dims, math.prod(data_shape)])
+        self.layers = mlp([latent_dim, *hidden_dims, math.prod(data_shape)], activation, initialization)
 
     def forward(self, z: Tensor) -> Tensor:
         """Outputs `[N, *data_shape]`."""

@@ -22,11 +22,12 @@ class Latents(Callback):
     """What the latents tell of the test images, by the encoder alone: nothing is decoded.
 
     As `rows` of `test`, each with its standard error, logged as `test/...`: `active_units` (Burda et al. 2016), in
-    dimensions; `mutual_information` of image and latent, in nats, which log N bounds
-    (`gen_lightning.metrics.latents.mutual_information` says with what bias); `linear_accuracy` and `knn_accuracy` of
-    probes fitted to the posterior means of training images; and `posterior_collapse`, 1 or 0: whether no unit, or less
-    than 5 % of them, is active, or the mutual information is below 0.1 nats, as it is wherever the rate is. It is
-    warned of.
+    dimensions; of latents in L layers also `active_units/1` to `active_units/L`, from the data on, the mean of a layer
+    being that given the means of the layers drawn before it; `mutual_information` of image and latent, in nats, which
+    log N bounds (`gen_lightning.metrics.latents.mutual_information` says with what bias); `linear_accuracy` and
+    `knn_accuracy` of probes fitted to the posterior means of training images; and `posterior_collapse`, 1 or 0: whether
+    no unit, or less than 5 % of them, is active, or the mutual information is below 0.1 nats, as it is wherever the
+    rate is. It is warned of.
 
     Needs a model with `posterior(x)`, whose distributions have a mean, and a data module with `examples(split, n)`: the
     first n of a split, as it is evaluated on, in batches of (data, labels).
@@ -66,7 +67,7 @@ class Latents(Callback):
         with draws_from(seed_of(_LATENTS, self.seed), pl_module.device):
             latents = [posterior.sample() for posterior in posteriors]
         estimates = {
-            "active_units": active_units(means),
+            **_active_units(posteriors[0], means),
             "mutual_information": mutual_information(posteriors, latents),
             **probe_accuracies(training_means, training_labels, means, labels),
         }
@@ -83,6 +84,13 @@ def _encoded(
     batches, labels = zip(*trainer.datamodule.examples(split, n), strict=True)
     posteriors = [pl_module.posterior(batch.to(pl_module.device)) for batch in batches]
     return posteriors, torch.cat([posterior.mean for posterior in posteriors]).cpu(), torch.cat(labels).cpu()
+
+
+def _active_units(posterior: Distribution, means: Tensor) -> dict[str, Estimate]:
+    """Of all dimensions, and of those of each layer where there are several."""
+    layers = means.split(getattr(posterior, "layer_dims", means.shape[1]), 1)
+    by_layer = {f"active_units/{number}": active_units(layer) for number, layer in enumerate(layers, 1)}
+    return {"active_units": active_units(means)} | (by_layer if len(layers) > 1 else {})
 
 
 def _collapse(estimates: dict[str, Estimate], latent_dim: int) -> Estimate:

@@ -2,7 +2,9 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 from torch.optim import Optimizer
@@ -80,6 +82,33 @@ class Exponential(Linear):
     def __call__(self, iteration: int) -> float:
         """The value at `iteration`."""
         return self.start * (self.end / self.start) ** self._progress(iteration)
+
+
+class Steps(Schedule):
+    """One value after another, each for a number of iterations, and the last one from there on.
+
+    Args:
+        values: in their order
+        iterations: how many each one is for, 1 or more; as many as there are values, or one fewer
+
+    Raises:
+        ValueError: there are no values, another number of iterations, or one less than 1.
+    """
+
+    def __init__(self, values: Sequence[float], iterations: Sequence[int]) -> None:
+        if not values or len(values) - len(iterations) not in (0, 1):
+            raise ValueError(
+                f"Steps has {len(values)} values and {len(iterations)} iterations: give one or more values, and how"
+                " many iterations each one is for."
+            )
+        if min(iterations, default=1) < 1:
+            raise ValueError(f"Steps' iterations are {list(iterations)}: choose 1 or more for each value.")
+        self.values = list(values)
+        self.ends = list(accumulate(iterations))[: len(values) - 1]
+
+    def __call__(self, iteration: int) -> float:
+        """The value at `iteration`."""
+        return self.values[bisect_right(self.ends, iteration)]
 
 
 class LinearWarmup(Schedule):

@@ -19,7 +19,7 @@ from gen_lightning import GANModule, VAEModule
 from gen_lightning.gan import NonSaturating
 from gen_lightning.metrics import Row
 from gen_lightning.networks import MLPDecoder, MLPDiscriminator, MLPEncoder, MLPGenerator
-from gen_lightning.vae import ELBO, Bernoulli, Gaussian
+from gen_lightning.vae import ELBO, Bernoulli, BottomUp, Gaussian, TopDown
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -92,8 +92,37 @@ def linear_gaussian(posterior_error: float = 0.0) -> VAEModule:
     return model
 
 
+def two_layer_linear_gaussian(posterior_error: float = 0.0) -> VAEModule:
+    """The same with z itself a_z z_2 + s_z e, z_2 standard normal of 2 dimensions, where a_z^2 + s_z^2 is 1.
+
+    So the likelihood is that of `linear_gaussian`, and the exact posterior q(z | x) q(z_2 | z) has diagonal factors.
+    """
+    one_layer = linear_gaussian()
+    linear = lambda shape, num_features: nn.Linear(*shape, num_features)  # noqa: E731
+    model = vae(
+        encoder=linear,
+        decoder=lambda latent_dim, shape: nn.Linear(latent_dim, *shape),
+        likelihood=partial(Gaussian, scale=0.5, squash=nn.Identity),
+        posterior=partial(BottomUp, layer_dims=(2, 2), network=linear),
+        prior=partial(TopDown, layer_dims=(2, 2), network=linear),
+        data_shape=(4,),
+        latent_dim=4,
+    ).double()
+    model.encoder.load_state_dict(one_layer.encoder.state_dict())
+    model.decoder.load_state_dict(one_layer.decoder.state_dict())
+    slope = torch.tensor([0.9, 0.6], dtype=torch.float64)
+    # By symmetry: z_2 given z is as z given z_2.
+    for network in (model._prior.networks[0], model._posterior.networks[0]):
+        network.weight.data = torch.cat([slope.diag(), torch.zeros_like(slope.diag())])
+        network.bias.data = torch.cat([torch.zeros_like(slope), (1 - slope**2).log()])
+    torch.manual_seed(2)
+    for parameter in [*model.encoder.parameters(), *model._posterior.parameters()]:
+        parameter.data += posterior_error * torch.randn_like(parameter)
+    return model
+
+
 def exact_log_likelihood(model: VAEModule, x: torch.Tensor) -> torch.Tensor:
-    """Log N(x; b, W W^T + 0.25 I) of a linear Gaussian model, by SciPy."""
+    """Log N(x; b, W W^T + 0.25 I) of a linear Gaussian model, of one layer or two, by SciPy."""
     weight, bias = model.decoder.weight.detach().numpy(), model.decoder.bias.detach().numpy()
     covariance = weight @ weight.T + 0.25 * np.eye(4)
     return torch.tensor(scipy.stats.multivariate_normal(bias, covariance).logpdf(x.numpy()))

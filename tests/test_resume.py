@@ -134,6 +134,20 @@ def test_runs_on_other_data_resume_exactly(fit, data):
     assert_same_run(folder, reference)
 
 
+def test_two_stochastic_layers_resume_exactly(fit):
+    """Beside pixels that start from the mean image and a learning rate in steps."""
+    steps = "--model.schedules={optimizer.lr: {class_path: gen_lightning.schedules.Steps, init_args: %s}}"
+    arguments = [
+        *("--config", str(CONFIGS / "vae/burda/two_layers.yaml"), *SMALL, "--trainer.callbacks=null"),
+        steps % "{values: [1.0e-3, 1.0e-4], iterations: [4]}",
+    ]
+    reference = fit(*arguments, "--trainer.max_steps=7")
+    folder = fit(*arguments, "--trainer.max_steps=3")
+    fit("--resume", str(folder), "--trainer.max_steps=7")
+    assert_same_run(folder, reference)
+    assert learning_rates(folder) == [1e-4]
+
+
 class Killed(Exception):
     """Ends a run in the middle of an iteration."""
 

@@ -3,8 +3,10 @@
 from gen_lightning.metrics.bounds import bits_per_dimension, importance_weighted_bound
 from gen_lightning.schedules import CyclicalWarmup, LinearWarmup, Schedule
 from gen_lightning.vae.aggregate import MMD, BetaTC
+from gen_lightning.vae.hierarchy import Hierarchy
 from gen_lightning.vae.likelihoods import (
     Bernoulli,
+    CenteredBernoulli,
     ContinuousBernoulli,
     DiscretizedLogistic,
     DiscretizedLogisticMixture,
@@ -15,8 +17,8 @@ from gen_lightning.vae.likelihoods import (
 )
 from gen_lightning.vae.module import VAEModule
 from gen_lightning.vae.objectives import ELBO, IWAE, STL, Beta, Capacity, DReG, FreeBits, Objective
-from gen_lightning.vae.posteriors import DiagonalGaussian, Posterior
-from gen_lightning.vae.priors import MixtureOfGaussians, Prior, StandardNormal, VampPrior
+from gen_lightning.vae.posteriors import BottomUp, DiagonalGaussian, Posterior
+from gen_lightning.vae.priors import MixtureOfGaussians, Prior, StandardNormal, TopDown, VampPrior
 from gen_lightning.vae.terms import Terms
 
 __all__ = [
@@ -27,7 +29,9 @@ __all__ = [
     "Bernoulli",
     "Beta",
     "BetaTC",
+    "BottomUp",
     "Capacity",
+    "CenteredBernoulli",
     "ContinuousBernoulli",
     "CyclicalWarmup",
     "DReG",
@@ -36,6 +40,7 @@ __all__ = [
     "DiscretizedLogisticMixture",
     "FreeBits",
     "Gaussian",
+    "Hierarchy",
     "LearnedScaleGaussian",
     "Likelihood",
     "LinearWarmup",
@@ -47,6 +52,7 @@ __all__ = [
     "Schedule",
     "StandardNormal",
     "Terms",
+    "TopDown",
     "VAEModule",
     "VampPrior",
     "bits_per_dimension",

@@ -5,7 +5,7 @@ of continuous data: ContinuousBernoulli and the Gaussians. The two have nothing 
 refuses data outside its support, densities refuse binary data, and the means of images are in [0, 1].
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,13 @@ class Likelihood(nn.Module):
 
     def check_data(self, data: Tensor) -> None:
         """Raises ValueError when `data` `[N, *data_shape]` are outside the distributions' support."""
+
+    def initialize(self, batches: Iterator[Tensor]) -> None:
+        """Sets what is to start from the training data; called once, before the first iteration.
+
+        Args:
+            batches: the training data, `[N, *data_shape]` each, never binarized
+        """
 
     def fit(self, parameters: Tensor, data: Tensor) -> None:
         """Sets what has a closed form and is not left to gradients; called before `forward` in training mode.
@@ -64,6 +71,38 @@ class Bernoulli(Likelihood):
     def forward(self, parameters: Tensor) -> Independent:
         """p(x | z): logits `[..., *data_shape]` -> batch shape `[...]`, event shape `[*data_shape]`."""
         return _pixels(torch.distributions.Bernoulli(logits=parameters, validate_args=False), self.parameters_shape)
+
+
+class CenteredBernoulli(Bernoulli):
+    """Independent binary pixels, of which the decoder gives the logits' differences from those of the mean image.
+
+    It is the same as a decoder whose last bias starts there (Burda et al. 2016, in the authors' code), whatever the
+    decoder's last layer is. The mean is that of the training images, kept to 0.001 to 0.999.
+
+    Args:
+        data_shape: the shape of one example
+
+    Raises:
+        ValueError: the training data are of no data module with images (when training starts).
+    """
+
+    offset: Tensor
+
+    def __init__(self, data_shape: Sequence[int]) -> None:
+        super().__init__(data_shape)
+        self.register_buffer("offset", torch.zeros(self.parameters_shape))
+
+    def initialize(self, batches: Iterator[Tensor]) -> None:
+        """Sets the offset to the logits of the mean image."""
+        total, n = torch.zeros(self.parameters_shape, dtype=torch.float64), 0
+        for batch in batches:
+            total += batch.cpu().double().sum(0)
+            n += len(batch)
+        self.offset.copy_((total / n).clamp(0.001, 0.999).logit())
+
+    def forward(self, parameters: Tensor) -> Independent:
+        """p(x | z): logits' differences `[..., *data_shape]` -> batch shape `[...]`, event shape `[*data_shape]`."""
+        return super().forward(parameters + self.offset)
 
 
 class ContinuousBernoulli(Likelihood):

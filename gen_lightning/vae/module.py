@@ -1,6 +1,6 @@
 """VAEModule: distributions in, a bound out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -22,7 +22,8 @@ class VAEModule(GenerativeModule):
 
     Args:
         encoder: called with (data_shape, number of features): data `[N, *data_shape]` -> features
-        decoder: called with (latent_dim, shape of the likelihood's parameters): latents `[N, latent_dim]` -> parameters
+        decoder: called with (latent_dim, shape of the likelihood's parameters): latents `[N, latent_dim]`, or what the
+            prior's `decoded` makes of them -> parameters
         likelihood: p(x | z), of the decoder's outputs; called with (data_shape)
         objective: what is maximized
         optimizer: called with all parameters
@@ -60,7 +61,7 @@ class VAEModule(GenerativeModule):
         self._prior = prior(latent_dim)
         self._likelihood = likelihood(self.data_shape)
         self.encoder = encoder(self.data_shape, self._posterior.num_features)
-        self.decoder = decoder(latent_dim, self._likelihood.parameters_shape)
+        self.decoder = decoder(self._prior.decoded_dim, self._likelihood.parameters_shape)
         self.objective = objective
         self.latent_dim = latent_dim
         self._optimizer = optimizer
@@ -118,6 +119,16 @@ class VAEModule(GenerativeModule):
         super().check_data(data)
         self._likelihood.check_data(data)
 
+    def on_fit_start(self) -> None:
+        """Looks at the schedules, and shows the likelihood the training data, before anything is trained.
+
+        Raises:
+            ValueError: a schedule is of what no optimizer has; the likelihood needs data that are not there.
+        """
+        super().on_fit_start()
+        if self.iteration == 0:
+            self._likelihood.initialize(self._training_data())
+
     def configure_optimizers(self) -> Optimizer:
         """One optimizer of all parameters that are not frozen."""
         return self._optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
@@ -140,9 +151,19 @@ class VAEModule(GenerativeModule):
         self.log_evaluation(_means(terms), "test", len(batch[0]))
         return _bound(terms)
 
+    def _training_data(self) -> Iterator[Tensor]:
+        # Nothing is read, or missed, unless it is asked for.
+        if not hasattr(self.trainer.datamodule, "images"):
+            raise ValueError(
+                f"{type(self._likelihood).__name__} looks at the training images: take a data module with"
+                " images(split), such as MNISTDataModule, or another likelihood."
+            )
+        yield from self.trainer.datamodule.images("train")
+
     def _decode(self, z: Tensor) -> Tensor:
         """The parameters of p(x | z): latents `[..., Z]` -> `[..., *parameters_shape]`."""
-        parameters = full_precision(self.decoder(z.reshape(-1, self.latent_dim)))
+        seen = self._prior.decoded(z)
+        parameters = full_precision(self.decoder(seen.reshape(-1, seen.shape[-1])))
         return parameters.unflatten(0, z.shape[:-1])
 
 

@@ -1,17 +1,37 @@
 """p(z): where latents come from."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
+from gen_lightning.networks import MLPEncoder
+from gen_lightning.vae.hierarchy import Choose, Hierarchy, Network, check_layer_dims, gaussian_given
+
 if TYPE_CHECKING:
     from gen_lightning.vae.module import VAEModule
 
 
 class Prior(nn.Module):
-    """A distribution over latents `[Z]`, built with the latent dimension Z; it may have parameters to learn."""
+    """A distribution over latents `[Z]`, built with the latent dimension Z; it may have parameters to learn.
+
+    Args:
+        latent_dim: the dimension of the latent
+    """
+
+    decoded_dim: int
+    """The number of values that the decoder sees of a latent."""
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        self.decoded_dim = latent_dim
+
+    def decoded(self, z: Tensor) -> Tensor:
+        """What p(x | z) depends on of latents `[..., Z]`: `[..., decoded_dim]`, by default all."""
+        return z
 
     def bind(self, model: "VAEModule") -> None:
         """Sees the model that it is part of, once that is built; for priors that are made of its other parts."""
@@ -32,7 +52,7 @@ class StandardNormal(Prior):
     scale: Tensor
 
     def __init__(self, latent_dim: int) -> None:
-        super().__init__()
+        super().__init__(latent_dim)
         self.register_buffer("mean", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
 
@@ -53,7 +73,7 @@ class MixtureOfGaussians(Prior):
     """
 
     def __init__(self, latent_dim: int, num_components: int = 10) -> None:
-        super().__init__()
+        super().__init__(latent_dim)
         _check_num_components(num_components)
         self.logits = nn.Parameter(torch.zeros(num_components))
         # Apart, since equal components would have equal gradients for ever.
@@ -83,7 +103,7 @@ class VampPrior(Prior):
     """`[num_components, *data_shape]`, at first uniform in [0, 1]."""
 
     def __init__(self, latent_dim: int, num_components: int = 500) -> None:
-        super().__init__()
+        super().__init__(latent_dim)
         _check_num_components(num_components)
         self.num_components = num_components
 
@@ -102,6 +122,41 @@ class VampPrior(Prior):
         """p(z): batch shape `[]`, event shape `[Z]`."""
         equal = self.pseudo_inputs.new_zeros(self.num_components)
         return _mixture(equal, self._posterior(self.pseudo_inputs))
+
+
+class TopDown(Prior):
+    """Layers of latents, each a diagonal Gaussian given the one above it (Burda et al. 2016, equation 1).
+
+    p(z_L) p(z_{L-1} | z_L) ... p(z_1 | z_2), of which the uppermost is N(0, I); the decoder sees z_1 alone.
+
+    Args:
+        latent_dim: the dimension of the latent, all layers together
+        layer_dims: the dimension of each layer, from the data on
+        network: of each layer but the uppermost; called with ((dimension above,), number of features)
+
+    Raises:
+        ValueError: the layers are not those of such a latent.
+    """
+
+    def __init__(self, latent_dim: int, layer_dims: Sequence[int], network: Network = MLPEncoder) -> None:
+        super().__init__(latent_dim)
+        self.layer_dims = check_layer_dims("TopDown", latent_dim, layer_dims)
+        self.decoded_dim = self.layer_dims[0]
+        self.uppermost = StandardNormal(self.layer_dims[-1])
+        self.networks = nn.ModuleList(network((above,), 2 * below) for below, above in pairwise(self.layer_dims))
+
+    def decoded(self, z: Tensor) -> Tensor:
+        """The layer next to the data, z_1: latents `[..., Z]` -> `[..., Z_1]`."""
+        return z[..., : self.decoded_dim]
+
+    def forward(self) -> Hierarchy:
+        """p(z): batch shape `[]`, event shape `[Z]`."""
+        return Hierarchy(self.layer_dims, torch.Size(), self._descend)
+
+    def _descend(self, choose: Choose) -> None:
+        z = choose(len(self.networks), self.uppermost())
+        for layer, network in reversed(list(enumerate(self.networks))):
+            z = choose(layer, gaussian_given(network, z))
 
 
 def _mixture(logits: Tensor, components: Distribution) -> MixtureSameFamily:

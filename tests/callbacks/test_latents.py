@@ -11,6 +11,7 @@ from torch.distributions import Independent, Normal
 
 from callbacks import Latents
 from datamodules import MNISTDataModule
+from gen_lightning.vae import Hierarchy
 
 DIGITS = torch.arange(100) % 10
 
@@ -64,6 +65,19 @@ def test_one_active_unit_is_enough_for_twenty(dimensions, collapsed):
         warnings.simplefilter("ignore")
         rows = run_test(Latents(), Posteriors(1.0), Examples(x, DIGITS))
     assert (rows["active_units"].value, rows["posterior_collapse"].value) == (1, collapsed)
+
+
+def test_active_units_of_layers_are_counted_by_layer():
+    """Of two layers, the data themselves and half of them."""
+
+    class Layers(Posteriors):
+        def posterior(self, x):
+            first = super().posterior(x)
+            halves = lambda z: Independent(Normal(z[..., :5], 1.0), 1)  # noqa: E731
+            return Hierarchy((10, 5), x.shape[:1], lambda choose: choose(1, halves(choose(0, first))))
+
+    rows = run_test(Latents(), Layers(1.0), one_hot())
+    assert [rows[name].value for name in ("active_units", "active_units/1", "active_units/2")] == [15, 10, 5]
 
 
 def test_units_that_tell_nothing_are_a_collapse():

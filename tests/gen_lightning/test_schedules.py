@@ -11,6 +11,7 @@ from gen_lightning.schedules import (
     Exponential,
     Linear,
     LinearWarmup,
+    Steps,
     check_schedules,
     follow_schedules,
     value_at,
@@ -49,6 +50,24 @@ def test_exponential_equals_the_one_of_pytorch():
 def test_exponential_refuses_to_start_or_end_at_zero():
     with pytest.raises(ValueError, match="choose numbers above 0, or Linear"):
         Exponential(1.0, 0.0, 10)
+
+
+def test_steps_have_each_value_for_its_iterations_and_the_last_from_there_on():
+    for iterations in ((2, 3), (2, 3, 1)):
+        schedule = Steps([0.4, 0.2, 0.1], iterations)
+        assert [schedule(iteration) for iteration in (0, 1, 2, 4, 5, 6, 10**9)] == [0.4, 0.4, 0.2, 0.2, 0.1, 0.1, 0.1]
+    assert Steps([0.4], [])(7) == 0.4
+
+
+@pytest.mark.parametrize(("values", "iterations"), [([], []), ([0.4, 0.2], []), ([0.4], [1, 2])])
+def test_steps_refuse_other_numbers_of_iterations_than_of_values(values, iterations):
+    with pytest.raises(ValueError, match="give one or more values, and how many iterations each one is for"):
+        Steps(values, iterations)
+
+
+def test_steps_refuse_a_value_for_no_iteration():
+    with pytest.raises(ValueError, match="choose 1 or more for each value"):
+        Steps([0.4, 0.2], [0])
 
 
 def test_linear_warmup_rises_from_zero_to_one_and_stays():

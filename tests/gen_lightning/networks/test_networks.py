@@ -140,6 +140,21 @@ def test_dcgan_has_no_normalization_at_the_image(kind):
     assert any(isinstance(layer, torch.nn.BatchNorm2d) for layer in layers)
 
 
+def test_mlps_take_an_activation_and_an_initialization():
+    """Glorot & Bengio 2010, equation 16: uniform up to sqrt(6 / (inputs + outputs)), with biases of 0."""
+    tanh, glorot = torch.nn.Tanh, torch.nn.init.xavier_uniform_
+    for network in (
+        networks.MLPEncoder((50,), 10, (200,), tanh, glorot),
+        networks.MLPDecoder(50, (10,), (200,), tanh, glorot),
+    ):
+        first, activation, last = network.layers
+        assert isinstance(activation, tanh)
+        assert not torch.cat([first.bias, last.bias]).any()
+        for weight in (first.weight, last.weight):
+            bound = (6 / sum(weight.shape)) ** 0.5
+            assert 0.95 * bound < weight.abs().max() <= bound
+
+
 def test_mlps_take_points_too():
     points = networks.MLPDecoder(3, (2,))(torch.randn(5, 3))
     assert points.shape == (5, 2)

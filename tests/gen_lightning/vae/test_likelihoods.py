@@ -12,6 +12,7 @@ from torch import nn
 
 from gen_lightning.vae import (
     Bernoulli,
+    CenteredBernoulli,
     ContinuousBernoulli,
     DiscretizedLogistic,
     DiscretizedLogisticMixture,
@@ -25,6 +26,7 @@ from gen_lightning.vae import (
 IMAGE = (2, 4, 4)
 ALL = [
     Bernoulli,
+    CenteredBernoulli,
     ContinuousBernoulli,
     DiscretizedLogistic,
     DiscretizedLogisticMixture,
@@ -50,6 +52,14 @@ def test_bernoulli_sums_over_dimensions_and_broadcasts_over_samples():
     probabilities = logits.double().sigmoid()
     expected = torch.where(images == 1, probabilities, 1 - probabilities).log().sum((2, 3, 4))
     torch.testing.assert_close(likelihood(logits).log_prob(images).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_centered_bernoulli_starts_from_the_mean_image():
+    """Kept to 0.001 to 0.999, from batches of any size."""
+    likelihood = CenteredBernoulli((1, 1, 4))
+    data = torch.tensor([[0.0, 1.0, 0.2, 1.0], [0.0, 1.0, 0.6, 0.0], [0.0, 1.0, 0.1, 0.5]]).view(3, 1, 1, 4)
+    likelihood.initialize(data.split(2))
+    torch.testing.assert_close(likelihood(torch.zeros(1, 1, 4)).mean, torch.tensor([[[0.001, 0.999, 0.3, 0.5]]]))
 
 
 def test_bernoulli_refuses_grey_pixels():

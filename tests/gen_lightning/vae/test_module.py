@@ -11,8 +11,20 @@ from helpers import vae
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
+from datamodules import MNISTDataModule
 from gen_lightning.clock import seed_of
-from gen_lightning.vae import ELBO, IWAE, MMD, STL, BetaTC, DReG, FreeBits, OptimalScaleGaussian
+from gen_lightning.vae import (
+    ELBO,
+    IWAE,
+    MMD,
+    STL,
+    Bernoulli,
+    BetaTC,
+    CenteredBernoulli,
+    DReG,
+    FreeBits,
+    OptimalScaleGaussian,
+)
 
 PIXELS = (1, 2, 2)
 
@@ -143,6 +155,27 @@ def test_optimal_scale_is_set_by_training_alone():
     assert 0.1 < trained < 0.6
     model.eval().elbo(torch.zeros(5, 2))
     assert model.state_dict()["_likelihood.scale"] == trained
+
+
+def test_centered_pixels_train_as_those_of_a_decoder_whose_bias_starts_there():
+    """Burda et al.'s initialization: after some steps of Adam the two are still the same distribution."""
+    data = MNISTDataModule("digits", binarization="dynamic", batch_size=50)
+    data.setup("fit")
+    mean = torch.cat(list(data.images("train"))).double().mean(0).clamp(0.001, 0.999).float()
+    centered, biased = (vae(likelihood=likelihood, seed=3) for likelihood in (CenteredBernoulli, Bernoulli))
+    weights = centered.state_dict()
+    weights.pop("_likelihood.offset")
+    biased.load_state_dict(weights)
+    biased.decoder.layers[-1].bias.data += mean.flatten().logit()
+    for model in (centered, biased):
+        Trainer(max_steps=5, accelerator="cpu", logger=False, enable_checkpointing=False).fit(model, data)
+    z = torch.randn(4, 8)
+    torch.testing.assert_close(centered.likelihood(z).mean, biased.likelihood(z).mean)
+
+
+def test_centered_pixels_need_images():
+    with pytest.raises(ValueError, match="CenteredBernoulli looks at the training images: take a data module"):
+        train(vae(data_shape=(2,), likelihood=CenteredBernoulli), torch.rand(20, 2).bernoulli(), 10, steps=1)
 
 
 @pytest.mark.parametrize(

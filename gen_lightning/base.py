@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -22,7 +22,8 @@ class GenerativeModule(LightningModule, ABC):
 
     Batches are `(data, labels)`: data float32 `[N, *data_shape]`; images are `[N, C, H, W]` in [0, 1].
 
-    `optimizer_names` are the names that schedules know the optimizers by, in the order of `configure_optimizers`.
+    `optimizer_names` are the names that schedules know the optimizers by, in the order of `configure_optimizers`;
+    `batch_options` are what makes an iteration's batch larger, in words.
 
     Args:
         data_shape: the shape of one example, such as `(1, 28, 28)` or `(2,)`
@@ -31,6 +32,7 @@ class GenerativeModule(LightningModule, ABC):
     """
 
     optimizer_names: tuple[str, ...] = ("optimizer",)
+    batch_options = "data.batch_size"
 
     def __init__(self, data_shape: Sequence[int], seed: int, schedules: Mapping[str, Schedule] | None = None) -> None:
         super().__init__()
@@ -76,14 +78,18 @@ class GenerativeModule(LightningModule, ABC):
             for module, mode in training_modes.items():
                 module.training = mode
 
-    def setup(self, stage: str) -> None:
-        """Refuses what would make batches and iterations two clocks.
+    def configure_callbacks(self) -> list[Callback]:
+        """Adds none; refuses what would make batches and iterations two clocks.
 
         Raises:
             ValueError: gradients are to be accumulated over batches.
         """
+        # Between this hook and `setup`, Lightning refuses it of two optimizers without a word on what to do.
         if self.trainer.accumulate_grad_batches != 1:
-            raise ValueError("An iteration is one batch: raise data.batch_size instead of accumulate_grad_batches.")
+            raise ValueError(
+                f"An iteration is one batch: raise {self.batch_options} instead of trainer.accumulate_grad_batches."
+            )
+        return []
 
     def check_data(self, data: Tensor) -> None:
         """Looks at the first batch before it trains anything.

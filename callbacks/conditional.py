@@ -38,6 +38,7 @@ class ConditionalAccuracy(SampleMeasure):
         if num_samples < 2:
             raise ValueError(f"num_samples is {num_samples}: choose 2 or more.")
         super().__init__(num_samples, seed)
+        self.num_samples: int
         self.extractor = extractor or MNISTFeatures()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -84,7 +84,7 @@ class Packing(nn.Module):
         if missing and self.training:
             raise ValueError(
                 f"The discriminator sees {len(data)} examples, which make no packs of {self.degree}: choose a multiple"
-                " of it (times model.discriminator_steps) for data.batch_size."
+                " of it (times model.discriminator_steps and model.micro_batches) for data.batch_size."
             )
         if missing:
             data = data[torch.arange(len(data) + missing, device=data.device) % len(data)]

@@ -2,7 +2,8 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -61,7 +62,6 @@ class GenerativeModule(LightningModule, ABC):
             condition: the labels `[n]` of a conditional model, and nothing for others
         """
 
-    @torch.no_grad()
     def sample(self, n: int, *, generator: torch.Generator, labels: Tensor | None = None) -> Tensor:
         """Samples `[n, *data_shape]` in evaluation mode, drawn from `generator` alone.
 
@@ -80,11 +80,17 @@ class GenerativeModule(LightningModule, ABC):
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         labels = self.draw_labels(n, generator) if labels is None else labels
         condition = () if labels is None else (labels.to(self.device),)
+        with self.undisturbed(seed):
+            return full_precision(self.draw(n, *condition))
+
+    @contextmanager
+    def undisturbed(self, seed: int) -> Iterator[None]:
+        """Evaluation mode without gradients, where all draws are from `seed`; behind it, everything is as before."""
         training_modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
-            with draws_from(seed, self.device):
-                return full_precision(self.draw(n, *condition))
+            with torch.no_grad(), draws_from(seed, self.device):
+                yield
         finally:
             for module, mode in training_modes.items():
                 module.training = mode

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from gen_lightning.base import GenerativeModule, full_precision
 from gen_lightning.clock import leave_uncounted
+from gen_lightning.gan.codes import LatentCodes
 from gen_lightning.gan.ema import EMA
 from gen_lightning.gan.losses import GANLoss, check_constraint, logit_statistics
 from gen_lightning.gan.regularizers import (
@@ -35,16 +36,20 @@ class GANModule(GenerativeModule):
     Where both networks have `num_classes`, the batch's labels condition them: each takes the labels, int64 `[N]`, as
     its second argument, and generated data are of the same classes as the real ones.
 
+    With `codes`, the latent is noise and codes, and the generator is to make data from which they can be told (InfoGAN,
+    Chen et al. 2016): L below is the latent's whole dimension, and otherwise latent_dim.
+
     Args:
-        generator: called with (latent_dim, data_shape): latents `[N, latent_dim]` -> data `[N, *data_shape]`
+        generator: called with (L, data_shape): latents `[N, L]` -> data `[N, *data_shape]`
         discriminator: called with (data_shape): data `[N, *data_shape]` -> logits `[N]`
         loss: what the players minimize
-        generator_optimizer: called with the generator's parameters
+        generator_optimizer: called with the generator's parameters, and those of the codes' network
         discriminator_optimizer: called with the discriminator's parameters
         data_shape: the shape of one example; the command line takes it from the data module
         regularizers: terms added to the discriminator's loss
         ema: called with the generator; the average that is sampled and evaluated in its place, while it is trained
-        latent_dim: the dimension of the standard normal latent
+        codes: called with (data_shape)
+        latent_dim: the dimension of the standard normal latent, or of the noise in it
         discriminator_steps: discriminator updates per iteration
         micro_batches: the equal parts of each update's batch, whose losses are computed one after the other, so that
             memory is that of one part; the gradients are those of the losses' mean. What sees a batch as a whole sees
@@ -73,6 +78,7 @@ class GANModule(GenerativeModule):
         data_shape: Sequence[int],
         regularizers: list[DiscriminatorRegularizer] | None = None,
         ema: Callable[[nn.Module], EMA] | None = None,
+        codes: Callable[[Sequence[int]], LatentCodes] | None = None,
         latent_dim: int = 100,
         discriminator_steps: int = 1,
         micro_batches: int = 1,
@@ -91,7 +97,8 @@ class GANModule(GenerativeModule):
             raise ValueError(f"gradient_clip_norm is {gradient_clip_norm}: choose a positive norm, or null for none.")
         self.save_hyperparameters(logger=False)
         self.automatic_optimization = False
-        self.generator = generator(latent_dim, self.data_shape)
+        self.codes = codes(self.data_shape) if codes else None
+        self.generator = generator(latent_dim + (self.codes.dim if self.codes else 0), self.data_shape)
         self.discriminator = discriminator(self.data_shape)
         self.ema = ema(self.generator) if ema else None
         self.loss = loss
@@ -108,12 +115,13 @@ class GANModule(GenerativeModule):
         self._discriminator_optimizer = discriminator_optimizer
 
     def forward(self, z: Tensor, *condition: Tensor) -> Tensor:
-        """Data `[N, *data_shape]` from latents `[N, latent_dim]`, by the average where there is one."""
+        """Data `[N, *data_shape]` from latents `[N, L]`, by the average where there is one."""
         return self.generator(z, *condition) if self.ema is None else self.ema(z, *condition)
 
     def latents(self, n: int) -> Tensor:
-        """Latents `[n, latent_dim]` from the standard normal."""
-        return torch.randn(n, self.latent_dim, device=self.device, dtype=self.dtype)
+        """Latents `[n, L]`: from the standard normal, and codes behind it where there are codes."""
+        noise = torch.randn(n, self.latent_dim, device=self.device, dtype=self.dtype)
+        return noise if self.codes is None else self.codes.drawn_behind(noise)
 
     def draw(self, n: int, *condition: Tensor) -> Tensor:
         """Generated data `[n, *data_shape]`, by the average where there is one."""
@@ -153,7 +161,7 @@ class GANModule(GenerativeModule):
     def configure_optimizers(self) -> list[Optimizer]:
         """The generator's optimizer, then the discriminator's."""
         return [
-            self._generator_optimizer(self.generator.parameters()),
+            self._generator_optimizer([*self.generator.parameters(), *(self.codes.parameters() if self.codes else ())]),
             self._discriminator_optimizer(self.discriminator.parameters()),
         ]
 
@@ -217,10 +225,15 @@ class GANModule(GenerativeModule):
 
     def _generator_terms(self, real: Tensor, latents: Tensor, *condition: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and what is logged of it."""
-        fake_logits = self.logits(self.generator(latents, *condition), *condition)
+        fake = self.generator(latents, *condition)
+        fake_logits = self.logits(fake, *condition)
         real_logits = self.logits(real, *condition) if self.loss.relativistic else None
         loss = self.loss.generator(real_logits, fake_logits)
-        return loss, {"generator_loss": loss}
+        if self.codes is None:
+            return loss, {"generator_loss": loss}
+        information = self.codes.mutual_information(latents, fake)
+        logged = {f"mutual_information/{name}": nats for name, nats in information.items()}
+        return loss - self.codes.weighted(information), {"generator_loss": loss} | logged
 
     def _step(
         self, optimizer: LightningOptimizer, terms_of: Callable[..., tuple[Tensor, dict[str, Tensor]]], *batch: Tensor

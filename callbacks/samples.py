@@ -44,14 +44,14 @@ class _PeriodicPictures(_PictureCallback):
     ) -> None:
         """Draws the picture when it is due."""
         if trainer.global_step % self.every_n_iterations == 0:
-            self._draw_once(trainer, pl_module)
+            self._draw_on_rank_zero(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws the last picture."""
         if trainer.global_step % self.every_n_iterations:
-            self._draw_once(trainer, pl_module)
+            self._draw_on_rank_zero(trainer, pl_module)
 
-    def _draw_once(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _draw_on_rank_zero(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and not trainer.fast_dev_run:
             self._draw(trainer, pl_module)
 

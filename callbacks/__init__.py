@@ -5,6 +5,7 @@ from callbacks.collapse import CollapseMonitor
 from callbacks.compile import Compile
 from callbacks.drawing import SampleMeasure
 from callbacks.evaluation import Evaluation
+from callbacks.finite import DivergenceError, StopOnNaN
 from callbacks.latents import Latents
 from callbacks.likelihood import ImportanceSampledLikelihood
 from callbacks.loggers import MetricsCSV, SafeWandbLogger
@@ -15,6 +16,7 @@ __all__ = [
     "AtomicCheckpointIO",
     "CollapseMonitor",
     "Compile",
+    "DivergenceError",
     "Evaluation",
     "ImportanceSampledLikelihood",
     "LastCheckpoint",
@@ -26,4 +28,5 @@ __all__ = [
     "SampleGrid",
     "SampleMeasure",
     "ScatterPlot",
+    "StopOnNaN",
 ]

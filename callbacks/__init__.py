@@ -7,6 +7,7 @@ from callbacks.compile import Compile
 from callbacks.conditional import ConditionalAccuracy
 from callbacks.drawing import SampleMeasure
 from callbacks.evaluation import Evaluation
+from callbacks.finite import DivergenceError, StopOnNaN
 from callbacks.latents import Latents
 from callbacks.likelihood import ImportanceSampledLikelihood
 from callbacks.loggers import MetricsCSV, SafeWandbLogger
@@ -19,6 +20,7 @@ __all__ = [
     "CollapseMonitor",
     "Compile",
     "ConditionalAccuracy",
+    "DivergenceError",
     "Evaluation",
     "ImportanceSampledLikelihood",
     "LastCheckpoint",
@@ -31,4 +33,5 @@ __all__ = [
     "SampleGrid",
     "SampleMeasure",
     "ScatterPlot",
+    "StopOnNaN",
 ]

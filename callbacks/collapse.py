@@ -5,22 +5,22 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+
+from callbacks.loggers import alert
 
 
 class CollapseMonitor(Callback):
     """Warns, in the log and by a W&B alert, once each time that one of these begins.
 
-    - The training has diverged: the generator's loss is not finite.
     - The discriminator has won: it tells real from generated examples, and the generator's gradient has vanished.
     - The discriminator overfits: it is far more accurate on the training examples than on held-out ones.
     - The samples have collapsed: they are far closer to each other than real examples are. The ratio of the mean
       distances is logged as `val/sample_diversity`: about 1 for a perfect model, 0 for equal samples.
 
-    The first two are looked at whenever scalars are logged, the others after each validation. That samples lack some
-    modes and vary within the others, distances do not see: counting modes does.
+    The first is looked at whenever scalars are logged, the others after each validation. That samples lack some modes
+    and vary within the others, distances do not see: counting modes does. What diverges is `StopOnNaN`'s affair.
 
     Args:
         accuracy: has won: the least accuracy on real and on generated examples, in [0, 1]
@@ -73,8 +73,6 @@ class CollapseMonitor(Callback):
         if trainer.global_step % trainer.log_every_n_steps:
             return
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
-        loss = metrics["train/generator_loss"]
-        self._tell(trainer, "The training has diverged", not math.isfinite(loss), f"the generator's loss is {loss}")
         norm = metrics["train/generator_gradient_norm"]
         # Under 16-mixed precision, a step whose gradients overflow is left out, and no divergence.
         if math.isfinite(norm):
@@ -145,9 +143,7 @@ class CollapseMonitor(Callback):
         if happens and event not in self._events:
             text = f"{event} at iteration {trainer.global_step}: {reason}."
             rank_zero_warn(text)
-            for logger in trainer.loggers:
-                if isinstance(logger, WandbLogger):
-                    logger.experiment.alert(title=event, text=text)
+            alert(trainer, event, text)
         (self._events.add if happens else self._events.discard)(event)
         # Ranks see batches of their own, and stop together.
         if self.stop and trainer.strategy.reduce_boolean_decision(happens, all=False):

@@ -59,6 +59,11 @@ def test_steps_have_each_value_for_its_iterations_and_the_last_from_there_on():
     assert Steps([0.4], [])(7) == 0.4
 
 
+def test_a_schedule_in_a_step_begins_with_it():
+    schedule = Steps([Linear(1.0, 0.5, 4), Linear(0.8, 0.0, 8)], [4])
+    assert [schedule(iteration) for iteration in (0, 2, 4, 8, 12, 99)] == [1.0, 0.75, 0.8, pytest.approx(0.4), 0.0, 0.0]
+
+
 @pytest.mark.parametrize(("values", "iterations"), [([], []), ([0.4, 0.2], []), ([0.4], [1, 2])])
 def test_steps_refuse_other_numbers_of_iterations_than_of_values(values, iterations):
     with pytest.raises(ValueError, match="give one or more values, and how many iterations each one is for"):

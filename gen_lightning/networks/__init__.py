@@ -5,15 +5,17 @@ Encoders and discriminators go from data to features, decoders and generators fr
 and `ConditionalGenerator` any generator.
 """
 
-from gen_lightning.networks.augmentation import Color, Cutout, Translation
+from gen_lightning.networks.augmentation import Affine, Color, Cutout, Translation
 from gen_lightning.networks.conditional import ConditionalGenerator, ProjectionDiscriminator, num_classes_of
 from gen_lightning.networks.dcgan import DCGANDecoder, DCGANDiscriminator, DCGANEncoder, DCGANGenerator
 from gen_lightning.networks.mlp import MLPDecoder, MLPDiscriminator, MLPEncoder, MLPGenerator
 from gen_lightning.networks.r3gan import R3GANDiscriminator, R3GANEncoder, R3GANGenerator
 from gen_lightning.networks.resnet import ResNetDiscriminator, ResNetEncoder, ResNetGenerator
-from gen_lightning.networks.wrappers import DifferentiableAugmentation, Packing, SpectralNorm
+from gen_lightning.networks.wrappers import AugmentedEncoder, DifferentiableAugmentation, Packing, SpectralNorm
 
 __all__ = [
+    "Affine",
+    "AugmentedEncoder",
     "Color",
     "ConditionalGenerator",
     "Cutout",

@@ -123,3 +123,29 @@ class DifferentiableAugmentation(nn.Module):
     def forward(self, images: Tensor, *condition: Tensor) -> Tensor:
         """Logits `[N]`."""
         return self.discriminator(self.augmentation(images) if self.training else images, *condition)
+
+
+class AugmentedEncoder(nn.Module):
+    """Sees images through random changes in training mode, so that its features say nothing of what these change.
+
+    Args:
+        data_shape: `(C, H, W)`
+        out_features: the number of features
+        encoder: called with (data_shape, out_features): images `[N, C, H, W]` -> features `[N, out_features]`
+        augmentations: applied one after the other, images -> images, such as `Affine`
+    """
+
+    def __init__(
+        self,
+        data_shape: Sequence[int],
+        out_features: int,
+        encoder: Callable[[Sequence[int], int], nn.Module],
+        augmentations: list[nn.Module],
+    ) -> None:
+        super().__init__()
+        self.augmentation = nn.Sequential(*augmentations)
+        self.encoder = encoder(data_shape, out_features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features `[N, out_features]`."""
+        return self.encoder(self.augmentation(images) if self.training else images)

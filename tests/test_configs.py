@@ -28,8 +28,9 @@ def test_runs_one_batch(fit, recipe):
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=name)
-def test_header_names_command_time_and_score(recipe):
+def test_header_names_command_time_and_score_or_that_they_are_not_measured(recipe):
     header = recipe.read_text().split("\n\n")[0].splitlines()
     assert header[0] == f"# python train.py fit --config {recipe.relative_to(CONFIGS.parent)}"
-    assert re.search(r"\d (seconds|minutes|hours)", header[1])
-    assert re.search(r"(FID|reverse KL|NLL|accuracy|error) \d", header[2])
+    if not header[1].startswith("# Not measured yet"):
+        assert re.search(r"\d (seconds|minutes?|hours)", header[1])
+        assert re.search(r"(FID|reverse KL|NLL|accuracy|error) \d", header[2])

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
 from gen_lightning.networks import MLPEncoder
+from gen_lightning.vae.flows import AffineCoupling, Flow
 from gen_lightning.vae.hierarchy import (
     Choose,
     Hierarchy,
@@ -73,3 +75,44 @@ class BottomUp(Posterior):
                 z = choose(layer, gaussian_given(network, z))
 
         return Hierarchy(self.layer_dims, features.shape[:-1], ascend)
+
+
+class CouplingFlow(Posterior):
+    """A diagonal Gaussian bent by affine coupling layers (Rezende & Mohamed 2015; Dinh et al. 2017).
+
+    The layers move the two halves of the latent in turn, and at first nothing. Each sees a context of x, which the
+    encoder's features hold beside the Gaussian's parameters.
+
+    Args:
+        latent_dim: the dimension of the latent, 2 or more
+        num_layers: coupling layers, 1 or more
+        context_dim: the dimension of the context, 1 or more
+        network: of each layer; called with ((number of inputs,), number of outputs)
+
+    Raises:
+        ValueError: latent_dim, num_layers or context_dim is out of range.
+    """
+
+    def __init__(
+        self, latent_dim: int, num_layers: int = 4, context_dim: int = 64, network: Network = MLPEncoder
+    ) -> None:
+        super().__init__()
+        if latent_dim < 2:
+            raise ValueError(
+                f"CouplingFlow moves dimensions by each other, and latent_dim is {latent_dim}: choose 2 or more."
+            )
+        if num_layers < 1 or context_dim < 1:
+            raise ValueError(
+                f"CouplingFlow's num_layers is {num_layers} and its context_dim {context_dim}: choose 1 or more for"
+                " both."
+            )
+        self.num_features = 2 * latent_dim + context_dim
+        self.context_dim = context_dim
+        self.layers = nn.ModuleList(
+            AffineCoupling(latent_dim, context_dim, network, upper=layer % 2 == 0) for layer in range(num_layers)
+        )
+
+    def forward(self, features: Tensor) -> Flow:
+        """q(z | x): features `[N, 2 Z + C]` -> batch shape `[N]`, event shape `[Z]`."""
+        parameters, context = features.tensor_split([self.num_features - self.context_dim], -1)
+        return Flow(diagonal_gaussian(parameters), cast(Sequence[AffineCoupling], self.layers), context)

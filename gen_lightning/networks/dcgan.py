@@ -9,6 +9,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from gen_lightning.networks.sizes import map_size_and_stages
+
 
 class DCGANEncoder(nn.Module):
     """Images `[N, C, H, W]` in [0, 1] -> features `[N, out_features]`.
@@ -31,7 +33,7 @@ class DCGANEncoder(nn.Module):
         normalization: Callable[[int], nn.Module] = nn.BatchNorm2d,
     ) -> None:
         super().__init__()
-        map_size, num_stages = _map_size_and_stages(data_shape)
+        map_size, num_stages = map_size_and_stages(data_shape)
         channels = [data_shape[0]] + [width * 2**stage for stage in range(num_stages)]
         layers: list[nn.Module] = []
         for stage, (inputs, outputs) in enumerate(pairwise(channels)):
@@ -62,7 +64,7 @@ class DCGANDecoder(nn.Module):
 
     def __init__(self, latent_dim: int, data_shape: Sequence[int], width: int = 64) -> None:
         super().__init__()
-        map_size, num_stages = _map_size_and_stages(data_shape)
+        map_size, num_stages = map_size_and_stages(data_shape)
         channels = [width * 2**stage for stage in reversed(range(num_stages))]
         layers: list[nn.Module] = [
             nn.Unflatten(1, (latent_dim, 1, 1)),
@@ -115,18 +117,6 @@ class DCGANGenerator(DCGANDecoder):
     def forward(self, z: Tensor) -> Tensor:
         """Images `[N, C, H, W]` in [0, 1]."""
         return (super().forward(z).tanh() + 1) / 2
-
-
-def _map_size_and_stages(data_shape: Sequence[int]) -> tuple[int, int]:
-    size, num_stages = data_shape[-1], 0
-    while size % 2 == 0 and size > 4:
-        size, num_stages = size // 2, num_stages + 1
-    if len(data_shape) != 3 or data_shape[1] != data_shape[2] or not 4 <= size <= 7 or num_stages == 0:
-        raise ValueError(
-            f"DCGAN's networks take square images whose size is 4 to 7 times a power of 2 (28, 32, 64), not"
-            f" {tuple(data_shape)}: pad the images, or choose other networks."
-        )
-    return size, num_stages
 
 
 def _initialize(module: nn.Module) -> None:

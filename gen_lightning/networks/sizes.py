@@ -1,0 +1,24 @@
+"""From the size of an image to the smallest map inside a network."""
+
+from collections.abc import Sequence
+
+
+def map_size_and_stages(data_shape: Sequence[int], least_stages: int = 1) -> tuple[int, int]:
+    """The size of the smallest map, 4 to 7, and how often it is doubled to give the image.
+
+    Args:
+        data_shape: `(C, H, W)` with H = W
+        least_stages: how many times the image must be divisible by 2
+
+    Raises:
+        ValueError: the image size is not 4 to 7 times a power of 2 of at least that exponent.
+    """
+    size, num_stages = data_shape[-1], 0
+    while size % 2 == 0 and size > 4:
+        size, num_stages = size // 2, num_stages + 1
+    if len(data_shape) != 3 or data_shape[1] != data_shape[2] or not 4 <= size <= 7 or num_stages < least_stages:
+        raise ValueError(
+            "Convolutional networks take square images whose size is 4 to 7 times a power of 2 (28, 32, 64), and at"
+            f" least {4 * 2**least_stages}, not {tuple(data_shape)}: pad the images, or choose other networks."
+        )
+    return size, num_stages

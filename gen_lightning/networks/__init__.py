@@ -7,6 +7,7 @@ Encoders and discriminators go from data to features, decoders and generators fr
 from gen_lightning.networks.augmentation import Color, Cutout, Translation
 from gen_lightning.networks.dcgan import DCGANDecoder, DCGANDiscriminator, DCGANEncoder, DCGANGenerator
 from gen_lightning.networks.mlp import MLPDecoder, MLPDiscriminator, MLPEncoder, MLPGenerator
+from gen_lightning.networks.residual import ResidualBlock, ResidualDecoder, ResidualEncoder
 from gen_lightning.networks.wrappers import DifferentiableAugmentation, Packing, SpectralNorm
 
 __all__ = [
@@ -22,6 +23,9 @@ __all__ = [
     "MLPEncoder",
     "MLPGenerator",
     "Packing",
+    "ResidualBlock",
+    "ResidualDecoder",
+    "ResidualEncoder",
     "SpectralNorm",
     "Translation",
 ]

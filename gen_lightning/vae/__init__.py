@@ -18,8 +18,8 @@ from gen_lightning.vae.likelihoods import (
 )
 from gen_lightning.vae.module import VAEModule
 from gen_lightning.vae.objectives import ELBO, IWAE, STL, Beta, Capacity, DReG, FreeBits, Objective
-from gen_lightning.vae.posteriors import BottomUp, CouplingFlow, DiagonalGaussian, Posterior
-from gen_lightning.vae.priors import MixtureOfGaussians, Prior, StandardNormal, TopDown, VampPrior
+from gen_lightning.vae.posteriors import BottomUp, CouplingFlow, DiagonalGaussian, Ladder, Posterior
+from gen_lightning.vae.priors import MixtureOfGaussians, Prior, ResidualTopDown, StandardNormal, TopDown, VampPrior
 from gen_lightning.vae.terms import Terms
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "FreeBits",
     "Gaussian",
     "Hierarchy",
+    "Ladder",
     "LearnedScaleGaussian",
     "Likelihood",
     "LinearWarmup",
@@ -52,6 +53,7 @@ __all__ = [
     "OptimalScaleGaussian",
     "Posterior",
     "Prior",
+    "ResidualTopDown",
     "Schedule",
     "StandardNormal",
     "Terms",

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
@@ -16,7 +16,11 @@ from gen_lightning.vae.hierarchy import (
     check_layer_dims,
     diagonal_gaussian,
     gaussian_given,
+    merge,
 )
+
+if TYPE_CHECKING:
+    from gen_lightning.vae.module import VAEModule
 
 
 class Posterior(nn.Module):
@@ -24,6 +28,9 @@ class Posterior(nn.Module):
 
     num_features: int
     """The number of features that the encoder is to give."""
+
+    def bind(self, model: "VAEModule") -> None:
+        """Sees the model that it is part of, once that is built; for posteriors that are made of its other parts."""
 
     def forward(self, features: Tensor) -> Distribution:
         """q(z | x): features `[N, num_features]` -> batch shape `[N]`, event shape `[Z]`, reparameterized."""
@@ -74,7 +81,46 @@ class BottomUp(Posterior):
             for layer, network in enumerate(self.networks, 1):
                 z = choose(layer, gaussian_given(network, z))
 
-        return Hierarchy(self.layer_dims, features.shape[:-1], ascend)
+        return Hierarchy(self.layer_dims, features.shape[:-1], ascend, descending=False)
+
+
+class Ladder(Posterior):
+    """The prior's layers from the uppermost down, each merged with what the encoder says of it (Sønderby et al. 2016).
+
+    The encoder's features are a diagonal Gaussian for each layer, which is multiplied with the prior's, given the
+    layers above, and normalized. Any prior in layers that are drawn so will do, and has all the parameters.
+
+    Args:
+        latent_dim: the dimension of the latent, all layers together
+
+    Raises:
+        ValueError: the prior is not in layers, drawn from the uppermost down (in `bind`).
+    """
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        self.num_features = 2 * latent_dim
+
+    def bind(self, model: "VAEModule") -> None:
+        """Keeps the prior that it is merged with."""
+        prior = model.prior()
+        if not (isinstance(prior, Hierarchy) and prior.descending):
+            raise ValueError(
+                f"Ladder is merged with a prior in layers, and {type(model._prior).__name__} has none: take TopDown or"
+                " ResidualTopDown, or another posterior."
+            )
+        # A method and no module, whose parameters are the model's already.
+        self._prior = model.prior
+
+    def forward(self, features: Tensor) -> Hierarchy:
+        """q(z | x): features `[N, 2 Z]`, layer by layer -> batch shape `[N]`, event shape `[Z]`."""
+        prior = cast(Hierarchy, self._prior())
+        messages = features.split([2 * layer_dim for layer_dim in prior.layer_dims], -1)
+
+        def descend(choose: Choose) -> None:
+            prior.visit(lambda layer, conditional: choose(layer, merge(conditional, messages[layer])))
+
+        return Hierarchy(prior.layer_dims, features.shape[:-1], descend, descending=True)
 
 
 class CouplingFlow(Posterior):

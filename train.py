@@ -39,6 +39,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
 from callbacks import AtomicCheckpointIO, Evaluation, LastCheckpoint, MetricsCSV
@@ -84,6 +85,7 @@ class Trainer(LightningTrainer):
         ckpt_path: str,
         datamodule: LightningDataModule | None = None,
         num_samples: PositiveInt = 64,
+        labels: int | list[int] | None = None,
         output: str = "samples",
         seed: NonNegativeInt = 0,
     ) -> None:
@@ -94,21 +96,27 @@ class Trainer(LightningTrainer):
             ckpt_path: the checkpoint
             datamodule: not used
             num_samples: how many samples
+            labels: of a conditional model: the class, or the classes in turn; by default each class is equally likely
             output: the folder for grid.png (at most 400 samples) and samples.npz (arr_0: uint8 [N, H, W, C]; data that
-                are no images: float32 [N, ...])
+                are no images: float32 [N, ...]; of a conditional model labels: int64 [N])
             seed: of the samples
         """
         model.load_state_dict(load_checkpoint(ckpt_path)["state_dict"])
         model.to(self.strategy.root_device)
         generator = torch.Generator().manual_seed(seed)
-        sizes = [min(500, num_samples - start) for start in range(0, num_samples, 500)]
-        samples = torch.cat([model.sample(size, generator=generator).cpu() for size in sizes])
+        classes = model.draw_labels(num_samples, generator) if labels is None else in_turn(labels, num_samples)
+        blocks = [
+            model.sample(len(block), generator=generator, labels=None if classes is None else classes[block]).cpu()
+            for block in torch.arange(num_samples).split(500)
+        ]
+        samples = torch.cat(blocks)
         folder = Path(output)
         folder.mkdir(parents=True, exist_ok=True)
         if len(model.data_shape) == 3:
             save_image(make_grid(samples[:400], nrow=math.ceil(min(num_samples, 400) ** 0.5)), folder / "grid.png")
             samples = (samples * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-        np.savez_compressed(folder / "samples.npz", samples.numpy())
+        arrays: dict[str, Any] = {} if classes is None else {"labels": classes.numpy()}
+        np.savez_compressed(folder / "samples.npz", samples.numpy(), **arrays)
         print(f"Wrote {num_samples} samples to {folder}")
 
 
@@ -291,6 +299,18 @@ class CommandLine(LightningCLI):
         log_report(self.trainer, rows, self.iteration_of_checkpoint)
         finish_wandb_runs(self.trainer)
         print_report(rows, self.trainer.test_seconds, self.run_folder)
+
+
+def in_turn(labels: int | list[int], n: int) -> Tensor:
+    """One label, or several again and again, int64 `[n]`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if labels == []:
+        raise ValueError("--labels is empty: give one class or more, such as --labels 3 or --labels '[0,1,2]'.")
+    classes = torch.tensor(labels).reshape(-1)
+    return classes[torch.arange(n) % len(classes)]
 
 
 def evaluation_of(trainer: LightningTrainer) -> Evaluation | None:

@@ -1,22 +1,27 @@
 """Observers: they sample, compute metrics, and log; they never train."""
 
 from callbacks.checkpoint import AtomicCheckpointIO, LastCheckpoint
+from callbacks.codes import CodeClasses
 from callbacks.collapse import CollapseMonitor
 from callbacks.compile import Compile
+from callbacks.conditional import ConditionalAccuracy
 from callbacks.evaluation import Evaluation
 from callbacks.latents import Latents
 from callbacks.likelihood import ImportanceSampledLikelihood
 from callbacks.loggers import MetricsCSV, SafeWandbLogger
 from callbacks.modes import ModeCoverage
-from callbacks.samples import Reconstructions, SampleGrid, ScatterPlot
+from callbacks.samples import LatentCodeGrid, Reconstructions, SampleGrid, ScatterPlot
 
 __all__ = [
     "AtomicCheckpointIO",
+    "CodeClasses",
     "CollapseMonitor",
     "Compile",
+    "ConditionalAccuracy",
     "Evaluation",
     "ImportanceSampledLikelihood",
     "LastCheckpoint",
+    "LatentCodeGrid",
     "Latents",
     "MetricsCSV",
     "ModeCoverage",

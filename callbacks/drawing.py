@@ -12,7 +12,12 @@ _BLOCK = 500
 
 
 def fill_from_samples(
-    zeros: Tensor, describe: Callable[[Tensor], Tensor], trainer: Trainer, pl_module: LightningModule, seed: int
+    zeros: Tensor,
+    describe: Callable[[Tensor], Tensor],
+    trainer: Trainer,
+    pl_module: LightningModule,
+    seed: int,
+    labels: Tensor | None = None,
 ) -> Tensor:
     """What `describe` says of n samples, `[n, ...]`, the same on all ranks: each draws every R-th block.
 
@@ -22,11 +27,14 @@ def fill_from_samples(
         trainer: whose ranks share the work
         pl_module: the model
         seed: of the samples
+        labels: the classes that a conditional model is asked for, int64 `[n]`; by default it draws them
     """
     blocks = zeros.split(_BLOCK)
+    classes = [None] * len(blocks) if labels is None else labels.split(_BLOCK)
     seeds = torch.randint(2**62, (len(blocks),), generator=torch.Generator().manual_seed(seed)).tolist()
     for block in range(trainer.global_rank, len(blocks), trainer.world_size):
-        samples = pl_module.sample(len(blocks[block]), generator=torch.Generator().manual_seed(seeds[block]))
+        generator = torch.Generator().manual_seed(seeds[block])
+        samples = pl_module.sample(len(blocks[block]), generator=generator, labels=classes[block])
         blocks[block].copy_(describe(samples.to(zeros.device)))
     return trainer.strategy.reduce(zeros, reduce_op="sum")
 

@@ -32,31 +32,46 @@ class _PictureCallback(Callback):
                 logger.log_image(self.folder, [str(path)], step=trainer.global_step)
 
 
-class _SamplePictures(_PictureCallback):
-    """Pictures of samples from the same latents each time: every n iterations and at the end."""
+class _PeriodicPictures(_PictureCallback):
+    """Pictures every n iterations and at the end."""
 
-    def __init__(self, every_n_iterations: int, num_samples: int, seed: int) -> None:
-        super().__init__("samples")
+    def __init__(self, folder: str, every_n_iterations: int) -> None:
+        super().__init__(folder)
         self.every_n_iterations = every_n_iterations
-        self._num_samples = num_samples
-        self.seed = seed
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Draws the picture when it is due."""
         if trainer.global_step % self.every_n_iterations == 0:
-            self._draw(trainer, pl_module)
+            self._draw_on_rank_zero(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws the last picture."""
         if trainer.global_step % self.every_n_iterations:
+            self._draw_on_rank_zero(trainer, pl_module)
+
+    def _draw_on_rank_zero(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero and not trainer.fast_dev_run:
             self._draw(trainer, pl_module)
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero or trainer.fast_dev_run:
-            return
-        samples = pl_module.sample(self._num_samples, generator=torch.Generator().manual_seed(self.seed)).cpu()
+        raise NotImplementedError
+
+
+class _SamplePictures(_PeriodicPictures):
+    """Pictures of samples from the same latents each time, of each class in turn."""
+
+    def __init__(self, every_n_iterations: int, num_samples: int, seed: int) -> None:
+        super().__init__("samples", every_n_iterations)
+        self._num_samples = num_samples
+        self.seed = seed
+
+    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        classes = pl_module.num_classes
+        labels = None if classes is None else torch.arange(self._num_samples) % classes
+        generator = torch.Generator().manual_seed(self.seed)
+        samples = pl_module.sample(self._num_samples, generator=generator, labels=labels).cpu()
         self._write(trainer, partial(self._save, trainer, samples))
 
     def _save(self, trainer: Trainer, samples: Tensor, path: Path) -> None:
@@ -66,9 +81,11 @@ class _SamplePictures(_PictureCallback):
 class SampleGrid(_SamplePictures):
     """A grid of samples from the same latents each time: every n iterations and at the end.
 
+    The grid is a square, and of a conditional model one column for each class.
+
     Args:
         every_n_iterations: how often
-        num_images: samples in the grid, a square number to fill it
+        num_images: samples in the grid; to fill it, a square number, or a multiple of a conditional model's classes
         seed: of the latents
     """
 
@@ -82,7 +99,42 @@ class SampleGrid(_SamplePictures):
         _check_images(self, pl_module)
 
     def _save(self, trainer: Trainer, samples: Tensor, path: Path) -> None:
-        save_image(make_grid(samples, nrow=round(self.num_images**0.5)), path)
+        images_in_a_row = trainer.lightning_module.num_classes or round(self.num_images**0.5)
+        save_image(make_grid(samples, nrow=images_in_a_row), path)
+
+
+class LatentCodeGrid(_PeriodicPictures):
+    """What the codes of an InfoGAN change, as in figure 2 of Chen et al. 2016: every n iterations and at the end.
+
+    First a row for each category: each column has the same noise and other codes throughout. Then a square for each
+    continuous code: each row is of one latent, with that code from -2, beyond what it was trained on, to 2.
+
+    Args:
+        every_n_iterations: how often
+        num_columns: latents
+        seed: of the latents
+    """
+
+    def __init__(self, every_n_iterations: int = 500, num_columns: int = 10, seed: int = 0) -> None:
+        super().__init__("codes", every_n_iterations)
+        self.num_columns = num_columns
+        self.seed = seed
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuses data that are no images, and models whose codes alone do not say what is drawn."""
+        super().setup(trainer, pl_module, stage)
+        _check_images(self, pl_module)
+        if getattr(pl_module, "codes", None) is None or pl_module.num_classes is not None:
+            raise ValueError(
+                "LatentCodeGrid draws models with codes (model.codes) that are not class-conditional: leave it out of"
+                " trainer.callbacks."
+            )
+
+    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        with pl_module.undisturbed(self.seed):
+            images = pl_module(pl_module.codes.traversals(pl_module.latents(self.num_columns)))
+        grid = make_grid(images.float().cpu(), nrow=self.num_columns)
+        self._write(trainer, partial(save_image, grid))
 
 
 class ScatterPlot(_SamplePictures):

@@ -2,7 +2,8 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,6 +23,9 @@ class GenerativeModule(LightningModule, ABC):
 
     Batches are `(data, labels)`: data float32 `[N, *data_shape]`; images are `[N, C, H, W]` in [0, 1].
 
+    `num_classes` is how many classes a conditional model knows, and None for others. A conditional model is trained on
+    batches with labels, int64 `[N]` in 0..num_classes-1; its networks take them behind their other arguments.
+
     `optimizer_names` are the names that schedules know the optimizers by, in the order of `configure_optimizers`.
 
     Args:
@@ -31,6 +35,7 @@ class GenerativeModule(LightningModule, ABC):
     """
 
     optimizer_names: tuple[str, ...] = ("optimizer",)
+    num_classes: int | None = None
 
     def __init__(self, data_shape: Sequence[int], seed: int, schedules: Mapping[str, Schedule] | None = None) -> None:
         super().__init__()
@@ -47,10 +52,14 @@ class GenerativeModule(LightningModule, ABC):
         return max(self.global_step, self._loaded_iteration)
 
     @abstractmethod
-    def draw(self, n: int) -> Tensor:
-        """`n` samples `[n, *data_shape]`, drawn from torch's default generators: what `sample` wraps."""
+    def draw(self, n: int, *condition: Tensor) -> Tensor:
+        """`n` samples `[n, *data_shape]`, drawn from torch's default generators: what `sample` wraps.
 
-    @torch.no_grad()
+        Args:
+            n: the number of samples
+            condition: the labels `[n]` of a conditional model, and nothing for others
+        """
+
     def sample(self, n: int, *, generator: torch.Generator, labels: Tensor | None = None) -> Tensor:
         """Samples `[n, *data_shape]` in evaluation mode, drawn from `generator` alone.
 
@@ -59,22 +68,40 @@ class GenerativeModule(LightningModule, ABC):
         Args:
             n: the number of samples
             generator: the source of all randomness, on any device
-            labels: classes to sample from, int64 `[n]`
+            labels: classes to sample from, int64 `[n]`; by default a conditional model draws them, each equally likely
 
         Raises:
-            ValueError: labels are given, and the model is not conditional.
+            ValueError: labels are given, and the model is not conditional, or they are none of its classes.
         """
         if labels is not None:
-            raise ValueError(f"{type(self).__name__} is not class-conditional: sample without labels.")
+            self._check_classes(labels, n)
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        labels = self.draw_labels(n, generator) if labels is None else labels
+        condition = () if labels is None else (labels.to(self.device),)
+        with self.undisturbed(seed):
+            return full_precision(self.draw(n, *condition))
+
+    @contextmanager
+    def undisturbed(self, seed: int) -> Iterator[None]:
+        """Evaluation mode without gradients, where all draws are from `seed`; behind it, everything is as before."""
         training_modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
-            with draws_from(seed, self.device):
-                return full_precision(self.draw(n))
+            with torch.no_grad(), draws_from(seed, self.device):
+                yield
         finally:
             for module, mode in training_modes.items():
                 module.training = mode
+
+    def draw_labels(self, n: int, generator: torch.Generator) -> Tensor | None:
+        """Classes int64 `[n]`, each equally likely; None, and nothing is drawn, where the model is not conditional."""
+        if self.num_classes is None:
+            return None
+        return torch.randint(self.num_classes, (n,), generator=generator, device=generator.device)
+
+    def condition_of(self, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """What the networks take beside a batch's data: its labels where the model is conditional, or else nothing."""
+        return () if self.num_classes is None else (batch[1],)
 
     def setup(self, stage: str) -> None:
         """Refuses what would make batches and iterations two clocks.
@@ -97,6 +124,20 @@ class GenerativeModule(LightningModule, ABC):
                 " set model.data_shape to the data's."
             )
 
+    def check_labels(self, batch: Sequence[Tensor]) -> None:
+        """Looks at the labels of the first batch, if they condition the model, before they train anything.
+
+        Raises:
+            ValueError: there are none, or they are none of the model's classes.
+        """
+        if self.num_classes is not None:
+            if len(batch) < 2:
+                raise ValueError(
+                    "The model is class-conditional, and the data have no labels: choose data that have, or networks"
+                    " that are not conditional."
+                )
+            self._check_classes(batch[1], len(batch[0]))
+
     def on_fit_start(self) -> None:
         """Looks at the schedules before anything is trained.
 
@@ -109,6 +150,7 @@ class GenerativeModule(LightningModule, ABC):
         """Makes all that this iteration draws, and what is scheduled, a function of (seed, rank, iteration)."""
         if not self._data_checked:
             self.check_data(batch[0])
+            self.check_labels(batch)
             self._data_checked = True
         seed_draws(seed_of(_TRAINING, self.seed, self.global_rank, self.global_step), self.device)
         self._scheduled_values = follow_schedules(self.schedules, self._optimizers_by_name(), self.global_step)
@@ -163,6 +205,18 @@ class GenerativeModule(LightningModule, ABC):
         if checkpoint.get("loops") and 0 < batches_per_epoch < float("inf"):
             fit_loop = checkpoint["loops"]["fit_loop"]
             checkpoint["epoch"] = rewind_to_iteration(fit_loop, self.global_step, int(batches_per_epoch))
+
+    def _check_classes(self, labels: Tensor, n: int) -> None:
+        if self.num_classes is None:
+            raise ValueError(f"{type(self).__name__} is not class-conditional: sample without labels.")
+        if labels.dtype != torch.int64 or labels.shape != (n,):
+            raise ValueError(f"The labels are {labels.dtype} {list(labels.shape)}: give a class for each, int64 [{n}].")
+        wrong = labels[(labels < 0) | (labels >= self.num_classes)]
+        if len(wrong):
+            raise ValueError(
+                f"There is a label {wrong[0]}, and the model's classes are 0 to {self.num_classes - 1}: choose labels"
+                " among them, or set num_classes of the networks to that of the data."
+            )
 
     def _optimizers_by_name(self) -> dict[str, Optimizer]:
         return dict(zip(self.optimizer_names, self.trainer.optimizers, strict=False))

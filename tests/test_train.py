@@ -262,6 +262,26 @@ class TestTestAndSample:
         grid = np.asarray(Image.open(tmp_path / "a/grid.png"))
         assert (grid[2:34, 2:34, :1] == a[0]).mean() > 0.99  # save_image rounds halves otherwise
 
+    def test_sample_draws_the_classes_that_are_named(self, fit, tmp_path, capsys):
+        recipe = ["--config", str(CONFIGS / "gan/conditional.yaml")]
+        folder = fit(*recipe, *DIGITS, "--trainer.max_steps=1", "--trainer.limit_val_batches=0")
+
+        def sample(*arguments):
+            checkpoint = str(folder / "checkpoints/last.ckpt")
+            train.main(["sample", "--ckpt_path", checkpoint, "--num_samples=520", *arguments])
+            return np.load(tmp_path / "samples/samples.npz")
+
+        assert set(sample()["labels"]) == set(range(10))
+        assert sample("--labels=3")["labels"].tolist() == [3] * 520
+        in_turn = sample("--labels=[7,0,1]")
+        assert in_turn["labels"].tolist() == ([7, 0, 1] * 174)[:520]
+        assert in_turn["arr_0"].shape == (520, 28, 28, 1)
+        with pytest.raises(SystemExit):
+            sample("--labels=10")
+        assert "There is a label 10, and the model's classes are 0 to 9" in capsys.readouterr().err.splitlines()[-1]
+        with pytest.raises(ValueError, match="--labels is empty"):
+            train.in_turn([], 3)
+
 
 class TestPointsAndStacks:
     def test_points_are_trained_on_drawn_measured_and_sampled(self, fit, tmp_path):

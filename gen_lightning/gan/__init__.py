@@ -1,5 +1,6 @@
 """Generative adversarial networks: loss, regularizers and networks are separate axes of one module."""
 
+from gen_lightning.gan.codes import LatentCodes
 from gen_lightning.gan.ema import EMA
 from gen_lightning.gan.losses import (
     GANLoss,
@@ -35,6 +36,7 @@ __all__ = [
     "GANModule",
     "GradientPenalty",
     "Hinge",
+    "LatentCodes",
     "Lazy",
     "LeCam",
     "LeastSquares",

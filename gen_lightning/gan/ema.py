@@ -35,9 +35,9 @@ class EMA(nn.Module):
         self.ramp = ramp
         self.network = copy.deepcopy(generator).requires_grad_(False)
 
-    def forward(self, z: Tensor) -> Tensor:
-        """Data `[N, *data_shape]` of the average, from latents `[N, latent_dim]`."""
-        return self.network(z)
+    def forward(self, z: Tensor, *condition: Tensor) -> Tensor:
+        """Data `[N, *data_shape]` of the average, from what the generator takes."""
+        return self.network(z, *condition)
 
     def decay(self, iteration: int, images: int) -> float:
         """How much of the old average is left after an iteration, in [0, 1).

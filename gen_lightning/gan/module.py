@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from gen_lightning.base import GenerativeModule, full_precision
 from gen_lightning.clock import leave_uncounted
+from gen_lightning.gan.codes import LatentCodes
 from gen_lightning.gan.ema import EMA
 from gen_lightning.gan.losses import GANLoss, check_constraint, logit_statistics
 from gen_lightning.gan.regularizers import (
@@ -21,6 +22,7 @@ from gen_lightning.gan.regularizers import (
     check_differentiable_twice,
     check_regularizers,
 )
+from gen_lightning.networks import num_classes_of
 from gen_lightning.schedules import Schedule
 
 
@@ -30,16 +32,23 @@ class GANModule(GenerativeModule):
     An iteration splits its batch into `discriminator_steps` parts, updates the discriminator once on each
     (algorithm 1: every update sees examples of its own), and then the generator once.
 
+    Where both networks have `num_classes`, the batch's labels condition them: each takes the labels, int64 `[N]`, as
+    its second argument, and generated data are of the same classes as the real ones.
+
+    With `codes`, the latent is noise and codes, and the generator is to make data from which they can be told (InfoGAN,
+    Chen et al. 2016): L below is the latent's whole dimension, and otherwise latent_dim.
+
     Args:
-        generator: called with (latent_dim, data_shape): latents `[N, latent_dim]` -> data `[N, *data_shape]`
+        generator: called with (L, data_shape): latents `[N, L]` -> data `[N, *data_shape]`
         discriminator: called with (data_shape): data `[N, *data_shape]` -> logits `[N]`
         loss: what the players minimize
-        generator_optimizer: called with the generator's parameters
+        generator_optimizer: called with the generator's parameters, and those of the codes' network
         discriminator_optimizer: called with the discriminator's parameters
         data_shape: the shape of one example; the command line takes it from the data module
         regularizers: terms added to the discriminator's loss
         ema: called with the generator; the average that is sampled and evaluated in its place, while it is trained
-        latent_dim: the dimension of the standard normal latent
+        codes: called with (data_shape)
+        latent_dim: the dimension of the standard normal latent, or of the noise in it
         discriminator_steps: discriminator updates per iteration
         gradient_clip_norm: each player's gradients are scaled down to this norm (Pascanu et al. 2013); None leaves them
         schedules: of the optimizers' options, by names such as `generator_optimizer.lr` and
@@ -48,7 +57,7 @@ class GANModule(GenerativeModule):
 
     Raises:
         ValueError: latent_dim or discriminator_steps is less than 1; gradient_clip_norm is not positive; two
-            regularizers have one name, or one of them or the loss does not go with the discriminator.
+            regularizers have one name, or one of them, the loss or the generator does not go with the discriminator.
     """
 
     optimizer_names = ("generator_optimizer", "discriminator_optimizer")
@@ -63,6 +72,7 @@ class GANModule(GenerativeModule):
         data_shape: Sequence[int],
         regularizers: list[DiscriminatorRegularizer] | None = None,
         ema: Callable[[nn.Module], EMA] | None = None,
+        codes: Callable[[Sequence[int]], LatentCodes] | None = None,
         latent_dim: int = 100,
         discriminator_steps: int = 1,
         gradient_clip_norm: float | None = None,
@@ -78,13 +88,15 @@ class GANModule(GenerativeModule):
             raise ValueError(f"gradient_clip_norm is {gradient_clip_norm}: choose a positive norm, or null for none.")
         self.save_hyperparameters(logger=False)
         self.automatic_optimization = False
-        self.generator = generator(latent_dim, self.data_shape)
+        self.codes = codes(self.data_shape) if codes else None
+        self.generator = generator(latent_dim + (self.codes.dim if self.codes else 0), self.data_shape)
         self.discriminator = discriminator(self.data_shape)
         self.ema = ema(self.generator) if ema else None
         self.loss = loss
         self.regularizers = cast(Sequence[DiscriminatorRegularizer], nn.ModuleList(regularizers or []))
         check_regularizers(self.regularizers, self.discriminator)
         check_constraint(loss, self.discriminator)
+        self.num_classes = _common_num_classes(self.generator, self.discriminator)
         self.latent_dim = latent_dim
         self.discriminator_steps = discriminator_steps
         self.gradient_clip_norm = gradient_clip_norm
@@ -92,21 +104,22 @@ class GANModule(GenerativeModule):
         self._generator_optimizer = generator_optimizer
         self._discriminator_optimizer = discriminator_optimizer
 
-    def forward(self, z: Tensor) -> Tensor:
-        """Data `[N, *data_shape]` from latents `[N, latent_dim]`, by the average where there is one."""
-        return self.generator(z) if self.ema is None else self.ema(z)
+    def forward(self, z: Tensor, *condition: Tensor) -> Tensor:
+        """Data `[N, *data_shape]` from latents `[N, L]`, by the average where there is one."""
+        return self.generator(z, *condition) if self.ema is None else self.ema(z, *condition)
 
     def latents(self, n: int) -> Tensor:
-        """Latents `[n, latent_dim]` from the standard normal."""
-        return torch.randn(n, self.latent_dim, device=self.device, dtype=self.dtype)
+        """Latents `[n, L]`: from the standard normal, and codes behind it where there are codes."""
+        noise = torch.randn(n, self.latent_dim, device=self.device, dtype=self.dtype)
+        return noise if self.codes is None else self.codes.drawn_behind(noise)
 
-    def draw(self, n: int) -> Tensor:
+    def draw(self, n: int, *condition: Tensor) -> Tensor:
         """Generated data `[n, *data_shape]`, by the average where there is one."""
-        return self(self.latents(n))
+        return self(self.latents(n), *condition)
 
-    def logits(self, data: Tensor) -> Tensor:
+    def logits(self, data: Tensor, *condition: Tensor) -> Tensor:
         """The discriminator's logits `[N]`, in float32 under any precision."""
-        return full_precision(self.discriminator(data))
+        return full_precision(self.discriminator(data, *condition))
 
     def configure_callbacks(self) -> list[Callback]:
         """Adds none; refuses what would be refused without a word on what to do.
@@ -138,7 +151,7 @@ class GANModule(GenerativeModule):
     def configure_optimizers(self) -> list[Optimizer]:
         """The generator's optimizer, then the discriminator's."""
         return [
-            self._generator_optimizer(self.generator.parameters()),
+            self._generator_optimizer([*self.generator.parameters(), *(self.codes.parameters() if self.codes else ())]),
             self._discriminator_optimizer(self.discriminator.parameters()),
         ]
 
@@ -159,22 +172,25 @@ class GANModule(GenerativeModule):
         """One iteration: `discriminator_steps` updates of the discriminator, then one of the generator."""
         generator_optimizer, discriminator_optimizer = self.optimizers()
         leave_uncounted(discriminator_optimizer)
-        for real in batch[0].chunk(self.discriminator_steps):
-            scalars = self._update_discriminator(real, discriminator_optimizer)
-        scalars |= self._update_generator(real, generator_optimizer)
+        parts = (tensor.chunk(self.discriminator_steps) for tensor in (batch[0], *self.condition_of(batch)))
+        for real, *condition in zip(*parts, strict=True):
+            scalars = self._update_discriminator(real, condition, discriminator_optimizer)
+        scalars |= self._update_generator(real, condition, generator_optimizer)
         if self.ema is not None:
             self.ema.update(self.generator, self.global_step - 1, len(batch[0]) * self.trainer.world_size)
         self.log_iteration(scalars | self._gradient_norms, self.global_step, len(batch[0]))
 
-    def _update_discriminator(self, real: Tensor, optimizer: LightningOptimizer) -> dict[str, Tensor]:
+    def _update_discriminator(
+        self, real: Tensor, condition: Sequence[Tensor], optimizer: LightningOptimizer
+    ) -> dict[str, Tensor]:
         with torch.no_grad():
             # Regularizers leave autocast, under which the generator's output may have less than the data's precision.
-            fake = self.generator(self.latents(len(real))).to(real.dtype)
+            fake = self.generator(self.latents(len(real)), *condition).to(real.dtype)
         if self.regularizers:
             real, fake = real.detach().requires_grad_(), fake.requires_grad_()
-        real_logits, fake_logits = self.logits(real), self.logits(fake)
+        real_logits, fake_logits = self.logits(real, *condition), self.logits(fake, *condition)
         terms = {"discriminator_loss": self.loss.discriminator(real_logits, fake_logits)}
-        state = DiscriminatorPass(self.discriminator, real, fake, real_logits, fake_logits, self.global_step)
+        state = DiscriminatorPass(self.discriminator, real, fake, real_logits, fake_logits, self.global_step, condition)
         terms |= {regularizer.name: regularizer(state) for regularizer in self.regularizers}
         self._step(torch.stack(list(terms.values())).sum(), optimizer)
         self.loss.constrain(self.discriminator)
@@ -182,13 +198,18 @@ class GANModule(GenerativeModule):
             terms |= logit_statistics(self.loss, real_logits, fake_logits)
         return terms
 
-    def _update_generator(self, real: Tensor, optimizer: LightningOptimizer) -> dict[str, Tensor]:
+    def _update_generator(
+        self, real: Tensor, condition: Sequence[Tensor], optimizer: LightningOptimizer
+    ) -> dict[str, Tensor]:
         with self.toggled_optimizer(optimizer):
-            fake_logits = self.logits(self.generator(self.latents(len(real))))
-            real_logits = self.logits(real) if self.loss.relativistic else None
+            latents = self.latents(len(real))
+            fake = self.generator(latents, *condition)
+            fake_logits = self.logits(fake, *condition)
+            real_logits = self.logits(real, *condition) if self.loss.relativistic else None
             loss = self.loss.generator(real_logits, fake_logits)
-            self._step(loss, optimizer)
-        return {"generator_loss": loss}
+            information = {} if self.codes is None else self.codes.mutual_information(latents, fake)
+            self._step(loss if self.codes is None else loss - self.codes.weighted(information), optimizer)
+        return {"generator_loss": loss} | {f"mutual_information/{name}": nats for name, nats in information.items()}
 
     def _step(self, loss: Tensor, optimizer: LightningOptimizer) -> None:
         optimizer.zero_grad()
@@ -210,13 +231,25 @@ class GANModule(GenerativeModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """The discriminator's loss and accuracies on held-out data."""
-        self._evaluate(batch[0], "val")
+        self._evaluate(batch, "val")
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """The discriminator's loss and accuracies on test data."""
-        self._evaluate(batch[0], "test")
+        self._evaluate(batch, "test")
 
-    def _evaluate(self, real: Tensor, stage: str) -> None:
-        real_logits, fake_logits = self.logits(real), self.logits(self.draw(len(real)))
+    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> None:
+        real, condition = batch[0], self.condition_of(batch)
+        real_logits = self.logits(real, *condition)
+        fake_logits = self.logits(self.draw(len(real), *condition), *condition)
         scalars = {"discriminator_loss": self.loss.discriminator(real_logits, fake_logits)}
         self.log_evaluation(scalars | logit_statistics(self.loss, real_logits, fake_logits), stage, len(real))
+
+
+def _common_num_classes(generator: nn.Module, discriminator: nn.Module) -> int | None:
+    ours, theirs = num_classes_of(generator), num_classes_of(discriminator)
+    if ours != theirs:
+        raise ValueError(
+            f"num_classes is {ours} of the generator and {theirs} of the discriminator: make both conditional on as"
+            " many classes (ConditionalGenerator, ProjectionDiscriminator), or neither."
+        )
+    return ours

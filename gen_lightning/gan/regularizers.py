@@ -28,6 +28,7 @@ class DiscriminatorPass:
         real_logits: `[N]`
         fake_logits: `[N]`
         iteration: the number of completed iterations, for weights that follow a schedule
+        condition: what a conditional discriminator takes beside data: the labels `[N]`, of real and generated data
     """
 
     discriminator: nn.Module
@@ -36,9 +37,10 @@ class DiscriminatorPass:
     real_logits: Tensor
     fake_logits: Tensor
     iteration: int
+    condition: Sequence[Tensor] = ()
 
     def judge(self, data: Tensor, logits: Tensor | None = None) -> Tensor:
-        """The discriminator's logits `[N]`, without autocast.
+        """The discriminator's logits `[N]`, without autocast, of data that are of the labels of their index.
 
         Args:
             data: `[N, ...]`
@@ -47,7 +49,7 @@ class DiscriminatorPass:
         if logits is not None and not torch.is_autocast_enabled(data.device.type):
             return logits
         with torch.autocast(data.device.type, enabled=False):
-            return self.discriminator(data)
+            return self.discriminator(data, *self.condition)
 
     def value_of(self, weight: float | Schedule) -> float:
         """A weight's value in this iteration."""

@@ -1,6 +1,10 @@
-"""Metrics of a classifier's probabilities: how sure it is of the samples, and how evenly they cover the classes."""
+"""Metrics of a classifier's probabilities: how sure it is of the samples, and how evenly they cover the classes.
+
+And which classes the categories are that were found without labels.
+"""
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from gen_lightning.metrics.estimates import Estimate, bootstrap, check_finite
@@ -37,6 +41,24 @@ def class_balance(real: Tensor, fake: Tensor) -> Estimate:
     _check_probabilities(real, "real images")
     _check_probabilities(fake, "samples")
     return bootstrap(_divergence, real.double(), fake.double())
+
+
+def matched_classes(categories: Tensor, labels: Tensor, num_categories: int) -> Tensor:
+    """The class that each category is taken for, int64 `[num_categories]`, or -1 where more categories than classes.
+
+    No class is taken twice, and no other choice is right more often (the assignment problem, Kuhn 1955).
+
+    Args:
+        categories: of examples, int64 `[N]` in 0..num_categories-1, on the CPU
+        labels: their classes, int64 `[N]`, from 0, on the CPU
+        num_categories: how many categories there are
+    """
+    num_classes = int(labels.max()) + 1
+    pairs = (categories * num_classes + labels).bincount(minlength=num_categories * num_classes)
+    rows, columns = linear_sum_assignment(pairs.view(num_categories, num_classes).numpy(), maximize=True)
+    classes = torch.full((num_categories,), -1)
+    classes[torch.from_numpy(rows)] = torch.from_numpy(columns)
+    return classes
 
 
 def _check_probabilities(probabilities: Tensor, name: str) -> None:

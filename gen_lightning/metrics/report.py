@@ -37,6 +37,8 @@ BETTER: dict[str, Better] = {
     "bound": "higher",
     "linear_accuracy": "higher",
     "knn_accuracy": "higher",
+    "conditional_accuracy": "higher",
+    "code_error": "lower",
 }
 
 # Part of every floor's key in the cache: raise it when the value of a metric changes.

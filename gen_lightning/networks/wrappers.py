@@ -1,6 +1,7 @@
 """Discriminators made of any other discriminator.
 
-Each is built like the one that it wraps, `discriminator(data_shape)`, so that they nest in any order.
+Each is built like the one that it wraps, `discriminator(data_shape)`, so that they nest in any order, and passes the
+labels on to one that is conditional.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,13 +11,14 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from gen_lightning.networks.augmentation import Color, Cutout, Translation
+from gen_lightning.networks.conditional import num_classes_of
 
 
 class SpectralNorm(nn.Module):
-    """Divides the weight of every linear layer and convolution by its largest singular value (Miyato et al. 2018).
+    """Divides the weight of every linear layer, convolution and embedding by its largest singular value.
 
-    That is estimated by one power iteration at each pass in training mode, and kept in evaluation mode. A convolution's
-    weight counts as the matrix `[out, in * height * width]`, as in the paper.
+    That is estimated by one power iteration at each pass in training mode, and kept in evaluation mode (Miyato et al.
+    2018). A convolution's weight counts as the matrix `[out, in * height * width]`, as in the paper.
 
     Args:
         data_shape: the shape of one example
@@ -27,12 +29,12 @@ class SpectralNorm(nn.Module):
         super().__init__()
         self.discriminator = discriminator(data_shape)
         for module in list(self.discriminator.modules()):
-            if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+            if isinstance(module, nn.Linear | nn.modules.conv._ConvNd | nn.Embedding):
                 spectral_norm(module)
 
-    def forward(self, data: Tensor) -> Tensor:
+    def forward(self, data: Tensor, *condition: Tensor) -> Tensor:
         """Logits `[N]`."""
-        return self.discriminator(data)
+        return self.discriminator(data, *condition)
 
 
 class Packing(nn.Module):
@@ -47,7 +49,7 @@ class Packing(nn.Module):
         degree: m, the examples in a pack, 1 or more
 
     Raises:
-        ValueError: the degree is less than 1.
+        ValueError: the degree is less than 1, or the discriminator is conditional.
     """
 
     def __init__(
@@ -58,6 +60,11 @@ class Packing(nn.Module):
             raise ValueError(f"Packing's degree is {degree}: choose 1 or more.")
         self.degree = degree
         self.discriminator = discriminator((degree * data_shape[0], *data_shape[1:]))
+        if num_classes_of(self.discriminator) is not None:
+            raise ValueError(
+                "Packing joins examples of several classes, and a conditional discriminator judges one class: leave one"
+                " of the two out."
+            )
 
     def forward(self, data: Tensor) -> Tensor:
         """Logits `[N / m]` of data `[N, *data_shape]`; in evaluation mode the first examples fill up the last pack.
@@ -105,6 +112,6 @@ class DifferentiableAugmentation(nn.Module):
         self.augmentation = nn.Sequential(*augmentations)
         self.discriminator = discriminator(data_shape)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, *condition: Tensor) -> Tensor:
         """Logits `[N]`."""
-        return self.discriminator(self.augmentation(images) if self.training else images)
+        return self.discriminator(self.augmentation(images) if self.training else images, *condition)

@@ -102,7 +102,7 @@ class VAEModule(GenerativeModule):
         """The evidence lower bound of log p(x), `[N]`, from one latent each."""
         return self.terms(x).elbo
 
-    def draw(self, n: int) -> Tensor:
+    def draw(self, n: int, *condition: Tensor) -> Tensor:
         """The means of p(x | z), `[n, *data_shape]`, for latents from the prior."""
         return self.likelihood(self.prior().sample(torch.Size([n]))).mean
 

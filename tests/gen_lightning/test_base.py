@@ -73,6 +73,7 @@ class TestCheckpoint:
         trainer.fit(model, DataLoader(TensorDataset(torch.rand(4, 1, 28, 28)), 4))
         trainer.save_checkpoint(tmp_path / "model.ckpt")
         assert load(tmp_path / "model.ckpt")["hyper_parameters"] == {
+            "codes": None,
             "data_shape": (1, 28, 28),
             "discriminator_steps": 1,
             "ema": None,

@@ -1,0 +1,69 @@
+"""Whether the categories that an InfoGAN has found are the classes."""
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from gen_lightning.metrics import Estimate
+from gen_lightning.metrics.classes import matched_classes
+from gen_lightning.metrics.estimates import mean_estimate
+from gen_lightning.metrics.report import Row, row_of
+
+_METRIC = "code_error"
+
+
+class CodeClasses(Callback):
+    """The error of the first categorical code as a classifier that has seen no label (Chen et al. 2016, section 7.2).
+
+    The codes' network tells the category of each real image; categories are matched one to one with classes, such that
+    the most images are right. In `test` they are matched on the validation images, so that the test images choose
+    nothing, and the error on the test images is one of `rows`, with its standard error, and logged as
+    `test/code_error`. After each validation, the validation images serve for both, and `val/code_error` is slightly too
+    low for it.
+
+    Needs a model with codes, and a data module with `examples(split)`: all of a split in batches of (images, labels).
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Row] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuses what has no categories or no classes.
+
+        Raises:
+            ValueError: the model has no categorical code, or the data module no `examples`.
+        """
+        codes = getattr(pl_module, "codes", None)
+        if codes is None or not codes.categories:
+            raise ValueError(
+                f"{type(pl_module).__name__} has no categorical code: set model.codes, or leave CodeClasses out of"
+                " trainer.callbacks."
+            )
+        if not hasattr(trainer.datamodule, "examples"):
+            raise ValueError("CodeClasses needs a data module with examples(split), such as MNISTDataModule.")
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs the error on the validation split."""
+        if not trainer.sanity_checking:
+            pl_module.log(f"val/{_METRIC}", _error(trainer, pl_module, "val")[0].value)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measures the error on the test split, and logs it."""
+        estimate, n = _error(trainer, pl_module, "test")
+        self.rows = {_METRIC: row_of(_METRIC, estimate, n)}
+        pl_module.log(f"test/{_METRIC}", estimate.value)
+
+
+def _error(trainer: Trainer, pl_module: LightningModule, split: str) -> tuple[Estimate, int]:
+    """The error on a split of categories that are matched on the validation split, and the size of the split."""
+    matched = matched_classes(*_told(trainer, pl_module, "val"), pl_module.codes.categories[0])
+    categories, labels = _told(trainer, pl_module, split)
+    return mean_estimate(matched[categories] != labels), len(labels)
+
+
+@torch.no_grad()
+def _told(trainer: Trainer, pl_module: LightningModule, split: str) -> tuple[Tensor, Tensor]:
+    """The categories of a split's images, and their labels, both int64 `[N]` on the CPU."""
+    batches, labels = zip(*trainer.datamodule.examples(split), strict=True)
+    categories = [pl_module.codes.classified(batch.to(pl_module.device)) for batch in batches]
+    return torch.cat(categories).cpu(), torch.cat(labels).cpu()

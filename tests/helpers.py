@@ -19,7 +19,7 @@ from gen_lightning import GANModule, VAEModule
 from gen_lightning.gan import NonSaturating
 from gen_lightning.metrics import Row
 from gen_lightning.networks import MLPDecoder, MLPDiscriminator, MLPEncoder, MLPGenerator
-from gen_lightning.vae import ELBO, Bernoulli, BottomUp, Gaussian, TopDown
+from gen_lightning.vae import ELBO, Bernoulli, BottomUp, Gaussian, Ladder, TopDown
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -93,28 +93,57 @@ def linear_gaussian(posterior_error: float = 0.0) -> VAEModule:
 
 
 def two_layer_linear_gaussian(posterior_error: float = 0.0) -> VAEModule:
-    """The same with z itself a_z z_2 + s_z e, z_2 standard normal of 2 dimensions, where a_z^2 + s_z^2 is 1.
+    """The same with z itself a z_2 + (1 - a^2)^(1/2) e for each dimension, z_2 standard normal.
 
     So the likelihood is that of `linear_gaussian`, and the exact posterior q(z | x) q(z_2 | z) has diagonal factors.
     """
-    one_layer = linear_gaussian()
-    linear = lambda shape, num_features: nn.Linear(*shape, num_features)  # noqa: E731
+    model = _two_layers(partial(BottomUp, layer_dims=(2, 2), network=_linear))
+    model.encoder.load_state_dict(linear_gaussian().encoder.state_dict())
+    # By symmetry: z_2 given z is as z given z_2.
+    model._posterior.networks.load_state_dict(model._prior.networks.state_dict())
+    return _with_error(model, posterior_error)
+
+
+def ladder_linear_gaussian(posterior_error: float = 0.0) -> VAEModule:
+    """The same from above, q(z_2 | x) q(z | z_2, x): the prior, merged with the messages p(x | z_2) and p(x | z)."""
+    model = _two_layers(Ladder)
+    weight, bias = model.decoder.weight.data, model.decoder.bias.data
+    strength = weight.square().sum(0)
+    regression, variance = weight.T / strength.unsqueeze(1), 0.25 / strength
+    slope = SLOPE.unsqueeze(1)
+    none = torch.zeros_like(regression)
+    model.encoder.weight.data = torch.cat([regression, none, regression / slope, none])
+    model.encoder.bias.data = -model.encoder.weight.data @ bias
+    model.encoder.bias.data[2:4] = variance.log()
+    model.encoder.bias.data[6:] = ((1 - SLOPE**2 + variance) / SLOPE**2).log()
+    return _with_error(model, posterior_error)
+
+
+SLOPE = torch.tensor([0.9, 0.6], dtype=torch.float64)
+
+
+def _linear(shape: tuple[int, ...], num_features: int) -> nn.Module:
+    return nn.Linear(*shape, num_features)
+
+
+def _two_layers(posterior) -> VAEModule:
     model = vae(
-        encoder=linear,
+        encoder=_linear,
         decoder=lambda latent_dim, shape: nn.Linear(latent_dim, *shape),
         likelihood=partial(Gaussian, scale=0.5, squash=nn.Identity),
-        posterior=partial(BottomUp, layer_dims=(2, 2), network=linear),
-        prior=partial(TopDown, layer_dims=(2, 2), network=linear),
+        posterior=posterior,
+        prior=partial(TopDown, layer_dims=(2, 2), network=_linear),
         data_shape=(4,),
         latent_dim=4,
     ).double()
-    model.encoder.load_state_dict(one_layer.encoder.state_dict())
-    model.decoder.load_state_dict(one_layer.decoder.state_dict())
-    slope = torch.tensor([0.9, 0.6], dtype=torch.float64)
-    # By symmetry: z_2 given z is as z given z_2.
-    for network in (model._prior.networks[0], model._posterior.networks[0]):
-        network.weight.data = torch.cat([slope.diag(), torch.zeros_like(slope.diag())])
-        network.bias.data = torch.cat([torch.zeros_like(slope), (1 - slope**2).log()])
+    model.decoder.load_state_dict(linear_gaussian().decoder.state_dict())
+    (network,) = model._prior.networks
+    network.weight.data = torch.cat([SLOPE.diag(), torch.zeros_like(SLOPE.diag())])
+    network.bias.data = torch.cat([torch.zeros_like(SLOPE), (1 - SLOPE**2).log()])
+    return model
+
+
+def _with_error(model: VAEModule, posterior_error: float) -> VAEModule:
     torch.manual_seed(2)
     for parameter in [*model.encoder.parameters(), *model._posterior.parameters()]:
         parameter.data += posterior_error * torch.randn_like(parameter)

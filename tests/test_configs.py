@@ -20,6 +20,7 @@ def test_runs_one_batch(fit, recipe):
         "--config",
         str(recipe),
         *["--data.source=digits"] * has_source,
+        "--data.batch_size=16",
         "--trainer.max_steps=1",
         "--trainer.limit_val_batches=0",
         "--trainer.logger=false",

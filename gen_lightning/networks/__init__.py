@@ -10,6 +10,7 @@ from gen_lightning.networks.conditional import ConditionalGenerator, ProjectionD
 from gen_lightning.networks.dcgan import DCGANDecoder, DCGANDiscriminator, DCGANEncoder, DCGANGenerator
 from gen_lightning.networks.mlp import MLPDecoder, MLPDiscriminator, MLPEncoder, MLPGenerator
 from gen_lightning.networks.r3gan import R3GANDiscriminator, R3GANEncoder, R3GANGenerator
+from gen_lightning.networks.residual import ResidualBlock, ResidualDecoder, ResidualEncoder
 from gen_lightning.networks.resnet import ResNetDiscriminator, ResNetEncoder, ResNetGenerator
 from gen_lightning.networks.wrappers import AugmentedEncoder, DifferentiableAugmentation, Packing, SpectralNorm
 
@@ -36,6 +37,9 @@ __all__ = [
     "ResNetDiscriminator",
     "ResNetEncoder",
     "ResNetGenerator",
+    "ResidualBlock",
+    "ResidualDecoder",
+    "ResidualEncoder",
     "SpectralNorm",
     "Translation",
     "num_classes_of",

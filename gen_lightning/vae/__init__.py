@@ -3,6 +3,7 @@
 from gen_lightning.metrics.bounds import bits_per_dimension, importance_weighted_bound
 from gen_lightning.schedules import CyclicalWarmup, LinearWarmup, Schedule
 from gen_lightning.vae.aggregate import MMD, BetaTC
+from gen_lightning.vae.flows import Flow
 from gen_lightning.vae.hierarchy import Hierarchy
 from gen_lightning.vae.likelihoods import (
     Bernoulli,
@@ -17,8 +18,8 @@ from gen_lightning.vae.likelihoods import (
 )
 from gen_lightning.vae.module import VAEModule
 from gen_lightning.vae.objectives import ELBO, IWAE, STL, Beta, Capacity, DReG, FreeBits, Objective
-from gen_lightning.vae.posteriors import BottomUp, DiagonalGaussian, Posterior
-from gen_lightning.vae.priors import MixtureOfGaussians, Prior, StandardNormal, TopDown, VampPrior
+from gen_lightning.vae.posteriors import BottomUp, CouplingFlow, DiagonalGaussian, Ladder, Posterior
+from gen_lightning.vae.priors import MixtureOfGaussians, Prior, ResidualTopDown, StandardNormal, TopDown, VampPrior
 from gen_lightning.vae.terms import Terms
 
 __all__ = [
@@ -33,14 +34,17 @@ __all__ = [
     "Capacity",
     "CenteredBernoulli",
     "ContinuousBernoulli",
+    "CouplingFlow",
     "CyclicalWarmup",
     "DReG",
     "DiagonalGaussian",
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",
+    "Flow",
     "FreeBits",
     "Gaussian",
     "Hierarchy",
+    "Ladder",
     "LearnedScaleGaussian",
     "Likelihood",
     "LinearWarmup",
@@ -49,6 +53,7 @@ __all__ = [
     "OptimalScaleGaussian",
     "Posterior",
     "Prior",
+    "ResidualTopDown",
     "Schedule",
     "StandardNormal",
     "Terms",

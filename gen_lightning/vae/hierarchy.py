@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from functools import reduce
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution, Independent, Normal, kl_divergence
 from torch.types import _size
 
 from gen_lightning.base import full_precision
@@ -26,14 +27,18 @@ class Hierarchy(Distribution):
         batch_shape: that of the layer which is drawn first
         visit: goes through the layers in the order in which they are drawn; calls its argument `choose` for each one,
             and goes on with the latents that `choose` returns
+        descending: whether that order is from the last layer to the first
     """
 
     arg_constraints = {}  # noqa: RUF012
     has_rsample = True
 
-    def __init__(self, layer_dims: Sequence[int], batch_shape: _size, visit: Callable[[Choose], object]) -> None:
+    def __init__(
+        self, layer_dims: Sequence[int], batch_shape: _size, visit: Callable[[Choose], object], descending: bool
+    ) -> None:
         self.layer_dims = tuple(layer_dims)
         self.visit = visit
+        self.descending = descending
         super().__init__(torch.Size(batch_shape), torch.Size([sum(layer_dims)]), validate_args=False)
 
     def rsample(self, sample_shape: _size = ()) -> Tensor:
@@ -83,6 +88,42 @@ class Hierarchy(Distribution):
 
         self.visit(keep)
         return torch.cat([layers[layer] for layer in sorted(layers)], -1)
+
+
+def kl_of_layers(posterior: Distribution, prior: Distribution, z: Tensor) -> Tensor | None:
+    """KL(q_l || p_l) of each dimension of each layer, in closed form, given the layers drawn before it.
+
+    Args:
+        posterior: of the latents, batch shape `[N]`
+        prior: of the latents, batch shape `[]`
+        z: samples of the posterior, `[K, N, Z]`
+
+    Returns:
+        The mean over the samples, `[N, Z]`; None where the two are not of the same layers, drawn in the same order.
+    """
+    if not (isinstance(posterior, Hierarchy) and isinstance(prior, Hierarchy)):
+        return None
+    if (posterior.layer_dims, posterior.descending) != (prior.layer_dims, prior.descending):
+        return None
+    ours, theirs = posterior.conditionals(z), prior.conditionals(z)
+    divergences = [kl_divergence(ours[layer].base_dist, theirs[layer].base_dist) for layer in sorted(ours)]
+    return torch.cat([divergence.expand(*z.shape[:-1], -1) for divergence in divergences], -1).mean(0)
+
+
+def merge(prior: Independent, features: Tensor) -> Independent:
+    """The normalized product of a diagonal Gaussian `[..., Z]` and that of means and log-variances `[..., 2 Z]`.
+
+    Precisions add up, and means are weighted with them. Log-variances may be anything: where they are large, the prior
+    is left.
+    """
+    mean, log_variance = features.chunk(2, dim=-1)
+    log_ratio = log_variance - 2 * prior.base_dist.scale.log()
+    merged = Normal(
+        prior.mean + (-log_ratio).sigmoid() * (mean - prior.mean),
+        prior.base_dist.scale * (F.logsigmoid(log_ratio) / 2).exp(),
+        validate_args=False,
+    )
+    return Independent(merged, 1, validate_args=False)
 
 
 def diagonal_gaussian(features: Tensor) -> Independent:

@@ -66,6 +66,7 @@ class VAEModule(GenerativeModule):
         self.latent_dim = latent_dim
         self._optimizer = optimizer
         self._prior.bind(self)
+        self._posterior.bind(self)
 
     @property
     def levels(self) -> int | None:

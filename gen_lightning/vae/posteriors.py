@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
 from gen_lightning.networks import MLPEncoder
+from gen_lightning.vae.flows import AffineCoupling, Flow
 from gen_lightning.vae.hierarchy import (
     Choose,
     Hierarchy,
@@ -14,7 +16,11 @@ from gen_lightning.vae.hierarchy import (
     check_layer_dims,
     diagonal_gaussian,
     gaussian_given,
+    merge,
 )
+
+if TYPE_CHECKING:
+    from gen_lightning.vae.module import VAEModule
 
 
 class Posterior(nn.Module):
@@ -22,6 +28,9 @@ class Posterior(nn.Module):
 
     num_features: int
     """The number of features that the encoder is to give."""
+
+    def bind(self, model: "VAEModule") -> None:
+        """Sees the model that it is part of, once that is built; for posteriors that are made of its other parts."""
 
     def forward(self, features: Tensor) -> Distribution:
         """q(z | x): features `[N, num_features]` -> batch shape `[N]`, event shape `[Z]`, reparameterized."""
@@ -72,4 +81,84 @@ class BottomUp(Posterior):
             for layer, network in enumerate(self.networks, 1):
                 z = choose(layer, gaussian_given(network, z))
 
-        return Hierarchy(self.layer_dims, features.shape[:-1], ascend)
+        return Hierarchy(self.layer_dims, features.shape[:-1], ascend, descending=False)
+
+
+class Ladder(Posterior):
+    """The prior's layers from the uppermost down, each merged with what the encoder says of it (Sønderby et al. 2016).
+
+    The encoder's features are a diagonal Gaussian for each layer, which is multiplied with the prior's, given the
+    layers above, and normalized. Any prior in layers that are drawn so will do, and has all the parameters.
+
+    Args:
+        latent_dim: the dimension of the latent, all layers together
+
+    Raises:
+        ValueError: the prior is not in layers, drawn from the uppermost down (in `bind`).
+    """
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        self.num_features = 2 * latent_dim
+
+    def bind(self, model: "VAEModule") -> None:
+        """Keeps the prior that it is merged with."""
+        prior = model.prior()
+        if not (isinstance(prior, Hierarchy) and prior.descending):
+            raise ValueError(
+                f"Ladder is merged with a prior in layers, and {type(model._prior).__name__} has none: take TopDown or"
+                " ResidualTopDown, or another posterior."
+            )
+        # A method and no module, whose parameters are the model's already.
+        self._prior = model.prior
+
+    def forward(self, features: Tensor) -> Hierarchy:
+        """q(z | x): features `[N, 2 Z]`, layer by layer -> batch shape `[N]`, event shape `[Z]`."""
+        prior = cast(Hierarchy, self._prior())
+        messages = features.split([2 * layer_dim for layer_dim in prior.layer_dims], -1)
+
+        def descend(choose: Choose) -> None:
+            prior.visit(lambda layer, conditional: choose(layer, merge(conditional, messages[layer])))
+
+        return Hierarchy(prior.layer_dims, features.shape[:-1], descend, descending=True)
+
+
+class CouplingFlow(Posterior):
+    """A diagonal Gaussian bent by affine coupling layers (Rezende & Mohamed 2015; Dinh et al. 2017).
+
+    The layers move the two halves of the latent in turn, and at first nothing. Each sees a context of x, which the
+    encoder's features hold beside the Gaussian's parameters.
+
+    Args:
+        latent_dim: the dimension of the latent, 2 or more
+        num_layers: coupling layers, 1 or more
+        context_dim: the dimension of the context, 1 or more
+        network: of each layer; called with ((number of inputs,), number of outputs)
+
+    Raises:
+        ValueError: latent_dim, num_layers or context_dim is out of range.
+    """
+
+    def __init__(
+        self, latent_dim: int, num_layers: int = 4, context_dim: int = 64, network: Network = MLPEncoder
+    ) -> None:
+        super().__init__()
+        if latent_dim < 2:
+            raise ValueError(
+                f"CouplingFlow moves dimensions by each other, and latent_dim is {latent_dim}: choose 2 or more."
+            )
+        if num_layers < 1 or context_dim < 1:
+            raise ValueError(
+                f"CouplingFlow's num_layers is {num_layers} and its context_dim {context_dim}: choose 1 or more for"
+                " both."
+            )
+        self.num_features = 2 * latent_dim + context_dim
+        self.context_dim = context_dim
+        self.layers = nn.ModuleList(
+            AffineCoupling(latent_dim, context_dim, network, upper=layer % 2 == 0) for layer in range(num_layers)
+        )
+
+    def forward(self, features: Tensor) -> Flow:
+        """q(z | x): features `[N, 2 Z + C]` -> batch shape `[N]`, event shape `[Z]`."""
+        parameters, context = features.tensor_split([self.num_features - self.context_dim], -1)
+        return Flow(diagonal_gaussian(parameters), cast(Sequence[AffineCoupling], self.layers), context)

@@ -8,8 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
-from gen_lightning.networks import MLPEncoder
-from gen_lightning.vae.hierarchy import Choose, Hierarchy, Network, check_layer_dims, gaussian_given
+from gen_lightning.base import full_precision
+from gen_lightning.networks import MLPEncoder, ResidualBlock
+from gen_lightning.networks.residual import channels_of, zeroed
+from gen_lightning.vae.hierarchy import (
+    Choose,
+    Hierarchy,
+    Network,
+    check_layer_dims,
+    diagonal_gaussian,
+    gaussian_given,
+)
 
 if TYPE_CHECKING:
     from gen_lightning.vae.module import VAEModule
@@ -151,12 +160,80 @@ class TopDown(Prior):
 
     def forward(self) -> Hierarchy:
         """p(z): batch shape `[]`, event shape `[Z]`."""
-        return Hierarchy(self.layer_dims, torch.Size(), self._descend)
+        return Hierarchy(self.layer_dims, torch.Size(), self._descend, descending=True)
 
     def _descend(self, choose: Choose) -> None:
         z = choose(len(self.networks), self.uppermost())
         for layer, network in reversed(list(enumerate(self.networks))):
             z = choose(layer, gaussian_given(network, z))
+
+
+class ResidualTopDown(Prior):
+    """Layers of latents that are maps, each a diagonal Gaussian given all the layers above it.
+
+    A map of features goes down from a learned one. At each layer it passes residual blocks, gives the layer's Gaussian,
+    at first N(0, I), and takes in the layer's latents; the decoder sees what leaves the last layer. So every layer
+    reaches the data by a path of its own (Sønderby et al. 2016, without their bottleneck; Child 2021, figure 3).
+
+    Args:
+        latent_dim: the dimension of the latent, all layers together
+        num_layers: layers of equal size, 1 or more
+        map_size: height and width of the maps, the smallest one's of the encoder and the decoder
+        width: channels of the features
+        num_blocks: residual blocks in front of each layer
+
+    Raises:
+        ValueError: the latent is not that many maps of that size.
+    """
+
+    def __init__(
+        self, latent_dim: int, num_layers: int = 6, map_size: int = 7, width: int = 128, num_blocks: int = 1
+    ) -> None:
+        super().__init__(latent_dim)
+        if num_layers < 1:
+            raise ValueError(f"ResidualTopDown's num_layers is {num_layers}: choose 1 or more.")
+        if latent_dim % num_layers:
+            raise ValueError(
+                f"A latent_dim of {latent_dim} is not {num_layers} equal layers: choose a multiple of"
+                f" {num_layers * map_size**2}."
+            )
+        self.layer_dims = (latent_dim // num_layers,) * num_layers
+        self.decoded_dim = width * map_size**2
+        channels = channels_of(self.layer_dims[0], map_size)
+        self.start = nn.Parameter(torch.zeros(width, map_size, map_size))
+        self.latent_maps = nn.Unflatten(-1, (channels, map_size, map_size))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(*(ResidualBlock(width) for _ in range(num_blocks))) for _ in range(num_layers)
+        )
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.SiLU(), zeroed(nn.Conv2d(width, 2 * channels, 1))) for _ in range(num_layers)
+        )
+        self.inlets = nn.ModuleList(nn.Conv2d(channels, width, 1) for _ in range(num_layers))
+
+    def decoded(self, z: Tensor) -> Tensor:
+        """The features behind the last layer: latents `[..., Z]` -> `[..., decoded_dim]`."""
+        layers = z.split(self.layer_dims, -1)
+        return self._descend(lambda layer, conditional: layers[layer]).flatten(-3)
+
+    def forward(self) -> Hierarchy:
+        """p(z): batch shape `[]`, event shape `[Z]`."""
+        return Hierarchy(self.layer_dims, torch.Size(), self._descend, descending=True)
+
+    def _descend(self, choose: Choose) -> Tensor:
+        """The features behind the last layer, `[..., width, map_size, map_size]`."""
+        features: Tensor = self.start
+        for layer in reversed(range(len(self.layer_dims))):
+            features = _of_maps(self.blocks[layer], features)
+            parameters = full_precision(_of_maps(self.heads[layer], features))
+            z = choose(layer, diagonal_gaussian(parameters.flatten(-3)))
+            features = features + _of_maps(self.inlets[layer], self.latent_maps(z))
+        return features
+
+
+def _of_maps(network: nn.Module, maps: Tensor) -> Tensor:
+    """A network's outputs for maps `[..., C, H, W]`, with any leading dimensions or none."""
+    outputs = network(maps.reshape(-1, *maps.shape[-3:]))
+    return outputs.reshape(*maps.shape[:-3], *outputs.shape[1:])
 
 
 def _mixture(logits: Tensor, components: Distribution) -> MixtureSameFamily:

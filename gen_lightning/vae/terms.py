@@ -9,6 +9,8 @@ from functools import cached_property
 from torch import Tensor
 from torch.distributions import Distribution, Independent, kl_divergence
 
+from gen_lightning.vae.hierarchy import kl_of_layers
+
 
 @dataclass
 class Terms:
@@ -52,7 +54,12 @@ class Terms:
 
     @cached_property
     def kl(self) -> Tensor:
-        """KL(q(z | x) || p(z)), `[N]`: in closed form where there is one, else estimated from the K samples."""
+        """KL(q(z | x) || p(z)), `[N]`: in closed form where there is one, else estimated from the K samples.
+
+        Of layers that both draw in the same order, closed forms given the layers before, which the K samples are of.
+        """
+        if self._kl_of_layers is not None:
+            return self._kl_of_layers.sum(-1)
         try:
             return kl_divergence(self.posterior, self.prior)
         except NotImplementedError:
@@ -71,10 +78,18 @@ class Terms:
     def kl_of_factors(self) -> Tensor:
         """KL(q(z_j | x) || p(z_j)) for each dimension, `[N, Z]`, in closed form.
 
+        Of layers that both draw in the same order, given the layers before, as a mean over the K samples.
+
         Raises:
             ValueError: the posterior or the prior does not factorize over the dimensions.
         """
+        if self._kl_of_layers is not None:
+            return self._kl_of_layers
         return kl_divergence(self.factors, _factors(self.prior))
+
+    @cached_property
+    def _kl_of_layers(self) -> Tensor | None:
+        return kl_of_layers(self.posterior, self.prior, self.z)
 
     @cached_property
     def elbo(self) -> Tensor:

@@ -74,7 +74,7 @@ def test_active_units_of_layers_are_counted_by_layer():
         def posterior(self, x):
             first = super().posterior(x)
             halves = lambda z: Independent(Normal(z[..., :5], 1.0), 1)  # noqa: E731
-            return Hierarchy((10, 5), x.shape[:1], lambda choose: choose(1, halves(choose(0, first))))
+            return Hierarchy((10, 5), x.shape[:1], lambda choose: choose(1, halves(choose(0, first))), False)
 
     rows = run_test(Latents(), Layers(1.0), one_hot())
     assert [rows[name].value for name in ("active_units", "active_units/1", "active_units/2")] == [15, 10, 5]

@@ -155,6 +155,25 @@ def test_mlps_take_an_activation_and_an_initialization():
             assert 0.95 * bound < weight.abs().max() <= bound
 
 
+@pytest.mark.parametrize("size", [28, 32])
+def test_residual_networks_go_from_images_to_maps_and_back(size):
+    """Of 7 x 7 or 4 x 4, each resolution of the same cost."""
+    values = 3 * (7 if size == 28 else 4) ** 2
+    encoder = networks.ResidualEncoder((1, size, size), values, width=16, num_blocks=1)
+    decoder = networks.ResidualDecoder(values, (1, size, size), width=16, num_blocks=1)
+    z = encoder(torch.rand(5, 1, size, size))
+    assert z.shape == (5, values)
+    assert decoder(z).shape == (5, 1, size, size)
+    for network in (networks.ResidualEncoder, networks.ResidualDecoder):
+        with pytest.raises(ValueError, match="choose a multiple of"):
+            network(*((7, (1, size, size)) if network is networks.ResidualDecoder else ((1, size, size), 7)))
+
+
+def test_residual_blocks_start_as_the_identity():
+    maps = torch.randn(2, 4, 5, 5)
+    assert torch.equal(networks.ResidualBlock(4)(maps), maps)
+
+
 def test_mlps_take_points_too():
     points = networks.MLPDecoder(3, (2,))(torch.randn(5, 3))
     assert points.shape == (5, 2)

@@ -10,8 +10,9 @@ import torch
 from helpers import vae
 from torch.distributions import Bernoulli, Independent, Normal
 
-from gen_lightning.networks import MLPEncoder
+from gen_lightning.networks import MLPEncoder, ResidualDecoder, ResidualEncoder
 from gen_lightning.vae import (
+    ELBO,
     IWAE,
     STL,
     Beta,
@@ -21,10 +22,14 @@ from gen_lightning.vae import (
     DiagonalGaussian,
     DReG,
     FreeBits,
+    Ladder,
+    MixtureOfGaussians,
+    ResidualTopDown,
     StandardNormal,
     TopDown,
     VampPrior,
 )
+from gen_lightning.vae.hierarchy import merge
 
 LAYERS = (4, 3, 2)
 PIXELS = (1, 2, 2)
@@ -34,6 +39,22 @@ def model(**arguments):
     torch.manual_seed(0)
     layers = {"posterior": partial(BottomUp, layer_dims=LAYERS), "prior": partial(TopDown, layer_dims=LAYERS)}
     return vae(**layers | {"data_shape": PIXELS, "latent_dim": sum(LAYERS)} | arguments).double()
+
+
+def maps(**arguments):
+    """Three layers of maps of 4 x 4, for images of 8 x 8, with every weight at random."""
+    torch.manual_seed(0)
+    small = {"width": 4, "num_blocks": 1}
+    residual = {
+        "encoder": partial(ResidualEncoder, **small),
+        "decoder": partial(ResidualDecoder, **small),
+        "posterior": Ladder,
+        "prior": partial(ResidualTopDown, num_layers=3, map_size=4, **small),
+    }
+    model = vae(**residual | {"data_shape": (1, 8, 8), "latent_dim": 3 * 2 * 16} | arguments).double()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model
 
 
 @pytest.fixture
@@ -112,10 +133,122 @@ def test_densities_broadcast_over_posteriors(x):
 
 
 @pytest.mark.parametrize("objective", [IWAE(3), STL(3), DReG(3), Beta(2.0), Capacity(1.0)])
-def test_objectives_train_all_layers(objective, x):
-    three = model()
+@pytest.mark.parametrize("make", [model, partial(model, posterior=Ladder), maps], ids=["bottom_up", "ladder", "maps"])
+def test_objectives_train_all_layers(make, objective):
+    three = make()
+    x = torch.rand(5, *three.data_shape, dtype=torch.float64).bernoulli()
     objective(three.terms(x, objective.num_samples), 0).mean().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in three.parameters())
+
+
+def test_merged_gaussians_are_the_product_of_their_densities():
+    one, other = (torch.randn(5, 6, dtype=torch.float64) for _ in range(2))
+    z = torch.randn(100, 5, 3, dtype=torch.float64)
+    merged = merge(normal(one), other)
+    difference = normal(one).log_prob(z) + normal(other).log_prob(z) - merged.log_prob(z)
+    torch.testing.assert_close(difference, difference[:1].expand(100, 5))
+
+
+def test_a_message_of_no_precision_leaves_the_prior_and_one_of_much_replaces_it():
+    """With finite gradients, in float32."""
+    prior = normal(torch.tensor([1.0, 2.0, 0.4, -0.6]))
+    message = torch.tensor([-3.0, 5.0, 300.0, -100.0], requires_grad=True)
+    merged = merge(prior, message)
+    torch.testing.assert_close(merged.mean, torch.tensor([1.0, 5.0]))
+    torch.testing.assert_close(merged.variance, torch.tensor([0.4, -100.0]).exp())
+    (gradient,) = torch.autograd.grad(merged.rsample().sum(), message)
+    assert gradient.isfinite().all()
+
+
+@torch.no_grad()
+def test_log_weights_of_a_ladder_are_those_of_the_factors(x):
+    """Sønderby et al. 2016: precisions of the prior, given the layer above, and of the encoder add up."""
+    two = model(posterior=Ladder, prior=partial(TopDown, layer_dims=(4, 3)), latent_dim=7)
+    torch.manual_seed(2)
+    log_weights = two.log_weights(x, 6)
+    torch.manual_seed(2)
+    mean1, log_variance1, mean2, log_variance2 = two.encoder(x).split((4, 4, 3, 3), 1)
+    precision1, precision2 = (-log_variance1).exp(), 1 + (-log_variance2).exp()
+    q2 = Independent(Normal(mean2 * (precision2 - 1) / precision2, precision2**-0.5), 1)
+    z2 = q2.rsample((6,))
+    p2 = Independent(Normal(torch.zeros_like(z2), torch.ones_like(z2)), 1)
+    p1 = normal(torch.stack([two._prior.networks[0](z) for z in z2]))
+    precision = p1.variance**-1 + precision1
+    q1 = Independent(Normal((p1.mean / p1.variance + mean1 * precision1) / precision, precision**-0.5), 1)
+    z1 = q1.rsample()
+    pixels = Independent(Bernoulli(logits=torch.stack([two.decoder(z) for z in z1])), 3)
+    log_joint = pixels.log_prob(x) + p1.log_prob(z1) + p2.log_prob(z2)
+    torch.testing.assert_close(log_weights, log_joint - q1.log_prob(z1) - q2.log_prob(z2))
+
+
+@pytest.mark.parametrize("make", [partial(model, posterior=Ladder), maps], ids=["ladder", "maps"])
+@torch.no_grad()
+def test_kl_of_a_ladder_is_in_closed_form_given_the_layers_above(make):
+    """The mean of log q - log p is the same, with more variance."""
+    three = make()
+    terms = three.terms(torch.rand(1, *three.data_shape, dtype=torch.float64).bernoulli(), 4000)
+    estimate = terms.log_posterior - terms.log_prior
+    difference = estimate - terms.kl
+    assert (difference.mean(0).abs() < 4 * estimate.std(0) / 4000**0.5).all()
+    torch.testing.assert_close(terms.kl_of_factors.sum(-1), terms.kl)
+    assert (terms.kl_of_factors >= 0).all()
+
+
+def test_free_bits_are_of_each_dimension_of_each_layer(x):
+    terms = model(posterior=Ladder).terms(x)
+    torch.testing.assert_close(FreeBits(0.0)(terms, 0), ELBO()(terms, 0))
+    paid = terms.log_likelihood[0] - FreeBits(100.0)(terms, 0)
+    torch.testing.assert_close(paid, torch.full_like(paid, 900.0))
+
+
+@pytest.mark.parametrize("prior", [StandardNormal, MixtureOfGaussians])
+def test_a_ladder_refuses_a_prior_without_layers(prior):
+    with pytest.raises(ValueError, match=f"{prior.__name__} has none: take TopDown or ResidualTopDown"):
+        vae(posterior=Ladder, prior=prior)
+
+
+@torch.no_grad()
+def test_residual_layers_start_as_the_standard_normal():
+    torch.manual_seed(0)
+    z = torch.randn(5, 96)
+    prior = ResidualTopDown(96, num_layers=3, map_size=4, width=8)
+    torch.testing.assert_close(prior().log_prob(z), StandardNormal(96)().log_prob(z))
+
+
+def test_residual_layers_depend_on_all_layers_above_and_on_no_other():
+    prior = maps()._prior
+    z = torch.randn(96, dtype=torch.float64)
+    for layer in range(3):
+        mean = torch.autograd.functional.jacobian(lambda z: prior().conditionals(z)[layer].mean, z)  # noqa: B023
+        assert [bool(part.any()) for part in mean.split(32, -1)] == [above > layer for above in range(3)]
+    decoded = torch.autograd.functional.jacobian(prior.decoded, z)
+    assert all(part.any() for part in decoded.split(32, -1))
+
+
+@torch.no_grad()
+def test_maps_are_drawn_and_decoded_for_any_number_of_examples():
+    three = maps()
+    x = torch.rand(5, 1, 8, 8, dtype=torch.float64).bernoulli()
+    posterior = three.posterior(x)
+    assert three.log_weights(x, 2).shape == (2, 5)
+    assert three.draw(7).shape == three.sample(7, generator=torch.Generator()).shape == (7, 1, 8, 8)
+    assert three.reconstruct(x).shape == x.shape
+    z = posterior.sample()
+    every = posterior.log_prob(z.unsqueeze(1))
+    torch.testing.assert_close(every.diagonal(), posterior.log_prob(z))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"num_layers": 0}, "choose 1 or more"),
+        ({"num_layers": 5}, "is not 5 equal layers: choose a multiple of 245"),
+        ({"num_layers": 4}, "24 values are no map of 7 x 7: choose a multiple of 49"),
+    ],
+)
+def test_residual_layers_are_maps(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        ResidualTopDown(96, **arguments)
 
 
 @pytest.mark.parametrize("objective", [FreeBits(0.1), BetaTC(5)])

@@ -1,0 +1,118 @@
+"""Residual networks without normalization, for VAEs whose latents are maps.
+
+As in Child 2021, every block starts as the identity. Channels halve where the size of the map doubles, so that each
+resolution costs the same.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from gen_lightning.networks.sizes import map_size_and_stages
+
+
+class ResidualBlock(nn.Module):
+    """Maps `[N, C, H, W]` and a function of them, at first 0: two 3 x 3 convolutions, each behind a SiLU.
+
+    Args:
+        width: channels, C
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            nn.SiLU(), nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), zeroed(nn.Conv2d(width, width, 3, padding=1))
+        )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps `[N, C, H, W]`."""
+        return maps + self.residual(maps)
+
+
+class ResidualEncoder(nn.Module):
+    """Images `[N, C, H, W]` in [0, 1] -> features `[N, out_features]`, which are a map of 4 x 4 to 7 x 7.
+
+    Args:
+        data_shape: `(C, H, W)` with H = W, a small number (4 to 7) times a power of 2, such as 28, 32 or 64
+        out_features: the number of outputs, a multiple of that number squared
+        width: channels of the smallest map
+        num_blocks: residual blocks at each resolution
+
+    Raises:
+        ValueError: the image size, or the number of outputs, is not of that form.
+    """
+
+    def __init__(self, data_shape: Sequence[int], out_features: int, width: int = 128, num_blocks: int = 3) -> None:
+        super().__init__()
+        map_size, num_stages = map_size_and_stages(data_shape)
+        out_channels = channels_of(out_features, map_size)
+        channels = width // 2**num_stages
+        layers: list[nn.Module] = [nn.Conv2d(data_shape[0], channels, 3, padding=1), *_blocks(channels, num_blocks)]
+        for _ in range(num_stages):
+            layers += [nn.Conv2d(channels, 2 * channels, 4, stride=2, padding=1), *_blocks(2 * channels, num_blocks)]
+            channels *= 2
+        self.layers = nn.Sequential(*layers, nn.SiLU(), nn.Conv2d(channels, out_channels, 1), nn.Flatten())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features `[N, out_features]`."""
+        return self.layers(images * 2 - 1)
+
+
+class ResidualDecoder(nn.Module):
+    """Latents `[N, latent_dim]`, which are a map of 4 x 4 to 7 x 7 -> unbounded outputs `[N, C, H, W]`.
+
+    Args:
+        latent_dim: the dimension of the latent, a multiple of the smallest map's number of pixels
+        data_shape: as for `ResidualEncoder`
+        width: channels of the smallest map
+        num_blocks: residual blocks at each resolution
+
+    Raises:
+        ValueError: the image size, or the dimension of the latent, is not of that form.
+    """
+
+    def __init__(self, latent_dim: int, data_shape: Sequence[int], width: int = 128, num_blocks: int = 3) -> None:
+        super().__init__()
+        map_size, num_stages = map_size_and_stages(data_shape)
+        in_channels = channels_of(latent_dim, map_size)
+        layers: list[nn.Module] = [
+            nn.Unflatten(1, (in_channels, map_size, map_size)),
+            nn.Conv2d(in_channels, width, 1),
+            *_blocks(width, num_blocks),
+        ]
+        channels = width
+        for _ in range(num_stages):
+            layers += [nn.Upsample(scale_factor=2), nn.Conv2d(channels, channels // 2, 3, padding=1)]
+            channels //= 2
+            layers += _blocks(channels, num_blocks)
+        self.layers = nn.Sequential(*layers, nn.SiLU(), nn.Conv2d(channels, data_shape[0], 3, padding=1))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Outputs `[N, C, H, W]`."""
+        return self.layers(z)
+
+
+def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+    """The layer with a weight and a bias of 0."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
+
+
+def channels_of(size: int, map_size: int) -> int:
+    """The channels of a map of `map_size` squared pixels that has `size` values.
+
+    Raises:
+        ValueError: there is no such number of channels.
+    """
+    channels, rest = divmod(size, map_size**2)
+    if rest or not channels:
+        raise ValueError(
+            f"{size} values are no map of {map_size} x {map_size}: choose a multiple of {map_size**2} for each layer of"
+            " the latent."
+        )
+    return channels
+
+
+def _blocks(width: int, num_blocks: int) -> list[nn.Module]:
+    return [ResidualBlock(width) for _ in range(num_blocks)]

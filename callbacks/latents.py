@@ -29,8 +29,8 @@ class Latents(Callback):
     no unit, or less than 5 % of them, is active, or the mutual information is below 0.1 nats, as it is wherever the
     rate is. It is warned of.
 
-    Needs a model with `posterior(x)`, whose distributions have a mean, and a data module with `examples(split, n)`: the
-    first n of a split, as it is evaluated on, in batches of (data, labels).
+    Needs a model with `posterior(x, *condition)`, whose distributions have a mean, and a data module with
+    `examples(split, n)`: the first n of a split, as it is evaluated on, in batches of (data, labels).
 
     Args:
         num_training_images: the first ones of the training split, which the probes are fitted to
@@ -81,9 +81,10 @@ def _encoded(
     trainer: Trainer, pl_module: LightningModule, split: str, n: int | None = None
 ) -> tuple[list[Distribution], Tensor, Tensor]:
     """The posteriors of a split in batches, their means `[N, Z]`, and the labels `[N]`, both on the CPU."""
-    batches, labels = zip(*trainer.datamodule.examples(split, n), strict=True)
-    posteriors = [pl_module.posterior(batch.to(pl_module.device)) for batch in batches]
-    return posteriors, torch.cat([posterior.mean for posterior in posteriors]).cpu(), torch.cat(labels).cpu()
+    batches = [tuple(part.to(pl_module.device) for part in batch) for batch in trainer.datamodule.examples(split, n)]
+    posteriors = [pl_module.posterior(batch[0], *pl_module.condition_of(batch)) for batch in batches]
+    means, labels = torch.cat([posterior.mean for posterior in posteriors]), torch.cat([batch[1] for batch in batches])
+    return posteriors, means.cpu(), labels.cpu()
 
 
 def _active_units(posterior: Distribution, means: Tensor) -> dict[str, Estimate]:

@@ -31,8 +31,8 @@ class ImportanceSampledLikelihood(Callback):
     An image's latents are a function of the seed, its index in the split and the kind of device alone, and it is
     measured by itself, so that its bounds are the same bits whatever the batch size and the number of ranks.
 
-    Needs a model with `log_weights(x, k)`, and a data module with `examples(split, n)`: the first n of a split, as it
-    is evaluated on, in batches of (data, labels).
+    Needs a model with `log_weights(x, k, *condition)`, and a data module with `examples(split, n)`: the first n of a
+    split, as it is evaluated on, in batches of (data, labels). Of a conditional model it is log p(x | label).
 
     Args:
         num_samples: latents for each image, k
@@ -86,20 +86,22 @@ class ImportanceSampledLikelihood(Callback):
         rank, elsewhere = trainer.global_rank, torch.zeros(len(ks), dtype=torch.float64)
         bounds = torch.stack(
             [
-                self._bounds_of(image, index, pl_module, ks) if index % trainer.world_size == rank else elsewhere
-                for index, image in enumerate(self._images(trainer))
+                self._bounds_of(example, index, pl_module, ks) if index % trainer.world_size == rank else elsewhere
+                for index, example in enumerate(self._examples(trainer))
             ]
         )
         # Apple's GPUs, of which Lightning uses one at most, have no float64.
         device = trainer.strategy.root_device if trainer.world_size > 1 else bounds.device
         return trainer.strategy.reduce(bounds.to(device), reduce_op="sum").cpu()
 
-    def _images(self, trainer: Trainer) -> Iterator[Tensor]:
-        return (image for batch, _ in trainer.datamodule.examples("test", self.num_images) for image in batch)
+    def _examples(self, trainer: Trainer) -> Iterator[tuple[Tensor, ...]]:
+        """Batches of one image and its label."""
+        batches = trainer.datamodule.examples("test", self.num_images)
+        return (example for batch in batches for example in zip(*(part.split(1) for part in batch), strict=True))
 
-    def _bounds_of(self, image: Tensor, index: int, pl_module: LightningModule, ks: list[int]) -> Tensor:
-        x = image.unsqueeze(0).to(pl_module.device)
+    def _bounds_of(self, example: tuple[Tensor, ...], index: int, pl_module: LightningModule, ks: list[int]) -> Tensor:
+        x, *condition = (part.to(pl_module.device) for part in (example[0], *pl_module.condition_of(example)))
         sizes = [min(_CHUNK, self.num_samples - start) for start in range(0, self.num_samples, _CHUNK)]
         with torch.no_grad(), draws_from(seed_of(_LATENTS, self.seed, index), pl_module.device):
-            log_weights = torch.cat([pl_module.log_weights(x, size).cpu().double() for size in sizes])
+            log_weights = torch.cat([pl_module.log_weights(x, size, *condition).cpu().double() for size in sizes])
         return torch.cat([mean_bound(log_weights, k) for k in ks])

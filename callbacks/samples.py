@@ -197,8 +197,8 @@ class Reconstructions(_PictureCallback):
         in_fit = trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.fast_dev_run
         if batch_idx or not in_fit or not trainer.is_global_zero:
             return
-        images = batch[0][: self.num_images]
-        rows = zip(images.split(8), pl_module.reconstruct(images).split(8), strict=True)
+        images, *condition = (part[: self.num_images] for part in (batch[0], *pl_module.condition_of(batch)))
+        rows = zip(images.split(8), pl_module.reconstruct(images, *condition).split(8), strict=True)
         grid = make_grid(torch.cat([row for pair in rows for row in pair]).cpu(), nrow=8)
         self._write(trainer, partial(save_image, grid))
 

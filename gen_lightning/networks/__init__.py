@@ -1,12 +1,17 @@
 """Plain networks that know no loss and no Lightning.
 
 Encoders and discriminators go from data to features, decoders and generators from latents to data. `SpectralNorm`,
-`Packing` and `DifferentiableAugmentation` take any discriminator as an argument, `ProjectionDiscriminator` any encoder
-and `ConditionalGenerator` any generator.
+`Packing` and `DifferentiableAugmentation` take any discriminator as an argument, `ProjectionDiscriminator` any encoder,
+`ConditionalGenerator` any generator or decoder, and `ConditionalEncoder` any encoder.
 """
 
 from gen_lightning.networks.augmentation import Affine, Color, Cutout, Translation
-from gen_lightning.networks.conditional import ConditionalGenerator, ProjectionDiscriminator, num_classes_of
+from gen_lightning.networks.conditional import (
+    ConditionalEncoder,
+    ConditionalGenerator,
+    ProjectionDiscriminator,
+    num_classes_of,
+)
 from gen_lightning.networks.dcgan import DCGANDecoder, DCGANDiscriminator, DCGANEncoder, DCGANGenerator
 from gen_lightning.networks.mlp import MLPDecoder, MLPDiscriminator, MLPEncoder, MLPGenerator
 from gen_lightning.networks.r3gan import R3GANDiscriminator, R3GANEncoder, R3GANGenerator
@@ -18,6 +23,7 @@ __all__ = [
     "Affine",
     "AugmentedEncoder",
     "Color",
+    "ConditionalEncoder",
     "ConditionalGenerator",
     "Cutout",
     "DCGANDecoder",

@@ -3,6 +3,7 @@
 A network is conditional when it, or a network within it, has the attribute `num_classes`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 
 
 class ConditionalGenerator(nn.Module):
-    """Gives any generator a learned embedding of the label beside the latent (Mirza & Osindero 2014, figure 1).
+    """Gives any generator, or a VAE's decoder, a learned embedding of the label beside the latent.
+
+    Mirza & Osindero 2014, figure 1; Sohn et al. 2015, figure 2.
 
     Args:
         latent_dim: the dimension of the latent
@@ -38,6 +41,35 @@ class ConditionalGenerator(nn.Module):
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         """Data `[N, *data_shape]` of the classes `labels`, from latents `[N, latent_dim]`."""
         return self.generator(torch.cat([z, self.embedding(labels)], 1))
+
+
+class ConditionalEncoder(nn.Module):
+    """Gives any encoder a learned channel of the label beside those of the data (Sohn et al. 2015, figure 2).
+
+    Args:
+        data_shape: the shape of one example
+        out_features: the number of outputs
+        encoder: called with ((data_shape[0] + 1, *data_shape[1:]), out_features): data -> features `[N, out_features]`
+        num_classes: how many classes there are
+    """
+
+    def __init__(
+        self,
+        data_shape: Sequence[int],
+        out_features: int,
+        encoder: Callable[[Sequence[int], int], nn.Module],
+        num_classes: int = 10,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.channel_shape = (1, *data_shape[1:])
+        self.embedding = nn.Embedding(num_classes, math.prod(self.channel_shape))
+        self.encoder = encoder((data_shape[0] + 1, *data_shape[1:]), out_features)
+
+    def forward(self, data: Tensor, labels: Tensor) -> Tensor:
+        """Features `[N, out_features]` of data `[N, *data_shape]` of the classes `labels`."""
+        channel = self.embedding(labels).unflatten(1, self.channel_shape)
+        return self.encoder(torch.cat([data, channel], 1))
 
 
 class ProjectionDiscriminator(nn.Module):

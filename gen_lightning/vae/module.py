@@ -9,6 +9,7 @@ from torch.distributions import Distribution
 from torch.optim import Optimizer
 
 from gen_lightning.base import GenerativeModule, full_precision
+from gen_lightning.networks import num_classes_of
 from gen_lightning.schedules import Schedule
 from gen_lightning.vae.likelihoods import Likelihood
 from gen_lightning.vae.objectives import Objective
@@ -19,6 +20,9 @@ from gen_lightning.vae.terms import Terms
 
 class VAEModule(GenerativeModule):
     """A variational autoencoder (Kingma & Welling 2014). All values are in nats.
+
+    Where its networks are conditional, every distribution but the prior is one given the labels too, int64 `[N]`, which
+    methods take behind their other arguments as `condition` (Sohn et al. 2015, section 4.1, with p(z) for p(z | y)).
 
     Args:
         encoder: called with (data_shape, number of features): data `[N, *data_shape]` -> features
@@ -35,7 +39,7 @@ class VAEModule(GenerativeModule):
         seed: of all randomness in training
 
     Raises:
-        ValueError: latent_dim is less than 1.
+        ValueError: latent_dim is less than 1; the encoder and the decoder are conditional on other numbers of classes.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class VAEModule(GenerativeModule):
         self._likelihood = likelihood(self.data_shape)
         self.encoder = encoder(self.data_shape, self._posterior.num_features)
         self.decoder = decoder(self._prior.decoded_dim, self._likelihood.parameters_shape)
+        self.num_classes = _common_num_classes(self.encoder, self.decoder)
         self.objective = objective
         self.latent_dim = latent_dim
         self._optimizer = optimizer
@@ -73,43 +78,43 @@ class VAEModule(GenerativeModule):
         """The levels of a pixel that p(x) is a probability of; None where it is a density."""
         return self._likelihood.levels
 
-    def posterior(self, x: Tensor) -> Distribution:
+    def posterior(self, x: Tensor, *condition: Tensor) -> Distribution:
         """q(z | x): data `[N, *data_shape]` -> batch shape `[N]`, event shape `[Z]`."""
-        return self._posterior(full_precision(self.encoder(x)))
+        return self._posterior(full_precision(self.encoder(x, *condition)))
 
-    def likelihood(self, z: Tensor) -> Distribution:
-        """p(x | z): latents `[..., Z]` -> batch shape `[...]`, event shape `[*data_shape]`."""
-        return self._likelihood(self._decode(z))
+    def likelihood(self, z: Tensor, *condition: Tensor) -> Distribution:
+        """p(x | z): latents `[..., N, Z]` -> batch shape `[..., N]`, event shape `[*data_shape]`."""
+        return self._likelihood(self._decode(z, *condition))
 
     def prior(self) -> Distribution:
         """p(z): batch shape `[]`, event shape `[Z]`."""
         return self._prior()
 
-    def terms(self, x: Tensor, k: int = 1) -> Terms:
+    def terms(self, x: Tensor, k: int = 1, *condition: Tensor) -> Terms:
         """What every objective and bound is made of, from k latents for each example of x `[N, *data_shape]`."""
-        posterior = self.posterior(x)
+        posterior = self.posterior(x, *condition)
         z = posterior.rsample(torch.Size([k]))
-        parameters = self._decode(z)
+        parameters = self._decode(z, *condition)
         if self.training:
             self._likelihood.fit(parameters.detach(), x)
         return Terms(posterior, self.prior(), z, self._likelihood(parameters).log_prob(x))
 
-    def log_weights(self, x: Tensor, k: int) -> Tensor:
+    def log_weights(self, x: Tensor, k: int, *condition: Tensor) -> Tensor:
         """Log p(x, z) - log q(z | x) `[k, N]`, at k samples of the posterior."""
-        return self.terms(x, k).log_weights
+        return self.terms(x, k, *condition).log_weights
 
-    def elbo(self, x: Tensor) -> Tensor:
+    def elbo(self, x: Tensor, *condition: Tensor) -> Tensor:
         """The evidence lower bound of log p(x), `[N]`, from one latent each."""
-        return self.terms(x).elbo
+        return self.terms(x, 1, *condition).elbo
 
     def draw(self, n: int, *condition: Tensor) -> Tensor:
         """The means of p(x | z), `[n, *data_shape]`, for latents from the prior."""
-        return self.likelihood(self.prior().sample(torch.Size([n]))).mean
+        return self.likelihood(self.prior().sample(torch.Size([n])), *condition).mean
 
     @torch.no_grad()
-    def reconstruct(self, x: Tensor) -> Tensor:
+    def reconstruct(self, x: Tensor, *condition: Tensor) -> Tensor:
         """The mean of p(x | z) at the mean of q(z | x), `[N, *data_shape]`, in the module's present mode."""
-        return self.likelihood(self.posterior(x).mean).mean
+        return self.likelihood(self.posterior(x, *condition).mean, *condition).mean
 
     def check_data(self, data: Tensor) -> None:
         """Looks at the first batch before it trains anything.
@@ -136,7 +141,7 @@ class VAEModule(GenerativeModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The negative of the objective's mean over the batch."""
-        terms = self.terms(batch[0], self.objective.num_samples)
+        terms = self.terms(batch[0], self.objective.num_samples, *self.condition_of(batch))
         loss = -self.objective(terms, self.global_step).mean()
         # Lightning counts this iteration after the method has returned.
         self.log_iteration({"loss": loss} | _means(terms), self.global_step + 1, len(batch[0]))
@@ -144,11 +149,11 @@ class VAEModule(GenerativeModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """The ELBO, whatever the objective is, and its two parts, on held-out data."""
-        self.log_evaluation(_means(self.terms(batch[0])), "val", len(batch[0]))
+        self.log_evaluation(_means(self.terms(batch[0], 1, *self.condition_of(batch))), "val", len(batch[0]))
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """The ELBO, whatever the objective is, and its two parts, `[N]` each, of test data."""
-        terms = self.terms(batch[0])
+        terms = self.terms(batch[0], 1, *self.condition_of(batch))
         self.log_evaluation(_means(terms), "test", len(batch[0]))
         return _bound(terms)
 
@@ -161,11 +166,22 @@ class VAEModule(GenerativeModule):
             )
         yield from self.trainer.datamodule.images("train")
 
-    def _decode(self, z: Tensor) -> Tensor:
-        """The parameters of p(x | z): latents `[..., Z]` -> `[..., *parameters_shape]`."""
+    def _decode(self, z: Tensor, *condition: Tensor) -> Tensor:
+        """The parameters of p(x | z): latents `[..., N, Z]` -> `[..., N, *parameters_shape]`."""
         seen = self._prior.decoded(z)
-        parameters = full_precision(self.decoder(seen.reshape(-1, seen.shape[-1])))
+        labels = (part.expand(z.shape[:-1]).reshape(-1) for part in condition)
+        parameters = full_precision(self.decoder(seen.reshape(-1, seen.shape[-1]), *labels))
         return parameters.unflatten(0, z.shape[:-1])
+
+
+def _common_num_classes(encoder: nn.Module, decoder: nn.Module) -> int | None:
+    ours, theirs = num_classes_of(encoder), num_classes_of(decoder)
+    if ours != theirs:
+        raise ValueError(
+            f"num_classes is {ours} of the encoder and {theirs} of the decoder: make both conditional on as many"
+            " classes (ConditionalEncoder, ConditionalGenerator), or neither."
+        )
+    return ours
 
 
 def _bound(terms: Terms) -> dict[str, Tensor]:

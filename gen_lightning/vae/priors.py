@@ -105,7 +105,7 @@ class VampPrior(Prior):
         num_components: pseudo-inputs
 
     Raises:
-        ValueError: num_components is less than 1; the encoder has batch normalization (in `bind`).
+        ValueError: num_components is less than 1; the encoder has batch normalization or is conditional (in `bind`).
     """
 
     pseudo_inputs: nn.Parameter
@@ -118,6 +118,11 @@ class VampPrior(Prior):
 
     def bind(self, model: "VAEModule") -> None:
         """Makes pseudo-inputs of the data's shape."""
+        if model.num_classes is not None:
+            raise ValueError(
+                "VampPrior's pseudo-inputs have no labels, and the encoder is conditional: take another prior, or an"
+                " encoder and a decoder that are not conditional."
+            )
         if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.encoder.modules()):
             raise ValueError(
                 "VampPrior shows the encoder its pseudo-inputs by themselves, and batch normalization would mix their"

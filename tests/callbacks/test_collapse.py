@@ -108,11 +108,11 @@ def test_training_stops_where_that_is_asked_for():
     assert 5 < trainer.global_step < 100
 
 
-def test_equal_samples_have_collapsed():
-    told, trainer = events(
-        plane(generator=lambda *sizes: Shift(scale=0.0), discriminator_optimizer=still), CollapseMonitor()
-    )
-    assert told == ["have collapsed"]
+@pytest.mark.parametrize(("epochs", "expected"), [(1, []), (2, ["have collapsed"]), (3, ["have collapsed"])])
+def test_equal_samples_of_two_validations_have_collapsed(epochs, expected):
+    model = plane(generator=lambda *sizes: Shift(scale=0.0), discriminator_optimizer=still)
+    told, trainer = events(model, CollapseMonitor(), epochs)
+    assert told == expected
     assert trainer.callback_metrics["val/sample_diversity"] == 0
 
 
@@ -154,8 +154,8 @@ def test_wandb_is_alerted(tmp_path):
     # A process of its own, since W&B's service may write the file's end after the run, when the process ends.
     finished = run_command(
         *("fit", "--config", str(CONFIGS / "gan/mlp.yaml"), "--data.source=digits", "--data.batch_size=256"),
-        *("--trainer.callbacks=callbacks.CollapseMonitor", "--model.generator_optimizer.lr=0"),
-        *("--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"),
+        *("--trainer.callbacks=callbacks.CollapseMonitor", "--trainer.callbacks.validations=1"),
+        *("--model.generator_optimizer.lr=0", "--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"),
         cwd=tmp_path,
     )
     assert finished.returncode == 0, finished.stderr

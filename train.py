@@ -23,9 +23,10 @@ import sys
 import time
 import warnings
 from dataclasses import asdict, astuple, fields
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -51,9 +52,12 @@ from callbacks import (
     SampleMeasure,
     StopOnNaN,
 )
-from gen_lightning import GenerativeModule
+from gen_lightning import GenerativeModule, VAEModule
 from gen_lightning.metrics import FeatureExtractor, Row, compare, table
 from gen_lightning.metrics.files import whole_file
+from gen_lightning.vae import aggregate_mixture
+
+Latents = Literal["prior", "gmm"]
 
 
 class Trainer(LightningTrainer):
@@ -66,6 +70,7 @@ class Trainer(LightningTrainer):
         datamodule: LightningDataModule | None = None,
         num_samples: PositiveInt | None = None,
         extractor: FeatureExtractor | None = None,
+        latents: Latents = "prior",
     ) -> None:
         """Measure a checkpoint's samples, and what the model itself measures, on the test split.
 
@@ -76,6 +81,8 @@ class Trainer(LightningTrainer):
             num_samples: how many samples each measure of samples takes; by default as many as the recipe says, or as
                 the test split has images
             extractor: whose features are compared; by default the recipe's
+            latents: what a VAE's samples are decoded from: the prior, or gmm, a mixture of 10 normals fitted to the
+                latents of the training images
         """
         # The default extractor judges grey images.
         grey = len(model.data_shape) == 3 and model.data_shape[0] == 1
@@ -86,6 +93,10 @@ class Trainer(LightningTrainer):
                 callback.num_samples = num_samples or callback.num_samples
         if evaluation := evaluation_of(self):
             evaluation.extractor = extractor or evaluation.extractor
+            evaluation.latents = latents
+        if latents == "gmm":
+            model.load_state_dict(load_checkpoint(ckpt_path)["state_dict"])
+            draw_from_mixture(model.to(self.strategy.root_device), datamodule)
         start = time.perf_counter()
         super().test(model, ckpt_path=ckpt_path, datamodule=datamodule, weights_only=True, verbose=False)
         self.test_seconds = time.perf_counter() - start
@@ -97,6 +108,7 @@ class Trainer(LightningTrainer):
         datamodule: LightningDataModule | None = None,
         num_samples: PositiveInt = 64,
         labels: int | list[int] | None = None,
+        latents: Latents = "prior",
         output: str = "samples",
         seed: NonNegativeInt = 0,
     ) -> None:
@@ -105,15 +117,19 @@ class Trainer(LightningTrainer):
         Args:
             model: the model, built as the checkpoint says
             ckpt_path: the checkpoint
-            datamodule: not used
+            datamodule: the data that latents are fitted to
             num_samples: how many samples
             labels: of a conditional model: the class, or the classes in turn; by default each class is equally likely
+            latents: what a VAE's samples are decoded from: the prior, or gmm, a mixture of 10 normals fitted to the
+                latents of the training images
             output: the folder for grid.png (at most 400 samples) and samples.npz (arr_0: uint8 [N, H, W, C]; data that
                 are no images: float32 [N, ...]; of a conditional model labels: int64 [N])
             seed: of the samples
         """
         model.load_state_dict(load_checkpoint(ckpt_path)["state_dict"])
         model.to(self.strategy.root_device)
+        if latents == "gmm":
+            draw_from_mixture(model, datamodule)
         generator = torch.Generator().manual_seed(seed)
         classes = model.draw_labels(num_samples, generator) if labels is None else in_turn(labels, num_samples)
         blocks = [
@@ -325,6 +341,21 @@ class CommandLine(LightningCLI):
         print_report(rows, self.trainer.test_seconds, self.run_folder)
 
 
+def draw_from_mixture(model: GenerativeModule, datamodule: LightningDataModule | None) -> None:
+    """Has a VAE sample from a mixture that is fitted to the latents of the training images.
+
+    Raises:
+        ValueError: the model has no latents to infer, or too many dimensions of them, or the data have no examples.
+    """
+    if not isinstance(model, VAEModule):
+        raise ValueError(f"{type(model).__name__} infers no latents to fit a mixture to: leave out --latents.")
+    if datamodule is None or not hasattr(datamodule, "examples"):
+        raise ValueError("--latents gmm needs a data module with examples(split), such as MNISTDataModule.")
+    datamodule.prepare_data()
+    datamodule.setup("test")
+    model.ex_post = aggregate_mixture(model, partial(datamodule.examples, "train"))
+
+
 def in_turn(labels: int | list[int], n: int) -> Tensor:
     """One label, or several again and again, int64 `[n]`.
 
@@ -497,9 +528,9 @@ def write_metrics(folder: Path, verb: str, values: dict[str, Any]) -> None:
 
 
 def subject_of(test: dict[str, Any]) -> tuple[Any, ...]:
-    """What a test has measured: by which extractor, on which data, after which iteration, and each metric's N."""
+    """What a test has measured: by which extractor, on which data, of which latents and iteration, each metric's N."""
     numbers = {name: row["n"] for name, row in test.get("metrics", {}).items()}
-    return test.get("extractor"), test.get("data"), test.get("iteration"), numbers
+    return test.get("extractor"), test.get("data"), test.get("latents", "prior"), test.get("iteration"), numbers
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:

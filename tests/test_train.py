@@ -282,6 +282,26 @@ class TestTestAndSample:
         with pytest.raises(ValueError, match="--labels is empty"):
             train.in_turn([], 3)
 
+    def test_samples_of_the_aggregate_posterior(self, vae_run, gan_checkpoint, tmp_path, capsys):
+        """In another report than the prior's, under names of their own."""
+        checkpoint = ["--ckpt_path", str(vae_run / "checkpoints/last.ckpt")]
+        arrays = {}
+        for latents in ("prior", "gmm"):
+            train.main(["sample", *checkpoint, f"--latents={latents}", f"--output={tmp_path / latents}"])
+            arrays[latents] = np.load(tmp_path / latents / "samples.npz")["arr_0"]
+        assert (arrays["prior"] != arrays["gmm"]).any()
+        train.main(["test", *checkpoint])
+        before = json.loads((vae_run / "metrics.json").read_text())["test"]
+        train.main(["test", *checkpoint, "--latents=gmm"])
+        metrics = json.loads((vae_run / "metrics.json").read_text())
+        assert metrics["earlier_tests"][-1] == before
+        assert (before["latents"], metrics["test"]["latents"]) == ("prior", "gmm")
+        assert {"fid/mnist_cnn/gmm", "elbo"} <= metrics["test"]["metrics"].keys()
+        assert metrics["test"]["metrics"]["elbo"] == before["metrics"]["elbo"]
+        with pytest.raises(SystemExit):
+            train.main(["sample", "--ckpt_path", str(gan_checkpoint), "--latents=gmm"])
+        assert "GANModule infers no latents to fit a mixture to: leave out --latents" in capsys.readouterr().err
+
 
 class TestPointsAndStacks:
     def test_points_are_trained_on_drawn_measured_and_sampled(self, fit, tmp_path):

@@ -3,6 +3,7 @@
 from gen_lightning.metrics.bounds import bits_per_dimension, importance_weighted_bound
 from gen_lightning.schedules import CyclicalWarmup, LinearWarmup, Schedule
 from gen_lightning.vae.aggregate import MMD, BetaTC
+from gen_lightning.vae.ex_post import aggregate_mixture
 from gen_lightning.vae.flows import Flow
 from gen_lightning.vae.hierarchy import Hierarchy
 from gen_lightning.vae.likelihoods import (
@@ -60,6 +61,7 @@ __all__ = [
     "TopDown",
     "VAEModule",
     "VampPrior",
+    "aggregate_mixture",
     "bits_per_dimension",
     "importance_weighted_bound",
 ]

@@ -42,6 +42,9 @@ class VAEModule(GenerativeModule):
         ValueError: latent_dim is less than 1; the encoder and the decoder are conditional on other numbers of classes.
     """
 
+    ex_post: Distribution | None = None
+    """What samples are decoded from in place of the prior: batch shape `[]`, event shape `[Z]`."""
+
     def __init__(
         self,
         encoder: Callable[[Sequence[int], int], nn.Module],
@@ -107,14 +110,23 @@ class VAEModule(GenerativeModule):
         """The evidence lower bound of log p(x), `[N]`, from one latent each."""
         return self.terms(x, 1, *condition).elbo
 
+    def forward(self, z: Tensor, *condition: Tensor) -> Tensor:
+        """The means of p(x | z), `[N, *data_shape]`, from latents `[N, Z]`."""
+        return self.likelihood(z, *condition).mean
+
+    def latents(self, n: int) -> Tensor:
+        """Latents `[n, Z]` from the prior, or from `ex_post` where that is set."""
+        distribution = self.prior() if self.ex_post is None else self.ex_post
+        return distribution.sample(torch.Size([n]))
+
     def draw(self, n: int, *condition: Tensor) -> Tensor:
-        """The means of p(x | z), `[n, *data_shape]`, for latents from the prior."""
-        return self.likelihood(self.prior().sample(torch.Size([n])), *condition).mean
+        """The means of p(x | z), `[n, *data_shape]`, from latents of the prior, or of `ex_post`."""
+        return self(self.latents(n), *condition)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, *condition: Tensor) -> Tensor:
         """The mean of p(x | z) at the mean of q(z | x), `[N, *data_shape]`, in the module's present mode."""
-        return self.likelihood(self.posterior(x, *condition).mean, *condition).mean
+        return self(self.posterior(x, *condition).mean, *condition)
 
     def check_data(self, data: Tensor) -> None:
         """Looks at the first batch before it trains anything.

@@ -1,7 +1,7 @@
 """Turns the results of benchmarks.run into a table for the terminal, or into those of pages.
 
 python -m benchmarks.report --recipes gan/losses/*
-python -m benchmarks.report --update README.md benchmarks/*.md
+python -m benchmarks.report --update README.md
 
 A page says where a table belongs, and of which recipes, by <!-- results: gan/losses/* vae/vae --> and <!-- end -->.
 """

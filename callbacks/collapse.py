@@ -140,7 +140,7 @@ class CollapseMonitor(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from there."""
         self._events = set(state_dict["events"])
-        self._in_a_row, self._largest_norm = dict(state_dict["in_a_row"]), state_dict["largest_norm"]
+        self._in_a_row, self._largest_norm = dict(state_dict.get("in_a_row", {})), state_dict["largest_norm"]
 
     def _tell(self, trainer: Trainer, event: str, seen: bool, reason: str, patience: int = 1) -> None:
         """Warns where an event begins, which is seen so many times in a row, and stops if that was asked for."""

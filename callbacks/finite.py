@@ -19,8 +19,8 @@ class StopOnNaN(Callback):
     """Stops all ranks by a `DivergenceError`, and by a W&B alert, where a loss or a weight is not finite.
 
     The losses, scalars named `train/...loss`, are looked at whenever scalars are logged, and the weights before any
-    checkpoint is written, whichever callback writes it. A step that mixed precision leaves out because its gradients
-    overflow is no divergence: its loss is finite.
+    checkpoint of the whole training state is written, whichever callback writes it. A step that mixed precision leaves
+    out because its gradients overflow is no divergence: its loss is finite.
     """
 
     def on_train_batch_end(

@@ -270,10 +270,15 @@ def check_differentiable_twice(regularizers: Sequence[DiscriminatorRegularizer],
     """
     for regularizer in regularizers:
         for module in discriminator.modules() if regularizer.per_example else ():
-            if module._compiled_call_impl is not None or isinstance(module, Affine):
+            if module._compiled_call_impl is not None:
                 raise ValueError(
                     f"The regularizer {regularizer.name} needs a second derivative, and a compiled discriminator has"
-                    " none, nor has the augmentation Affine: do without these, or leave the regularizer out."
+                    " none: compile the generator alone, or leave the regularizer out."
+                )
+            if isinstance(module, Affine):
+                raise ValueError(
+                    f"The regularizer {regularizer.name} needs a second derivative, and the augmentation Affine has"
+                    " none: leave one of them out."
                 )
 
 

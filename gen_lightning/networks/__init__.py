@@ -2,7 +2,7 @@
 
 Encoders and discriminators go from data to features, decoders and generators from latents to data. `SpectralNorm`,
 `Packing` and `DifferentiableAugmentation` take any discriminator as an argument, `ProjectionDiscriminator` any encoder,
-`ConditionalGenerator` any generator or decoder, and `ConditionalEncoder` any encoder.
+`ConditionalGenerator` any generator or decoder, and `ConditionalEncoder` and `AugmentedEncoder` any encoder.
 """
 
 from gen_lightning.networks.augmentation import Affine, Color, Cutout, Translation

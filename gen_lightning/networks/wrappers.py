@@ -1,4 +1,4 @@
-"""Discriminators made of any other discriminator.
+"""Discriminators made of any other discriminator, and an encoder of any other encoder.
 
 Each is built like the one that it wraps, `discriminator(data_shape)`, so that they nest in any order, and passes the
 labels on to one that is conditional.
@@ -133,6 +133,9 @@ class AugmentedEncoder(nn.Module):
         out_features: the number of features
         encoder: called with (data_shape, out_features): images `[N, C, H, W]` -> features `[N, out_features]`
         augmentations: applied one after the other, images -> images, such as `Affine`
+
+    Raises:
+        ValueError: the data are no images.
     """
 
     def __init__(
@@ -143,9 +146,11 @@ class AugmentedEncoder(nn.Module):
         augmentations: list[nn.Module],
     ) -> None:
         super().__init__()
+        if len(data_shape) != 3:
+            raise ValueError(f"AugmentedEncoder takes images, not data of shape {data_shape}: leave it out.")
         self.augmentation = nn.Sequential(*augmentations)
         self.encoder = encoder(data_shape, out_features)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, *condition: Tensor) -> Tensor:
         """Features `[N, out_features]`."""
-        return self.encoder(self.augmentation(images) if self.training else images)
+        return self.encoder(self.augmentation(images) if self.training else images, *condition)

@@ -160,3 +160,14 @@ class TestAffine:
         torch.manual_seed(0)
         assert torch.equal(encoder(images), expected)
         assert torch.equal(encoder.eval()(images), images.flatten(1))
+
+    def test_an_encoder_passes_the_condition_on_and_refuses_points(self):
+        class Plus(torch.nn.Module):
+            def forward(self, images, labels):
+                return images.flatten(1) + labels[:, None]
+
+        encoder = AugmentedEncoder((1, 8, 8), 64, lambda shape, features: Plus(), [Translation(0.0)])
+        images, labels = torch.rand(3, 1, 8, 8), torch.tensor([1, 2, 3])
+        assert torch.equal(encoder(images, labels), images.flatten(1) + labels[:, None])
+        with pytest.raises(ValueError, match="AugmentedEncoder takes images"):
+            AugmentedEncoder((2,), 4, lambda shape, features: Plus(), [])

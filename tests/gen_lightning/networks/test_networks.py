@@ -187,3 +187,12 @@ def test_convolutional_networks_refuse_sizes_they_cannot_halve(kind, shape):
         getattr(networks, f"{kind}Encoder")(shape, 1)
     with pytest.raises(ValueError, match="4 to 7 times a power of 2"):
         getattr(networks, f"{kind}Generator")(10, shape)
+
+
+@pytest.mark.parametrize("build", [networks.ResidualEncoder, networks.ResidualDecoder])
+@pytest.mark.parametrize("width", [2, 6, 0])
+def test_residual_networks_refuse_widths_that_they_cannot_halve(build, width):
+    """Twice, from 28 to 7."""
+    sizes = [49, (1, 28, 28)] if build is networks.ResidualDecoder else [(1, 28, 28), 49]
+    with pytest.raises(ValueError, match=f"The width is {width}, and is halved 2 times: choose a multiple of 4"):
+        build(*sizes, width=width)

@@ -146,4 +146,4 @@ def test_run_is_fitted_once_it_has_written_what_it_measured(tmp_path):
 def test_unknown_recipe_is_refused_with_the_known_ones(capsys):
     with pytest.raises(SystemExit):
         main(["--recipes", "vae/none"])
-    assert "there is no configs/vae/none.yaml: choose from gan/dcgan" in capsys.readouterr().err
+    assert "there is no configs/vae/none.yaml: choose from gan/" in capsys.readouterr().err

@@ -224,12 +224,18 @@ class CommandLine(LightningCLI):
         }
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the run's seed and name."""
+        """Adds the run's seed and name, and how exactly it multiplies matrices."""
         parser.add_argument(
             "--seed_everything", type=NonNegativeInt, default=0, help="Seed of the weights, the data and all draws."
         )
         parser.add_argument(
             "--name", type=str, default="run", help="The run's folder is default_root_dir/NAME/VERSION."
+        )
+        parser.add_argument(
+            "--float32_matmul_precision",
+            type=Literal["highest", "high", "medium"],
+            default="highest",
+            help="As torch.set_float32_matmul_precision: below highest, GPUs use TF32, and some CPUs quicker kernels.",
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -256,6 +262,7 @@ class CommandLine(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Names the run's folder, or finds the one to go on in."""
         config = self.config[self.subcommand]
+        torch.set_float32_matmul_precision(config.float32_matmul_precision)
         if config.get("weights_only", False) is None:
             config.weights_only = True
         ckpt_path = config.ckpt_path

@@ -84,6 +84,14 @@ class TestFit:
         equal = [all(torch.equal(weights[0][name], other[name]) for name in weights[0]) for other in weights[1:]]
         assert equal == [True, False]
 
+    def test_the_precision_of_products_is_of_one_run(self, fit):
+        folder = fit(*MLP, *DIGITS, "--trainer.max_steps=1", "--float32_matmul_precision=high")
+        assert torch.get_float32_matmul_precision() == "high"
+        fit(*MLP, *DIGITS, "--trainer.max_steps=1")
+        assert torch.get_float32_matmul_precision() == "highest"
+        fit("--resume", str(folder))
+        assert torch.get_float32_matmul_precision() == "high"
+
 
 class TestResume:
     def test_goes_on_in_the_same_folder_behind_a_corrupt_checkpoint(self, fit):

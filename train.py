@@ -454,7 +454,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def newest_checkpoint(run_folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The newest checkpoint of a run that loads, and what it holds.
+    """The newest checkpoint of a run that loads and holds more than weights, and what it holds.
 
     Raises:
         ValueError: there is none.
@@ -462,9 +462,13 @@ def newest_checkpoint(run_folder: Path) -> tuple[Path, dict[str, Any]]:
     files = sorted((run_folder / "checkpoints").glob("*.ckpt"), key=os.path.getmtime, reverse=True)
     for file in files:
         try:
-            return file, load_checkpoint(file)
+            checkpoint = load_checkpoint(file)
         except ValueError as error:
             warnings.warn(f"{error} Trying the one before it.", stacklevel=2)
+            continue
+        # ModelCheckpoint's save_weights_only leaves them out.
+        if "optimizer_states" in checkpoint:
+            return file, checkpoint
     raise ValueError(f"There is no checkpoint to resume in {run_folder / 'checkpoints'}: give runs/NAME/VERSION.")
 
 
@@ -475,7 +479,9 @@ def config_in(checkpoint: dict[str, Any], path: str | Path) -> str:
         ValueError: it holds none.
     """
     if "config" not in checkpoint:
-        raise ValueError(f"{path} was not written by train.py, and does not say what it is: train anew.")
+        raise ValueError(
+            f"{path} does not say of what model it is: give a checkpoint of train.py's that is not of weights alone."
+        )
     return checkpoint["config"]
 
 
@@ -518,6 +524,9 @@ def last_values(trainer: LightningTrainer, iteration: int) -> dict[str, float]:
 def write_metrics(folder: Path, verb: str, values: dict[str, Any]) -> None:
     """Puts values under `verb` in metrics.json; a test that was of something else stays under `earlier_tests`."""
     metrics = read_metrics(folder)
+    if verb == "fit":
+        # Of an earlier part of the run, which has gone on from before it.
+        metrics.pop("diverged", None)
     earlier = metrics.get(verb)
     if verb == "test" and earlier and subject_of(earlier) != subject_of(values):
         tests = [test for test in metrics.get("earlier_tests", []) if subject_of(test) != subject_of(earlier)]

@@ -95,6 +95,18 @@ class TestResume:
             assert fit("--resume", str(folder), "--trainer.max_epochs=2") is None
         assert load(last)["global_step"] == 8
 
+    def test_passes_over_weights_alone(self, tmp_path):
+        """Which a ModelCheckpoint may have saved last."""
+        folder = tmp_path / "checkpoints"
+        folder.mkdir()
+        torch.save({"state_dict": {}, "optimizer_states": []}, folder / "last.ckpt")
+        torch.save({"state_dict": {}}, folder / "best.ckpt")
+        os.utime(folder / "last.ckpt", (0, 0))
+        assert train.newest_checkpoint(tmp_path)[0] == folder / "last.ckpt"
+        (folder / "last.ckpt").unlink()
+        with pytest.raises(ValueError, match="There is no checkpoint to resume"):
+            train.newest_checkpoint(tmp_path)
+
     def test_of_a_finished_run_keeps_its_metrics(self, fit):
         folder = fit(*MLP, *DIGITS, "--trainer.max_epochs=1")
         before = {name: (folder / name).read_text() for name in ("metrics.json", "metrics.csv", "summary.txt")}

@@ -23,7 +23,7 @@ from gen_lightning.gan.regularizers import (
     check_differentiable_twice,
     check_regularizers,
 )
-from gen_lightning.networks import num_classes_of
+from gen_lightning.networks import common_num_classes
 from gen_lightning.schedules import Schedule
 
 
@@ -105,7 +105,7 @@ class GANModule(GenerativeModule):
         self.regularizers = cast(Sequence[DiscriminatorRegularizer], nn.ModuleList(regularizers or []))
         check_regularizers(self.regularizers, self.discriminator)
         check_constraint(loss, self.discriminator)
-        self.num_classes = _common_num_classes(self.generator, self.discriminator)
+        self.num_classes = common_num_classes(generator=self.generator, discriminator=self.discriminator)
         self.latent_dim = latent_dim
         self.discriminator_steps = discriminator_steps
         self.micro_batches = micro_batches
@@ -282,16 +282,6 @@ class GANModule(GenerativeModule):
         fake_logits = self.logits(self.draw(len(real), *condition), *condition)
         scalars = {"discriminator_loss": self.loss.discriminator(real_logits, fake_logits)}
         self.log_evaluation(scalars | logit_statistics(self.loss, real_logits, fake_logits), stage, len(real))
-
-
-def _common_num_classes(generator: nn.Module, discriminator: nn.Module) -> int | None:
-    ours, theirs = num_classes_of(generator), num_classes_of(discriminator)
-    if ours != theirs:
-        raise ValueError(
-            f"num_classes is {ours} of the generator and {theirs} of the discriminator: make both conditional on as"
-            " many classes (ConditionalGenerator, ProjectionDiscriminator), or neither."
-        )
-    return ours
 
 
 def _mean_of(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:

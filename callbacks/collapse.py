@@ -19,8 +19,9 @@ class CollapseMonitor(Callback):
     - The samples have collapsed: they are far closer to each other than real examples are. The ratio of the mean
       distances is logged as `val/sample_diversity`: about 1 for a perfect model, 0 for equal samples.
 
-    The first is looked at whenever scalars are logged, the others after each validation. That samples lack some modes
-    and vary within the others, distances do not see: counting modes does. What diverges is `StopOnNaN`'s affair.
+    The first is looked at whenever scalars are logged, the others after each validation. The gradient of a model with
+    codes has theirs in it, which need not vanish where the discriminator has won. That samples lack some modes and vary
+    within the others, distances do not see: counting modes does. What diverges is `StopOnNaN`'s affair.
 
     Args:
         accuracy: has won: the least accuracy on real and on generated examples, in [0, 1]

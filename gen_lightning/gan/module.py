@@ -54,7 +54,9 @@ class GANModule(GenerativeModule):
         micro_batches: the equal parts of each update's batch, whose losses are computed one after the other, so that
             memory is that of one part; the gradients are those of the losses' mean. What sees a batch as a whole sees
             a part: batch and spectral normalization, and the averages of `LeCam`, move once with each.
-        gradient_clip_norm: each player's gradients are scaled down to this norm (Pascanu et al. 2013); None leaves them
+        gradient_clip_norm: each player's gradients are scaled down to this norm (Pascanu et al. 2013); None leaves
+            them. The norm before is logged as `train/generator_gradient_norm` and `train/discriminator_gradient_norm`;
+            the codes' network is part of the generator's.
         schedules: of the optimizers' options, by names such as `generator_optimizer.lr` and
             `discriminator_optimizer.beta2`
         seed: of all randomness in training

@@ -149,6 +149,20 @@ def test_a_model_without_a_discriminator_is_refused():
         trainer.fit(vae(), [torch.zeros(2, 1, 28, 28)])
 
 
+@pytest.mark.parametrize(
+    ("argument", "value", "sentence"),
+    [
+        ("accuracy", 99, "accuracy is 99: choose 0 to 1"),
+        ("diversity", -0.1, "diversity is -0.1: choose 0 to 1"),
+        ("patience", 0, "patience is 0: choose 1 or more"),
+        ("num_samples", 1, "num_samples is 1: choose 2 or more"),
+    ],
+)
+def test_what_could_never_be_told_is_refused(argument, value, sentence):
+    with pytest.raises(ValueError, match=f"CollapseMonitor's {sentence}"):
+        CollapseMonitor(**{argument: value})
+
+
 def test_wandb_is_alerted(fit):
     """Of a generator that stays at its first weights, which draw nothing but grey."""
     run = fit(

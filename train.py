@@ -259,7 +259,10 @@ class CommandLine(LightningCLI):
         if config.get("weights_only", False) is None:
             config.weights_only = True
         ckpt_path = config.ckpt_path
-        self.iteration_of_checkpoint = load_checkpoint(ckpt_path)["global_step"] if ckpt_path else 0
+        checkpoint = load_checkpoint(ckpt_path) if ckpt_path else {}
+        self.iteration_of_checkpoint = checkpoint.get("global_step", 0)
+        if self.subcommand == "fit" and checkpoint and "optimizer_states" not in checkpoint:
+            raise ValueError(f"{ckpt_path} holds weights alone: give a checkpoint that training can go on from.")
         if self.subcommand != "fit":
             self.save_config_callback = None
             self.run_folder = folder_of_checkpoint(ckpt_path)
@@ -442,15 +445,19 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """The checkpoint, on the CPU.
 
     Raises:
-        ValueError: there is no such file, or it is corrupt.
+        ValueError: there is no such file, or it is corrupt, or something else.
     """
     if not Path(path).is_file():
         raise ValueError(f"There is no checkpoint {path}: give the path of a .ckpt file.")
+    sentence = f"{path} is corrupt or no checkpoint: give another one."
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # Whatever a truncated file makes of the unpickler, the user is to know which file it is.
-        raise ValueError(f"{path} is corrupt or no checkpoint: give another one.") from error
+        raise ValueError(sentence) from error
+    if not isinstance(checkpoint, dict) or "global_step" not in checkpoint:
+        raise ValueError(sentence)
+    return checkpoint
 
 
 def newest_checkpoint(run_folder: Path) -> tuple[Path, dict[str, Any]]:

@@ -132,6 +132,7 @@ class Trainer(LightningTrainer):
             draw_from_mixture(model, datamodule)
         generator = torch.Generator().manual_seed(seed)
         classes = model.draw_labels(num_samples, generator) if labels is None else in_turn(labels, num_samples)
+        # So many fit in any memory; blocks of another size would be other samples of the same seed.
         blocks = [
             model.sample(len(block), generator=generator, labels=None if classes is None else classes[block]).cpu()
             for block in torch.arange(num_samples).split(500)
@@ -257,6 +258,7 @@ class CommandLine(LightningCLI):
         """Names the run's folder, or finds the one to go on in."""
         config = self.config[self.subcommand]
         if config.get("weights_only", False) is None:
+            # Lightning would unpickle whatever a checkpoint holds.
             config.weights_only = True
         ckpt_path = config.ckpt_path
         checkpoint = load_checkpoint(ckpt_path) if ckpt_path else {}
@@ -320,14 +322,16 @@ class CommandLine(LightningCLI):
 
     def after_validate(self) -> None:
         """Writes the metrics beside the checkpoint's run."""
-        write_metrics(self.run_folder, self.subcommand, last_values(self.trainer, self.iteration_of_checkpoint))
+        if not self.trainer.fast_dev_run:
+            write_metrics(self.run_folder, self.subcommand, last_values(self.trainer, self.iteration_of_checkpoint))
 
     def after_test(self) -> None:
         """Logs and prints what all callbacks have measured, and writes it beside the checkpoint's run."""
         rows = rows_of(self.trainer)
         if not rows or self.trainer.fast_dev_run:
             finish_wandb_runs(self.trainer)
-            return None if rows else self.after_validate()
+            self.after_validate()
+            return
         evaluation = evaluation_of(self.trainer)
         report = {
             "metrics": {name: asdict(row) for name, row in rows.items()},

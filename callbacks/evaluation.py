@@ -110,8 +110,8 @@ class Evaluation(SampleMeasure):
         """Measures, and logs what was measured."""
         held_out, training = (self._features_of_split(trainer, split) for split in ("test", "train"))
         samples = self._features_of_samples(trainer, pl_module, self.num_samples or len(held_out.features))
-        # On every rank, so that what cannot be measured stops them all.
         suffix = "" if self.latents == "prior" else f"/{self.latents}"
+        # On every rank, so that what cannot be measured stops them all.
         rows = {name + suffix: row for name, row in sample_rows(self.extractor, samples, held_out, training).items()}
         pl_module.log_dict({f"test/{name}/{row.n}": row.value for name, row in rows.items()})
         for name, sums in self._sums.items():

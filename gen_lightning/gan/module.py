@@ -31,7 +31,8 @@ class GANModule(GenerativeModule):
     """A generative adversarial network (Goodfellow et al. 2014).
 
     An iteration splits its batch into `discriminator_steps` parts, updates the discriminator once on each
-    (algorithm 1: every update sees examples of its own), and then the generator once.
+    (algorithm 1: every update sees examples of its own), and then the generator once, on a batch of the size of a part.
+    Its labels, and what a relativistic loss compares with, are of the last part.
 
     Where both networks have `num_classes`, the batch's labels condition them: each takes the labels, int64 `[N]`, as
     its second argument, and generated data are of the same classes as the real ones.
@@ -48,7 +49,7 @@ class GANModule(GenerativeModule):
         data_shape: the shape of one example; the command line takes it from the data module
         regularizers: terms added to the discriminator's loss
         ema: called with the generator; the average that is sampled and evaluated in its place, while it is trained
-        codes: called with (data_shape)
+        codes: called with (data_shape); what is in the latent beside noise, and the network that tells it from data
         latent_dim: the dimension of the standard normal latent, or of the noise in it
         discriminator_steps: discriminator updates per iteration
         micro_batches: the equal parts of each update's batch, whose losses are computed one after the other, so that

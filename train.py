@@ -132,6 +132,7 @@ class Trainer(LightningTrainer):
             draw_from_mixture(model, datamodule)
         generator = torch.Generator().manual_seed(seed)
         classes = model.draw_labels(num_samples, generator) if labels is None else in_turn(labels, num_samples)
+        # So many fit in any memory; blocks of another size would be other samples of the same seed.
         blocks = [
             model.sample(len(block), generator=generator, labels=None if classes is None else classes[block]).cpu()
             for block in torch.arange(num_samples).split(500)
@@ -264,9 +265,13 @@ class CommandLine(LightningCLI):
         config = self.config[self.subcommand]
         torch.set_float32_matmul_precision(config.float32_matmul_precision)
         if config.get("weights_only", False) is None:
+            # Lightning would unpickle whatever a checkpoint holds.
             config.weights_only = True
         ckpt_path = config.ckpt_path
-        self.iteration_of_checkpoint = load_checkpoint(ckpt_path)["global_step"] if ckpt_path else 0
+        checkpoint = load_checkpoint(ckpt_path) if ckpt_path else {}
+        self.iteration_of_checkpoint = checkpoint.get("global_step", 0)
+        if self.subcommand == "fit" and checkpoint and "optimizer_states" not in checkpoint:
+            raise ValueError(f"{ckpt_path} holds weights alone: give a checkpoint that training can go on from.")
         if self.subcommand != "fit":
             self.save_config_callback = None
             self.run_folder = folder_of_checkpoint(ckpt_path)
@@ -324,14 +329,16 @@ class CommandLine(LightningCLI):
 
     def after_validate(self) -> None:
         """Writes the metrics beside the checkpoint's run."""
-        write_metrics(self.run_folder, self.subcommand, last_values(self.trainer, self.iteration_of_checkpoint))
+        if not self.trainer.fast_dev_run:
+            write_metrics(self.run_folder, self.subcommand, last_values(self.trainer, self.iteration_of_checkpoint))
 
     def after_test(self) -> None:
         """Logs and prints what all callbacks have measured, and writes it beside the checkpoint's run."""
         rows = rows_of(self.trainer)
         if not rows or self.trainer.fast_dev_run:
             finish_wandb_runs(self.trainer)
-            return None if rows else self.after_validate()
+            self.after_validate()
+            return
         evaluation = evaluation_of(self.trainer)
         report = {
             "metrics": {name: asdict(row) for name, row in rows.items()},
@@ -449,19 +456,23 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """The checkpoint, on the CPU.
 
     Raises:
-        ValueError: there is no such file, or it is corrupt.
+        ValueError: there is no such file, or it is corrupt, or something else.
     """
     if not Path(path).is_file():
         raise ValueError(f"There is no checkpoint {path}: give the path of a .ckpt file.")
+    sentence = f"{path} is corrupt or no checkpoint: give another one."
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # Whatever a truncated file makes of the unpickler, the user is to know which file it is.
-        raise ValueError(f"{path} is corrupt or no checkpoint: give another one.") from error
+        raise ValueError(sentence) from error
+    if not isinstance(checkpoint, dict) or "global_step" not in checkpoint:
+        raise ValueError(sentence)
+    return checkpoint
 
 
 def newest_checkpoint(run_folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The newest checkpoint of a run that loads, and what it holds.
+    """The newest checkpoint of a run that loads and holds more than weights, and what it holds.
 
     Raises:
         ValueError: there is none.
@@ -469,9 +480,13 @@ def newest_checkpoint(run_folder: Path) -> tuple[Path, dict[str, Any]]:
     files = sorted((run_folder / "checkpoints").glob("*.ckpt"), key=os.path.getmtime, reverse=True)
     for file in files:
         try:
-            return file, load_checkpoint(file)
+            checkpoint = load_checkpoint(file)
         except ValueError as error:
             warnings.warn(f"{error} Trying the one before it.", stacklevel=2)
+            continue
+        # ModelCheckpoint's save_weights_only leaves them out.
+        if "optimizer_states" in checkpoint:
+            return file, checkpoint
     raise ValueError(f"There is no checkpoint to resume in {run_folder / 'checkpoints'}: give runs/NAME/VERSION.")
 
 
@@ -482,7 +497,9 @@ def config_in(checkpoint: dict[str, Any], path: str | Path) -> str:
         ValueError: it holds none.
     """
     if "config" not in checkpoint:
-        raise ValueError(f"{path} was not written by train.py, and does not say what it is: train anew.")
+        raise ValueError(
+            f"{path} does not say of what model it is: give a checkpoint of train.py's that is not of weights alone."
+        )
     return checkpoint["config"]
 
 
@@ -525,6 +542,9 @@ def last_values(trainer: LightningTrainer, iteration: int) -> dict[str, float]:
 def write_metrics(folder: Path, verb: str, values: dict[str, Any]) -> None:
     """Puts values under `verb` in metrics.json; a test that was of something else stays under `earlier_tests`."""
     metrics = read_metrics(folder)
+    if verb == "fit":
+        # Of an earlier part of the run, which has gone on from before it.
+        metrics.pop("diverged", None)
     earlier = metrics.get(verb)
     if verb == "test" and earlier and subject_of(earlier) != subject_of(values):
         tests = [test for test in metrics.get("earlier_tests", []) if subject_of(test) != subject_of(earlier)]

@@ -45,20 +45,22 @@ class CodeClasses(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the error on the validation split."""
         if not trainer.sanity_checking:
-            pl_module.log(f"val/{_METRIC}", _error(trainer, pl_module, "val")[0].value)
+            told = _told(trainer, pl_module, "val")
+            pl_module.log(f"val/{_METRIC}", _error(pl_module, told, told).value)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures the error on the test split, and logs it."""
-        estimate, n = _error(trainer, pl_module, "test")
-        self.rows = {_METRIC: row_of(_METRIC, estimate, n)}
+        matched_on, judged = (_told(trainer, pl_module, split) for split in ("val", "test"))
+        estimate = _error(pl_module, matched_on, judged)
+        self.rows = {_METRIC: row_of(_METRIC, estimate, len(judged[1]))}
         pl_module.log(f"test/{_METRIC}", estimate.value)
 
 
-def _error(trainer: Trainer, pl_module: LightningModule, split: str) -> tuple[Estimate, int]:
-    """The error on a split of categories that are matched on the validation split, and the size of the split."""
-    matched = matched_classes(*_told(trainer, pl_module, "val"), pl_module.codes.categories[0])
-    categories, labels = _told(trainer, pl_module, split)
-    return mean_estimate(matched[categories] != labels), len(labels)
+def _error(pl_module: LightningModule, matched_on: tuple[Tensor, Tensor], judged: tuple[Tensor, Tensor]) -> Estimate:
+    """The error on the categories and labels of one split when they are matched on those of another."""
+    matched = matched_classes(*matched_on, pl_module.codes.categories[0])
+    categories, labels = judged
+    return mean_estimate(matched[categories] != labels)
 
 
 @torch.no_grad()

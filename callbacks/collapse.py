@@ -19,8 +19,9 @@ class CollapseMonitor(Callback):
     - The samples have collapsed: they are far closer to each other than real examples are. The ratio of the mean
       distances is logged as `val/sample_diversity`: about 1 for a perfect model, 0 for equal samples.
 
-    The first is looked at whenever scalars are logged, the others after each validation. That samples lack some modes
-    and vary within the others, distances do not see: counting modes does. What diverges is `StopOnNaN`'s affair.
+    The first is looked at whenever scalars are logged, the others after each validation. The gradient of a model with
+    codes has theirs in it, which need not vanish where the discriminator has won. That samples lack some modes and vary
+    within the others, distances do not see: counting modes does. What diverges is `StopOnNaN`'s affair.
 
     Args:
         accuracy: has won: the least accuracy on real and on generated examples, in [0, 1]
@@ -31,9 +32,12 @@ class CollapseMonitor(Callback):
         diversity: have collapsed: the largest ratio of the mean distances
         validations: have collapsed: in how many validations in a row, 1 or more; the first may come before a model has
             learnt to vary its samples
-        num_samples: real examples, at most those of one batch, and samples between which distances are taken
+        num_samples: real examples, at most those of one batch, and samples between which distances are taken, 2 or more
         seed: of the samples
         stop: whether training stops, and its last checkpoint is saved, instead of going on
+
+    Raises:
+        ValueError: a share, fraction, difference or ratio is not in [0, 1], or a number is too small.
     """
 
     def __init__(
@@ -48,6 +52,17 @@ class CollapseMonitor(Callback):
         seed: int = 0,
         stop: bool = False,
     ) -> None:
+        limits = {"accuracy": accuracy, "vanishing": vanishing, "overfitting": overfitting, "diversity": diversity}
+        for name, value in limits.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"CollapseMonitor's {name} is {value}: choose 0 to 1.")
+        for name, value, least in (
+            ("patience", patience, 1),
+            ("validations", validations, 1),
+            ("num_samples", num_samples, 2),
+        ):
+            if value < least:
+                raise ValueError(f"CollapseMonitor's {name} is {value}: choose {least} or more.")
         self.accuracy = accuracy
         self.vanishing = vanishing
         self.patience = patience

@@ -36,7 +36,7 @@ class ConditionalAccuracy(SampleMeasure):
 
     def __init__(self, num_samples: int = 10_000, extractor: FeatureExtractor | None = None, seed: int = 0) -> None:
         if num_samples < 2:
-            raise ValueError(f"num_samples is {num_samples}: choose 2 or more.")
+            raise ValueError(f"ConditionalAccuracy's num_samples is {num_samples}: choose 2 or more.")
         super().__init__(num_samples, seed)
         self.num_samples: int
         self.extractor = extractor or MNISTFeatures()

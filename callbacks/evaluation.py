@@ -53,13 +53,14 @@ class Evaluation(SampleMeasure):
                 num_samples is too large.
         """
         if (self.num_samples or 0) > _MOST_SAMPLES:
-            raise ValueError(f"num_samples is {self.num_samples:,}: choose {_MOST_SAMPLES:,} or fewer to evaluate.")
+            raise ValueError(f"Evaluation's num_samples is {self.num_samples:,}: choose {_MOST_SAMPLES:,} or fewer.")
         # An extractor of one's own may have been made in training mode.
         self.extractor.eval().requires_grad_(False)
         self._real = {}
         if len(pl_module.data_shape) != 3:
             raise ValueError(
-                f"Evaluation judges images, not data of shape {pl_module.data_shape}: leave it out of the callbacks."
+                f"Evaluation judges images, not data of shape {pl_module.data_shape}: leave it out of"
+                " trainer.callbacks."
             )
         if not hasattr(trainer.datamodule, "images"):
             raise ValueError("Evaluation needs a data module with images(split), such as MNISTDataModule.")
@@ -109,8 +110,8 @@ class Evaluation(SampleMeasure):
         """Measures, and logs what was measured."""
         held_out, training = (self._features_of_split(trainer, split) for split in ("test", "train"))
         samples = self._features_of_samples(trainer, pl_module, self.num_samples or len(held_out.features))
-        # On every rank, so that what cannot be measured stops them all.
         suffix = "" if self.latents == "prior" else f"/{self.latents}"
+        # On every rank, so that what cannot be measured stops them all.
         rows = {name + suffix: row for name, row in sample_rows(self.extractor, samples, held_out, training).items()}
         pl_module.log_dict({f"test/{name}/{row.n}": row.value for name, row in rows.items()})
         for name, sums in self._sums.items():

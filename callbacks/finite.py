@@ -67,11 +67,20 @@ def _stop(reason: str, trainer: Trainer) -> NoReturn:
 
 def _way_out(trainer: Trainer) -> str:
     paths = [callback.path for callback in trainer.callbacks if isinstance(callback, LastCheckpoint)]
-    saved = [os.path.relpath(path) for path in paths if os.path.isfile(path)]
+    saved = [os.path.relpath(path) for path in paths if _holds_training_state(path)]
     if not saved:
-        return "no checkpoint had been saved, so train anew with clipped gradients or a lower learning rate"
+        return "there is no checkpoint to resume from, so train anew with clipped gradients or a lower learning rate"
     # A resumed optimizer has the checkpoint's learning rate, unless a schedule sets it.
     return (
         f"resume from the last good checkpoint, {saved[0]}, with clipped gradients or with model.schedules that lower"
         " the learning rate"
     )
+
+
+def _holds_training_state(path: str) -> bool:
+    """Whether a file is a checkpoint that is whole; a ModelCheckpoint may have put weights alone in its place."""
+    try:
+        return "optimizer_states" in torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except Exception:
+        # Whatever a truncated file makes of the unpickler, it is not why the training stops.
+        return False

@@ -64,7 +64,7 @@ class ModeCoverage(SampleMeasure):
 
     def __init__(self, num_samples: int = 2500, classifier: FeatureExtractor | None = None, seed: int = 0) -> None:
         if num_samples < 1:
-            raise ValueError(f"num_samples is {num_samples}: choose 1 or more.")
+            raise ValueError(f"ModeCoverage's num_samples is {num_samples}: choose 1 or more.")
         super().__init__(num_samples, seed)
         self.num_samples: int
         self.classifier = classifier

@@ -37,6 +37,11 @@ class _PeriodicPictures(_PictureCallback):
 
     def __init__(self, folder: str, every_n_iterations: int) -> None:
         super().__init__(folder)
+        if every_n_iterations < 1:
+            raise ValueError(
+                f"{type(self).__name__}'s every_n_iterations is {every_n_iterations}: choose 1 or more, or leave it out"
+                " of trainer.callbacks."
+            )
         self.every_n_iterations = every_n_iterations
 
     def on_train_batch_end(
@@ -84,7 +89,7 @@ class SampleGrid(_SamplePictures):
     The grid is a square, and of a conditional model one column for each class.
 
     Args:
-        every_n_iterations: how often
+        every_n_iterations: how often, 1 or more
         num_images: samples in the grid; to fill it, a square number, or a multiple of a conditional model's classes
         seed: of the latents
     """
@@ -110,7 +115,7 @@ class LatentCodeGrid(_PeriodicPictures):
     continuous code: each row is of one latent, with that code from -2, beyond what it was trained on, to 2.
 
     Args:
-        every_n_iterations: how often
+        every_n_iterations: how often, 1 or more
         num_columns: latents
         seed: of the latents
     """
@@ -144,7 +149,7 @@ class ScatterPlot(_SamplePictures):
     with a margin: samples that lie outside are not shown.
 
     Args:
-        every_n_iterations: how often
+        every_n_iterations: how often, 1 or more
         num_points: samples, and at most as many validation points
         seed: of the latents
     """

@@ -89,22 +89,22 @@ class Steps(Schedule):
 
     Args:
         values: in their order; a schedule in place of a value counts iterations from the step's beginning
-        iterations: how many each one is for, 1 or more; as many as there are values, or one fewer
+        iterations: how many each one but the last is for, 1 or more
 
     Raises:
-        ValueError: there are no values, another number of iterations, or one less than 1.
+        ValueError: there are no values, not one iteration fewer than values, or one that is less than 1.
     """
 
     def __init__(self, values: Sequence[float | Schedule], iterations: Sequence[int]) -> None:
-        if not values or len(values) - len(iterations) not in (0, 1):
+        if len(iterations) != len(values) - 1:
             raise ValueError(
-                f"Steps has {len(values)} values and {len(iterations)} iterations: give one or more values, and how"
-                " many iterations each one is for."
+                f"Steps has {len(values)} values and {len(iterations)} iterations: give one or more values, and for how"
+                " many iterations each one but the last is."
             )
         if min(iterations, default=1) < 1:
             raise ValueError(f"Steps' iterations are {list(iterations)}: choose 1 or more for each value.")
         self.values = list(values)
-        self.starts = [0, *accumulate(iterations)][: len(values)]
+        self.starts = [0, *accumulate(iterations)]
 
     def __call__(self, iteration: int) -> float:
         """The value at `iteration`."""

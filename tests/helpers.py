@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import scipy.stats
 import torch
+import wandb
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -202,6 +203,8 @@ def run_command(*args: str, cwd: Path, **environment: str) -> subprocess.Complet
 
 def wandb_records(run_folder: Path) -> list:
     """The records of the newest offline W&B file of a run: protocol buffers in LevelDB's log, in blocks of 32 KiB."""
+    # The end of a run in this process does not wait for W&B's service, which writes the file; its own end does.
+    wandb.teardown()
     path = max(run_folder.glob("wandb/offline-run-*/run-*.wandb"))
     data = path.read_bytes()
     position, message, records = 7, b"", []  # behind the header :W&B, magic number and version

@@ -103,6 +103,21 @@ class TestResume:
             assert fit("--resume", str(folder), "--trainer.max_epochs=2") is None
         assert load(last)["global_step"] == 8
 
+    def test_passes_over_weights_alone(self, tmp_path, capsys):
+        """Which a ModelCheckpoint may have saved last."""
+        folder = tmp_path / "checkpoints"
+        folder.mkdir()
+        torch.save({"global_step": 8, "optimizer_states": []}, folder / "last.ckpt")
+        torch.save({"global_step": 8}, folder / "best.ckpt")
+        os.utime(folder / "last.ckpt", (0, 0))
+        assert train.newest_checkpoint(tmp_path)[0] == folder / "last.ckpt"
+        (folder / "last.ckpt").unlink()
+        with pytest.raises(ValueError, match="There is no checkpoint to resume"):
+            train.newest_checkpoint(tmp_path)
+        with pytest.raises(SystemExit):
+            train.main(["fit", *MLP, "--ckpt_path", str(folder / "best.ckpt")])
+        assert "best.ckpt holds weights alone" in capsys.readouterr().err
+
     def test_of_a_finished_run_keeps_its_metrics(self, fit):
         folder = fit(*MLP, *DIGITS, "--trainer.max_epochs=1")
         before = {name: (folder / name).read_text() for name in ("metrics.json", "metrics.csv", "summary.txt")}
@@ -445,3 +460,9 @@ def test_a_corrupt_checkpoint_is_named(tmp_path, monkeypatch, capsys, content):
     with pytest.raises(SystemExit):
         train.main(["sample", "--ckpt_path=broken.ckpt"])
     assert "broken.ckpt is corrupt" in capsys.readouterr().err
+
+
+def test_weights_without_a_checkpoint_around_them_are_named(tmp_path):
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "weights.pt")
+    with pytest.raises(ValueError, match=r"weights\.pt is corrupt or no checkpoint"):
+        train.load_checkpoint(tmp_path / "weights.pt")

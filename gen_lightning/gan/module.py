@@ -23,7 +23,7 @@ from gen_lightning.gan.regularizers import (
     check_differentiable_twice,
     check_regularizers,
 )
-from gen_lightning.networks import num_classes_of
+from gen_lightning.networks import common_num_classes
 from gen_lightning.schedules import Schedule
 
 
@@ -31,7 +31,8 @@ class GANModule(GenerativeModule):
     """A generative adversarial network (Goodfellow et al. 2014).
 
     An iteration splits its batch into `discriminator_steps` parts, updates the discriminator once on each
-    (algorithm 1: every update sees examples of its own), and then the generator once.
+    (algorithm 1: every update sees examples of its own), and then the generator once, on a batch of the size of a part.
+    Its labels, and what a relativistic loss compares with, are of the last part.
 
     Where both networks have `num_classes`, the batch's labels condition them: each takes the labels, int64 `[N]`, as
     its second argument, and generated data are of the same classes as the real ones.
@@ -48,13 +49,15 @@ class GANModule(GenerativeModule):
         data_shape: the shape of one example; the command line takes it from the data module
         regularizers: terms added to the discriminator's loss
         ema: called with the generator; the average that is sampled and evaluated in its place, while it is trained
-        codes: called with (data_shape)
+        codes: called with (data_shape); what is in the latent beside noise, and the network that tells it from data
         latent_dim: the dimension of the standard normal latent, or of the noise in it
         discriminator_steps: discriminator updates per iteration
         micro_batches: the equal parts of each update's batch, whose losses are computed one after the other, so that
             memory is that of one part; the gradients are those of the losses' mean. What sees a batch as a whole sees
             a part: batch and spectral normalization, and the averages of `LeCam`, move once with each.
-        gradient_clip_norm: each player's gradients are scaled down to this norm (Pascanu et al. 2013); None leaves them
+        gradient_clip_norm: each player's gradients are scaled down to this norm (Pascanu et al. 2013); None leaves
+            them. The norm before is logged as `train/generator_gradient_norm` and `train/discriminator_gradient_norm`;
+            the codes' network is part of the generator's.
         schedules: of the optimizers' options, by names such as `generator_optimizer.lr` and
             `discriminator_optimizer.beta2`
         seed: of all randomness in training
@@ -105,7 +108,7 @@ class GANModule(GenerativeModule):
         self.regularizers = cast(Sequence[DiscriminatorRegularizer], nn.ModuleList(regularizers or []))
         check_regularizers(self.regularizers, self.discriminator)
         check_constraint(loss, self.discriminator)
-        self.num_classes = _common_num_classes(self.generator, self.discriminator)
+        self.num_classes = common_num_classes(generator=self.generator, discriminator=self.discriminator)
         self.latent_dim = latent_dim
         self.discriminator_steps = discriminator_steps
         self.micro_batches = micro_batches
@@ -282,16 +285,6 @@ class GANModule(GenerativeModule):
         fake_logits = self.logits(self.draw(len(real), *condition), *condition)
         scalars = {"discriminator_loss": self.loss.discriminator(real_logits, fake_logits)}
         self.log_evaluation(scalars | logit_statistics(self.loss, real_logits, fake_logits), stage, len(real))
-
-
-def _common_num_classes(generator: nn.Module, discriminator: nn.Module) -> int | None:
-    ours, theirs = num_classes_of(generator), num_classes_of(discriminator)
-    if ours != theirs:
-        raise ValueError(
-            f"num_classes is {ours} of the generator and {theirs} of the discriminator: make both conditional on as"
-            " many classes (ConditionalGenerator, ProjectionDiscriminator), or neither."
-        )
-    return ours
 
 
 def _mean_of(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from gen_lightning.networks.conditional import (
     ConditionalEncoder,
     ConditionalGenerator,
     ProjectionDiscriminator,
+    common_num_classes,
     num_classes_of,
 )
 from gen_lightning.networks.dcgan import DCGANDecoder, DCGANDiscriminator, DCGANEncoder, DCGANGenerator
@@ -48,5 +49,6 @@ __all__ = [
     "ResidualEncoder",
     "SpectralNorm",
     "Translation",
+    "common_num_classes",
     "num_classes_of",
 ]

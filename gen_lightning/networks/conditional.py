@@ -107,3 +107,22 @@ def num_classes_of(network: nn.Module) -> int | None:
     """How many classes a network, or one within it, is conditional on; None where it is not conditional."""
     numbers = (getattr(part, "num_classes", None) for part in network.modules())
     return next((number for number in numbers if number is not None), None)
+
+
+def common_num_classes(**networks: nn.Module) -> int | None:
+    """How many classes the networks of a model are conditional on; None where none of them is conditional.
+
+    Args:
+        networks: two, by their names in the model
+
+    Raises:
+        ValueError: they are conditional on other numbers of classes.
+    """
+    numbers = {name: num_classes_of(network) for name, network in networks.items()}
+    if len(set(numbers.values())) > 1:
+        raise ValueError(
+            f"num_classes is {' and '.join(f'{number} of the {name}' for name, number in numbers.items())}: make both"
+            " conditional on as many classes (ConditionalGenerator, ConditionalEncoder, ProjectionDiscriminator), or"
+            " neither."
+        )
+    return next(iter(numbers.values()))

@@ -130,7 +130,7 @@ class R3GANDiscriminator(R3GANEncoder):
         return super().forward(images).squeeze(-1)
 
 
-class ResidualBlock(nn.Module):
+class InvertedBottleneck(nn.Module):
     """An inverted bottleneck of 1 x 1, grouped 3 x 3 and 1 x 1 convolutions, which is the identity at first.
 
     Fixup's initialization (Zhang et al. 2019) for networks without normalization: the last convolution is 0, and the
@@ -237,7 +237,7 @@ def _stages(
                 f"R3GAN's cardinalities have {cardinality}, which does not divide the {inner_width} channels inside a"
                 f" block (widths times expansion): choose a divisor, such as {math.gcd(inner_width, cardinality)}."
             )
-        stage = [ResidualBlock(width, inner_width, cardinality, depth) for _ in range(num_blocks)]
+        stage = [InvertedBottleneck(width, inner_width, cardinality, depth) for _ in range(num_blocks)]
         stages.append(nn.Sequential(*stage))
     return map_size, widths, stages
 

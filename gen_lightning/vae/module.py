@@ -9,7 +9,7 @@ from torch.distributions import Distribution
 from torch.optim import Optimizer
 
 from gen_lightning.base import GenerativeModule, full_precision
-from gen_lightning.networks import num_classes_of
+from gen_lightning.networks import common_num_classes
 from gen_lightning.schedules import Schedule
 from gen_lightning.vae.likelihoods import Likelihood
 from gen_lightning.vae.objectives import Objective
@@ -69,7 +69,7 @@ class VAEModule(GenerativeModule):
         self._likelihood = likelihood(self.data_shape)
         self.encoder = encoder(self.data_shape, self._posterior.num_features)
         self.decoder = decoder(self._prior.decoded_dim, self._likelihood.parameters_shape)
-        self.num_classes = _common_num_classes(self.encoder, self.decoder)
+        self.num_classes = common_num_classes(encoder=self.encoder, decoder=self.decoder)
         self.objective = objective
         self.latent_dim = latent_dim
         self._optimizer = optimizer
@@ -184,16 +184,6 @@ class VAEModule(GenerativeModule):
         labels = (part.expand(z.shape[:-1]).reshape(-1) for part in condition)
         parameters = full_precision(self.decoder(seen.reshape(-1, seen.shape[-1]), *labels))
         return parameters.unflatten(0, z.shape[:-1])
-
-
-def _common_num_classes(encoder: nn.Module, decoder: nn.Module) -> int | None:
-    ours, theirs = num_classes_of(encoder), num_classes_of(decoder)
-    if ours != theirs:
-        raise ValueError(
-            f"num_classes is {ours} of the encoder and {theirs} of the decoder: make both conditional on as many"
-            " classes (ConditionalEncoder, ConditionalGenerator), or neither."
-        )
-    return ours
 
 
 def _bound(terms: Terms) -> dict[str, Tensor]:

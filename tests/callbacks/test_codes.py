@@ -76,6 +76,19 @@ def test_test_images_are_judged_by_the_names_of_validation():
     assert run("validate", data)[1]["val/code_error"] == 0
 
 
+@pytest.mark.parametrize(("verb", "splits"), [("validate", ["val"]), ("test", ["val", "test"])])
+def test_each_split_is_encoded_once(verb, splits):
+    asked = []
+
+    class Counted(Splits):
+        def examples(self, split, n=None):
+            asked.append(split)
+            return super().examples(split, n)
+
+    run(verb, Counted(val=LABELS, test=LABELS))
+    assert asked == splits
+
+
 def test_classes_that_share_a_category_cost_the_smaller_one():
     merged = LABELS // 2
     _, logged = run("validate", Splits(val=merged, test=merged), Told(num_categories=5))

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from helpers import CONFIGS, adam, gan, run_command, vae, wandb_records
+from helpers import CONFIGS, adam, gan, vae, wandb_records
 from lightning.pytorch import Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -149,17 +149,27 @@ def test_a_model_without_a_discriminator_is_refused():
         trainer.fit(vae(), [torch.zeros(2, 1, 28, 28)])
 
 
-def test_wandb_is_alerted(tmp_path):
+@pytest.mark.parametrize(
+    ("argument", "value", "sentence"),
+    [
+        ("accuracy", 99, "accuracy is 99: choose 0 to 1"),
+        ("diversity", -0.1, "diversity is -0.1: choose 0 to 1"),
+        ("patience", 0, "patience is 0: choose 1 or more"),
+        ("num_samples", 1, "num_samples is 1: choose 2 or more"),
+    ],
+)
+def test_what_could_never_be_told_is_refused(argument, value, sentence):
+    with pytest.raises(ValueError, match=f"CollapseMonitor's {sentence}"):
+        CollapseMonitor(**{argument: value})
+
+
+def test_wandb_is_alerted(fit):
     """Of a generator that stays at its first weights, which draw nothing but grey."""
-    # A process of its own, since W&B's service may write the file's end after the run, when the process ends.
-    finished = run_command(
-        *("fit", "--config", str(CONFIGS / "gan/mlp.yaml"), "--data.source=digits", "--data.batch_size=256"),
+    run = fit(
+        *("--config", str(CONFIGS / "gan/mlp.yaml"), "--data.source=digits", "--data.batch_size=256"),
         *("--trainer.callbacks=callbacks.CollapseMonitor", "--trainer.callbacks.validations=1"),
         *("--model.generator_optimizer.lr=0", "--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"),
-        cwd=tmp_path,
     )
-    assert finished.returncode == 0, finished.stderr
-    (run,) = tmp_path.glob("runs/*/*")
     alerts = [record.alert for record in wandb_records(run) if record.HasField("alert")]
     assert [alert.title for alert in alerts] == ["The samples have collapsed"]
     assert "at iteration 4" in alerts[0].text

@@ -176,7 +176,7 @@ def test_data_that_are_no_images_are_refused():
     class Points(Sampler):
         data_shape = (2,)
 
-    with pytest.raises(ValueError, match="leave it out of the callbacks"):
+    with pytest.raises(ValueError, match=r"leave it out of trainer\.callbacks"):
         trainer_with(Evaluation()).test(Points(torch.zeros(1, 2)), MNISTDataModule("digits"), verbose=False)
 
 

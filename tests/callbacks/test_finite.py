@@ -48,6 +48,7 @@ def test_a_run_fails_with_a_good_checkpoint_from_which_it_goes_on(fit, capsys, r
     fit(*resume, "--model.schedules=null")
     resumed = load(folder / "checkpoints/last.ckpt")
     assert resumed["global_step"] == 8
+    assert json.loads((folder / "metrics.json").read_text()).keys() == {"fit"}
     assert all(value.isfinite().all() for value in resumed["state_dict"].values())
 
 
@@ -82,9 +83,17 @@ def test_no_checkpoint_is_written_of_weights_that_are_not_finite(tmp_path, check
 
 
 def test_what_has_diverged_before_any_checkpoint_is_told_to_train_anew(tmp_path):
-    with pytest.raises(DivergenceError, match="no checkpoint had been saved, so train anew"):
+    with pytest.raises(DivergenceError, match="there is no checkpoint to resume from, so train anew"):
         train(tmp_path, Poison(), LastCheckpoint(), log_every_n_steps=1)
     assert list(tmp_path.rglob("*.ckpt")) == []
+
+
+def test_weights_alone_are_no_checkpoint_to_resume_from(tmp_path):
+    """Of a ModelCheckpoint that keeps them where LastCheckpoint would keep the training's whole state."""
+    weights = ModelCheckpoint(tmp_path / "checkpoints", "last", every_n_train_steps=1, save_weights_only=True)
+    with pytest.raises(DivergenceError, match="there is no checkpoint to resume from"):
+        train(tmp_path, Poison(), LastCheckpoint(), weights, log_every_n_steps=1)
+    assert (tmp_path / "checkpoints/last.ckpt").is_file()
 
 
 def test_an_overflow_of_scaled_gradients_is_no_divergence(tmp_path):

@@ -7,7 +7,7 @@ from helpers import CONFIGS, gan, load
 from lightning.pytorch import Trainer
 from PIL import Image
 
-from callbacks import Compile, SampleGrid, ScatterPlot
+from callbacks import Compile, LatentCodeGrid, SampleGrid, ScatterPlot
 from callbacks.samples import save_scatter
 from datamodules import MNISTDataModule
 
@@ -47,6 +47,12 @@ def test_pictures_of_points_are_refused_before_training():
     trainer = Trainer(callbacks=[SampleGrid()], logger=False, enable_checkpointing=False, accelerator="cpu")
     with pytest.raises(ValueError, match=r"leave it out of trainer\.callbacks"):
         trainer.fit(gan(data_shape=(2,)), [torch.zeros(2, 2)])
+
+
+@pytest.mark.parametrize("pictures", [SampleGrid, LatentCodeGrid, ScatterPlot])
+def test_pictures_every_0_iterations_are_refused(pictures):
+    with pytest.raises(ValueError, match=f"{pictures.__name__}'s every_n_iterations is 0: choose 1 or more"):
+        pictures(every_n_iterations=0)
 
 
 def test_compiling_a_network_that_is_not_there_is_refused():

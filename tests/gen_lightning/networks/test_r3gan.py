@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from gen_lightning.networks import R3GANDiscriminator, R3GANEncoder, R3GANGenerator
-from gen_lightning.networks.r3gan import Downsampling, ResidualBlock, Upsampling
+from gen_lightning.networks.r3gan import Downsampling, InvertedBottleneck, Upsampling
 
 IMAGE = (1, 28, 28)
 SMALL = {"widths": 8, "blocks": 2, "cardinalities": 4}
@@ -18,7 +18,7 @@ def count(network):
 
 
 def blocks_of(network):
-    return [module for module in network.modules() if isinstance(module, ResidualBlock)]
+    return [module for module in network.modules() if isinstance(module, InvertedBottleneck)]
 
 
 def sizes(widths, blocks, cardinalities, map_size=4, latent_dim=64, expansion=2):
@@ -73,7 +73,7 @@ def test_settings_of_stages_begin_with_the_smallest_map():
 
 def test_a_block_is_the_identity_at_first():
     maps = torch.randn(3, 8, 7, 7)
-    assert torch.equal(ResidualBlock(8, 16, 4, depth=5)(maps), maps)
+    assert torch.equal(InvertedBottleneck(8, 16, 4, depth=5)(maps), maps)
 
 
 @pytest.mark.parametrize("size", [28, 32])
@@ -90,7 +90,7 @@ def test_both_networks_are_linear_at_first(size):
 def test_branches_of_all_blocks_add_up_to_a_variance_of_one(depth):
     """In front of the last convolution the mean square is 1 / depth. Edges, which see zeros outside, are left out."""
     torch.manual_seed(0)
-    branch = ResidualBlock(64, 256, 8, depth).layers[:-1](torch.randn(8, 64, 16, 16))
+    branch = InvertedBottleneck(64, 256, 8, depth).layers[:-1](torch.randn(8, 64, 16, 16))
     assert branch[..., 1:-1, 1:-1].square().mean().item() == pytest.approx(1 / depth, rel=0.1)
 
 

@@ -5,7 +5,7 @@ Encoders and discriminators go from data to features, decoders and generators fr
 `ConditionalGenerator` any generator or decoder, and `ConditionalEncoder` and `AugmentedEncoder` any encoder.
 """
 
-from gen_lightning.networks.augmentation import Affine, Color, Cutout, Translation
+from gen_lightning.networks.augmentation import Affine, Color, Cutout, Thickness, Translation
 from gen_lightning.networks.conditional import (
     ConditionalEncoder,
     ConditionalGenerator,
@@ -48,6 +48,7 @@ __all__ = [
     "ResidualDecoder",
     "ResidualEncoder",
     "SpectralNorm",
+    "Thickness",
     "Translation",
     "common_num_classes",
     "num_classes_of",

@@ -1,10 +1,11 @@
 """Augmentations against all that they may do, one by one."""
 
 import pytest
+import scipy.ndimage
 import torch
 import torch.nn.functional as F
 
-from gen_lightning.networks import Affine, AugmentedEncoder, Color, Cutout, Translation
+from gen_lightning.networks import Affine, AugmentedEncoder, Color, Cutout, Thickness, Translation
 
 AUGMENTATIONS = [Translation(0.25), Cutout(), Color()]
 
@@ -100,7 +101,7 @@ def test_gradients_flow_twice(augmentation):
     assert torch.autograd.gradgradcheck(function, images)
 
 
-@pytest.mark.parametrize("augmentation", [*AUGMENTATIONS, Affine()], ids=kind)
+@pytest.mark.parametrize("augmentation", [*AUGMENTATIONS, Affine(), Thickness()], ids=kind)
 def test_each_image_and_each_call_draws_anew_from_the_default_generator(augmentation):
     images = torch.rand(1, 3, 16, 16).expand(8, -1, -1, -1)
     first, second = seeded(augmentation, images), augmentation(images)
@@ -110,7 +111,7 @@ def test_each_image_and_each_call_draws_anew_from_the_default_generator(augmenta
     assert torch.equal(first, seeded(augmentation, images))
 
 
-@pytest.mark.parametrize("augmentation", [Translation(0.5), Cutout(), Affine()], ids=kind)
+@pytest.mark.parametrize("augmentation", [Translation(0.5), Cutout(), Affine(), Thickness()], ids=kind)
 def test_images_stay_in_the_unit_interval(augmentation):
     outputs = seeded(augmentation, torch.rand(50, 1, 9, 9))
     assert 0 <= outputs.min() < outputs.max() <= 1
@@ -127,6 +128,26 @@ def test_a_ratio_of_zero_changes_nothing(augmentation):
 def test_a_ratio_out_of_range_is_refused(build, ratio):
     with pytest.raises(ValueError, match="choose 0 to 1"):
         build(ratio)
+
+
+class TestThickness:
+    def test_is_a_part_of_the_way_to_dilation_or_erosion(self):
+        images = torch.rand(500, 1, 8, 8)
+        changed = seeded(Thickness(0.6), images)
+        size = (1, 1, 3, 3)
+        ends = {
+            sign: torch.from_numpy(morphology(images.numpy(), size=size, mode="nearest")) - images
+            for sign, morphology in ((1, scipy.ndimage.grey_dilation), (-1, scipy.ndimage.grey_erosion))
+        }
+        parts = []
+        for sign, way in ends.items():
+            part = ((changed - images) * way).sum((1, 2, 3)) / way.square().sum((1, 2, 3))
+            fits = (changed - images - part[:, None, None, None] * way).abs().amax((1, 2, 3)) < 1e-5
+            parts.append(sign * part[fits])
+        parts = torch.cat(parts)
+        assert len(parts) == 500
+        assert -0.6 <= parts.min() < -0.59
+        assert 0.59 < parts.max() <= 0.6
 
 
 class TestAffine:

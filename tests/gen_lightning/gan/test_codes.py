@@ -99,16 +99,16 @@ class TestMutualInformation:
         codes, latents, data = drawn(categories=(), num_continuous=2)
         values, means, log_deviations = latents[:, 3:], torch.randn(1000, 2), 0.3 * torch.randn(1000, 2)
         information = bound(codes, latents, data, means, log_deviations)
-        densities = Normal(means, log_deviations.exp()).log_prob(values) + Uniform(-1, 1).entropy()
+        densities = Normal(means, 0.1 + log_deviations.exp()).log_prob(values) + Uniform(-1, 1).entropy()
         assert information.keys() == {"continuous"}
         torch.testing.assert_close(information["continuous"], densities.sum(1).mean())
 
     def test_a_continuous_code_that_is_known_to_a_deviation(self):
         """log 2 - log(sigma sqrt(2 pi e)) for each, away from the ends of the interval."""
         codes, latents, data = drawn(100_000, categories=(), num_continuous=2)
-        means = latents[:, 3:] + 0.01 * torch.randn(100_000, 2)
+        means = latents[:, 3:] + 0.11 * torch.randn(100_000, 2)
         information = bound(codes, latents, data, means, torch.full((100_000, 2), math.log(0.01)))
-        expected = 2 * (math.log(2) - math.log(0.01 * math.sqrt(2 * math.pi * math.e)))
+        expected = 2 * (math.log(2) - math.log(0.11 * math.sqrt(2 * math.pi * math.e)))
         assert information["continuous"].item() == pytest.approx(expected, abs=0.02)
 
     def test_gradients_equal_those_of_cross_entropy_by_hand(self):
@@ -119,9 +119,10 @@ class TestMutualInformation:
         (gradient,) = torch.autograd.grad(codes.weighted(information), answer)
         expected = torch.zeros(8, 5)
         expected[:, :3] = latents[:, 3:6] - answer[:, :3].softmax(1)
-        off, precision = latents[:, 6] - answer[:, 3], (-2 * answer[:, 4]).exp()
+        off, part = latents[:, 6] - answer[:, 3], answer[:, 4].exp()
+        precision = (0.1 + part) ** -2
         expected[:, 3] = 0.1 * off * precision
-        expected[:, 4] = 0.1 * (off**2 * precision - 1)
+        expected[:, 4] = 0.1 * (off**2 * precision - 1) * part / (0.1 + part)
         torch.testing.assert_close(gradient, expected / 8)
 
 
@@ -215,7 +216,7 @@ def test_an_iteration_equals_a_plain_re_derivation():
     outputs, ones = encoder(fake), torch.ones(4)
     loss = F.binary_cross_entropy_with_logits(discriminator(fake), ones)
     category_information = math.log(3) + outputs[:, :3].log_softmax(1)[torch.arange(4), categories].mean()
-    variance = (2 * outputs[:, 4]).exp()
+    variance = (0.1 + outputs[:, 4].exp()) ** 2
     value_information = math.log(2) - F.gaussian_nll_loss(outputs[:, 3], value, variance, full=True)
     total = loss - category_information - 0.1 * value_information
     networks = [(model.generator, generator), (model.codes.encoder, encoder)]

@@ -6,6 +6,7 @@ from callbacks.collapse import CollapseMonitor
 from callbacks.compile import Compile
 from callbacks.conditional import ConditionalAccuracy
 from callbacks.evaluation import Evaluation
+from callbacks.latent_pictures import LatentInterpolations, LatentManifold, LatentTraversals
 from callbacks.latents import Latents
 from callbacks.likelihood import ImportanceSampledLikelihood
 from callbacks.loggers import MetricsCSV, SafeWandbLogger
@@ -22,6 +23,9 @@ __all__ = [
     "ImportanceSampledLikelihood",
     "LastCheckpoint",
     "LatentCodeGrid",
+    "LatentInterpolations",
+    "LatentManifold",
+    "LatentTraversals",
     "Latents",
     "MetricsCSV",
     "ModeCoverage",

@@ -28,7 +28,8 @@ train: .venv/installed  ## train a VAE and a DCGAN on the embedded digits, in ab
 	@echo "  $(BIN)/python train.py fit --config configs/gan/dcgan.yaml"
 
 test: .venv/installed  ## run the tests; those of the real MNIST where MNIST_ROOT holds it
-	MNIST_ROOT=$(MNIST_ROOT) $(BIN)/python -m pytest
+	MNIST_ROOT=$(MNIST_ROOT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadscope \
+	  || MNIST_ROOT=$(MNIST_ROOT) $(BIN)/python -m pytest --last-failed  # W&B's service may be late on a loaded machine
 
 lint: .venv/installed  ## check style and formatting
 	$(BIN)/ruff check .

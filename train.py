@@ -43,7 +43,15 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
-from callbacks import AtomicCheckpointIO, Evaluation, LastCheckpoint, MetricsCSV
+from callbacks import (
+    AtomicCheckpointIO,
+    DivergenceError,
+    Evaluation,
+    LastCheckpoint,
+    MetricsCSV,
+    SampleMeasure,
+    StopOnNaN,
+)
 from gen_lightning import GenerativeModule, VAEModule
 from gen_lightning.metrics import FeatureExtractor, Row, compare, table
 from gen_lightning.metrics.files import whole_file
@@ -70,7 +78,8 @@ class Trainer(LightningTrainer):
             model: the model, built as the checkpoint says
             ckpt_path: the checkpoint
             datamodule: the data
-            num_samples: how many samples; by default as many as the test split has images
+            num_samples: how many samples each measure of samples takes; by default as many as the recipe says, or as
+                the test split has images
             extractor: whose features are compared; by default the recipe's
             latents: what a VAE's samples are decoded from: the prior, or gmm, a mixture of 10 normals fitted to the
                 latents of the training images
@@ -79,8 +88,10 @@ class Trainer(LightningTrainer):
         grey = len(model.data_shape) == 3 and model.data_shape[0] == 1
         if (grey or extractor) and evaluation_of(self) is None:
             self.callbacks.append(Evaluation())
+        for callback in self.callbacks:
+            if isinstance(callback, SampleMeasure):
+                callback.num_samples = num_samples or callback.num_samples
         if evaluation := evaluation_of(self):
-            evaluation.num_samples = num_samples or evaluation.num_samples
             evaluation.extractor = extractor or evaluation.extractor
             evaluation.latents = latents
         if latents == "gmm":
@@ -264,15 +275,16 @@ class CommandLine(LightningCLI):
         identify_wandb_run(config.trainer.logger, self.run_folder)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The Trainer with atomic checkpoints and, in `fit`, a CSV of the metrics before its other loggers."""
+        """The Trainer with atomic checkpoints and, in `fit`, a CSV of the metrics, and a stop where they diverge."""
         trainer_config = self._get(self.config_init, "trainer")
         loggers = as_list(trainer_config.logger)
         kwargs["plugins"] = [*as_list(trainer_config.plugins), AtomicCheckpointIO()]
         if self.subcommand == "fit":
             kwargs["default_root_dir"] = str(self.run_folder)
+            kwargs["callbacks"] = [*as_list(trainer_config.callbacks), StopOnNaN()]
             if trainer_config.enable_progress_bar is not False:
                 # Drawn at each batch, as by default, the bar costs a tenth of a small network's iteration.
-                kwargs["callbacks"] = [*as_list(trainer_config.callbacks), TQDMProgressBar(refresh_rate=20)]
+                kwargs["callbacks"].append(TQDMProgressBar(refresh_rate=20))
             recipe_folder, version = self.run_folder.parent, self.run_folder.name
             csv = MetricsCSV(str(recipe_folder.parent), recipe_folder.name, version, self.iteration_of_checkpoint)
             loggers.insert(0, csv)
@@ -282,6 +294,18 @@ class CommandLine(LightningCLI):
         """Makes the run's folder, now that nothing is wrong with what was asked."""
         if not self.config.fit.resume and not self.config.fit.trainer.fast_dev_run:
             make_folder(self.run_folder)
+
+    def fit(self, **arguments: Any) -> None:
+        """Trains; a training that diverges is brought to an end like any other, and then fails with status 1."""
+        try:
+            self.trainer.fit(**arguments)
+        except DivergenceError as divergence:
+            finish_wandb_runs(self.trainer, exit_code=1)
+            if not self.trainer.fast_dev_run:
+                iteration = self.trainer.global_step
+                write_metrics(self.run_folder, "diverged", {"iteration": iteration, "reason": str(divergence)})
+                write_summary(self.run_folder, iteration)
+            fail(str(divergence), status=1)
 
     def after_fit(self) -> None:
         """Says where everything lies."""
@@ -325,7 +349,7 @@ def draw_from_mixture(model: GenerativeModule, datamodule: LightningDataModule |
     """
     if not isinstance(model, VAEModule):
         raise ValueError(f"{type(model).__name__} infers no latents to fit a mixture to: leave out --latents.")
-    if not hasattr(datamodule, "examples"):
+    if datamodule is None or not hasattr(datamodule, "examples"):
         raise ValueError("--latents gmm needs a data module with examples(split), such as MNISTDataModule.")
     datamodule.prepare_data()
     datamodule.setup("test")
@@ -373,11 +397,11 @@ def identify_wandb_run(loggers: Any, run_folder: Path) -> None:
             logger.init_args.update(Namespace(**names, name=f"{run_folder.parent.name}/{run_folder.name}"))
 
 
-def finish_wandb_runs(trainer: LightningTrainer) -> None:
-    """Ends the W&B runs, so that nothing of them is left in this process."""
+def finish_wandb_runs(trainer: LightningTrainer, exit_code: int = 0) -> None:
+    """Ends the W&B runs, as failed where the exit code is not 0, so that nothing of them is left in this process."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            logger.experiment.finish()
+            logger.experiment.finish(exit_code=exit_code)
 
 
 def shape_of(data: Any) -> tuple[int, ...]:
@@ -527,16 +551,20 @@ def write_summary(folder: Path, iteration: int) -> None:
     """Prints where everything of a run lies, and keeps it as summary.txt."""
     shown = Path(os.path.relpath(folder))
     samples = sorted(shown.glob("samples/*.png"))
-    metrics = read_metrics(folder)["fit"]
+    checkpoint = shown / "checkpoints" / "last.ckpt"
+    metrics = read_metrics(folder).get("fit", {})
     rows = {
         "Run": f"{shown} ({iteration:,} iterations)",
         "Samples": samples[-1] if samples else "none",
-        "Checkpoint": shown / "checkpoints" / "last.ckpt",
-        "Metrics": f"{shown / 'metrics.csv'}, {shown / 'metrics.json'}",
+        "Metrics": ", ".join(map(str, sorted(shown.glob("metrics.*")))),
         **{f"FID ({name})": f"{value:.2f}" for name, value in metrics.items() if "/fid/" in name},
-        "Measure": f"python train.py test --ckpt_path {shown / 'checkpoints' / 'last.ckpt'}",
-        "Train on": f"python train.py fit --resume {shown} --trainer.max_epochs N",
     }
+    if checkpoint.is_file():
+        rows |= {
+            "Checkpoint": checkpoint,
+            "Measure": f"python train.py test --ckpt_path {checkpoint}",
+            "Train on": f"python train.py fit --resume {shown} --trainer.max_epochs N",
+        }
     text = "".join(f"{name + ':':<32}{value}\n" for name, value in rows.items())
     (folder / "summary.txt").write_text(text)
     print(f"\n{text}")
@@ -615,10 +643,10 @@ def as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def fail(sentence: str) -> NoReturn:
-    """Ends the program as its user's mistake."""
+def fail(sentence: str, status: int = 2) -> NoReturn:
+    """Ends the program, by default as its user's mistake."""
     sys.stderr.write(f"train.py: {sentence}\n")
-    sys.exit(2)
+    sys.exit(status)
 
 
 def silence_libraries() -> None:
@@ -648,7 +676,10 @@ def compare_runs(args: list[str]) -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Runs a command; a user's error is one sentence and exit status 2. JSONARGPARSE_DEBUG=1 shows the traceback."""
+    """Runs a command; a user's error is one sentence and exit status 2, a training that has diverged status 1.
+
+    JSONARGPARSE_DEBUG=1 shows an error's traceback.
+    """
     silence_libraries()
     args = sys.argv[1:] if args is None else args
     try:

@@ -1,12 +1,17 @@
-"""Turns the results of benchmarks.run into a table, for the terminal or for the README.
+"""Turns the results of benchmarks.run into a table for the terminal, or into those of pages.
 
-python -m benchmarks.report
+python -m benchmarks.report --recipes gan/losses/*
 python -m benchmarks.report --update README.md
+
+A page says where a table belongs, and of which recipes, by <!-- results: gan/losses/* vae/vae --> and <!-- end -->.
 """
 
 import argparse
 import math
+import re
 import statistics
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,9 +20,17 @@ from gen_lightning.metrics.comparison import distinct, extractor_of, heading, ma
 from gen_lightning.metrics.estimates import with_error
 from gen_lightning.metrics.report import BETTER, Row
 
-OPENING, CLOSING = "<!-- benchmarks.report -->", "<!-- /benchmarks.report -->"
+OPENING, CLOSING = re.compile(r"<!-- results: (.+) -->\n"), "<!-- end -->"
+
+COLUMNS = ("recipe", "data", "epochs", "iterations", "minutes", "seeds", "N")
+# A line has one of them: of a budget of iterations or time, the iterations that it allowed.
+BUDGETS = ("epochs", "iterations")
+
+# Their floor is a perfect sampler's; that of all others is real images'.
+MODES = ("modes", "high_quality", "reverse_kl")
 
 Result = dict[str, Any]
+Line = dict[str, str]
 
 
 class Group(NamedTuple):
@@ -25,37 +38,37 @@ class Group(NamedTuple):
 
     recipe: str
     source: str
-    epochs: int
+    epochs: int | None
     n: str
     extractor: str
 
 
-def report(rows: list[Result]) -> str:
+def report(rows: list[Result], recipes: Sequence[str] = ("*",)) -> str:
     """A Markdown table of mean ± sample standard deviation over seeds, the floors below, and what it was made with.
 
+    Args:
+        rows: the results
+        recipes: those that the table shows, in its order, as patterns such as `gan/mlp`, or `gan/*` with its subfolders
+
     Raises:
-        ValueError: there are no results.
+        ValueError: there are no results of them.
     """
-    if not rows:
-        raise ValueError("There are no results: run `python -m benchmarks.run` first.")
     # The last line of a task counts, whoever has written it twice.
-    rows = list({task_of(row): row for row in rows}.values())
+    shown = {task_of(row): row for pattern in recipes for row in rows if fnmatchcase(row["recipe"], pattern)}
+    if not shown:
+        command = f"python -m benchmarks.run --recipes {' '.join(recipes)}"
+        raise ValueError(f"There are no results of {' '.join(recipes)}: run `{command}` first.")
+    rows = list(shown.values())
     groups: dict[Group, list[Result]] = {}
     for row in rows:
         groups.setdefault(group_of(row), []).append(row)
-    metrics = {metric: entry.better for row in rows for metric, entry in chosen(row).items()}
-    ordered = sorted(metrics, key=lambda metric: list(BETTER).index(family(metric)))
-    header = [
-        "recipe",
-        "data",
-        "epochs",
-        "minutes",
-        "seeds",
-        "N",
-        *(heading(family(name), metrics[name]) for name in ordered),
-    ]
-    lines = [line(group, members, ordered) for group, members in groups.items()]
-    return f"{markdown([header, *lines, *floor_lines(groups, ordered)])}\n\n{made_with(rows)}"
+    measured = {metric: entry.better for row in rows for metric, entry in chosen(row).items()}
+    metrics = sorted(measured, key=lambda metric: list(BETTER).index(family(metric)))
+    lines = [line(group, members, metrics) for group, members in groups.items()] + floor_lines(groups, metrics)
+    columns = [name for name in COLUMNS if name not in BUDGETS or any(cells.get(name) for cells in lines)]
+    headings = columns + [heading(short(metric), measured[metric]) for metric in metrics]
+    cells = [[cells.get(name, "") for name in (*columns, *metrics)] for cells in lines]
+    return f"{markdown([headings, *cells])}\n\n{made_with(rows)}"
 
 
 def group_of(row: Result) -> Group:
@@ -74,19 +87,28 @@ def family(metric: str) -> str:
     return metric.partition("/")[0]
 
 
-def line(group: Group, rows: list[Result], metrics: list[str]) -> list[str]:
-    """The cells of one recipe."""
+def short(metric: str) -> str:
+    """A metric's name without that of the extractor, and with a number of latents such as nll/5000's."""
+    return metric if metric.rpartition("/")[2].isdigit() else family(metric)
+
+
+def line(group: Group, rows: list[Result], metrics: list[str]) -> Line:
+    """The cells of one recipe, by column."""
     minutes = [row["minutes"] for row in rows if row["minutes"] is not None]
-    values = [[chosen(row)[metric].value for row in rows if metric in chosen(row)] for metric in metrics]
-    return [
-        group.recipe,
-        group.source,
-        str(group.epochs),
-        f"{statistics.mean(minutes):.1f}" if minutes else "",
-        str(len(rows)),
-        group.n,
-        *(mean_and_deviation(column) for column in values),
-    ]
+    values = {metric: [chosen(row)[metric].value for row in rows if metric in chosen(row)] for metric in metrics}
+    if group.epochs is None:
+        budget = {"iterations": f"{statistics.mean(row['test']['iteration'] for row in rows):,.0f}"}
+    else:
+        budget = {"epochs": str(group.epochs)}
+    return {
+        "recipe": group.recipe,
+        "data": group.source,
+        **budget,
+        "minutes": f"{statistics.mean(minutes):.1f}" if minutes else "",
+        "seeds": str(len(rows)),
+        "N": group.n,
+        **{metric: mean_and_deviation(column) for metric, column in values.items()},
+    }
 
 
 def mean_and_deviation(values: list[float]) -> str:
@@ -98,15 +120,17 @@ def mean_and_deviation(values: list[float]) -> str:
     return with_error(mean, statistics.stdev(values) if known else None)
 
 
-def floor_lines(groups: dict[Group, list[Result]], metrics: list[str]) -> list[list[str]]:
-    """The cells of the floors, a line for each source, N and extractor."""
+def floor_lines(groups: dict[Group, list[Result]], metrics: list[str]) -> list[Line]:
+    """The cells of the floors, a line for each source, N and extractor that has any."""
     rows_of: dict[tuple[str, str, str], list[Result]] = {}
     for group, rows in groups.items():
         rows_of.setdefault((group.source, group.n, group.extractor), []).extend(rows)
-    return [
-        ["floor", source, "", "", "", n, *(mean_floor([chosen(row).get(metric) for row in rows]) for metric in metrics)]
-        for (source, n, _), rows in rows_of.items()
-    ]
+    lines = []
+    for (source, n, _), rows in rows_of.items():
+        floors = {metric: mean_floor([chosen(row).get(metric) for row in rows]) for metric in metrics}
+        if any(floors.values()):
+            lines.append({"recipe": "floor", "data": source, "N": n, **floors})
+    return lines
 
 
 def mean_floor(column: list[Row | None]) -> str:
@@ -119,46 +143,61 @@ def mean_floor(column: list[Row | None]) -> str:
 
 
 def made_with(rows: list[Result]) -> str:
-    """The sentence under the table: seeds, N, extractor, hardware and versions."""
+    """The sentences under the table: seeds, what the floors are of, N, extractor, hardware and versions."""
     seeds = sorted({row["seed"] for row in rows})
     tests = [row["test"] for row in rows]
+    entries = [(family(metric), entry) for row in rows for metric, entry in chosen(row).items()]
+    floors = [
+        "a perfect sampler's" if name in MODES else "real images in place of samples"
+        for name, entry in entries
+        if entry.floor is not None
+    ]
+    extractors = distinct(extractor_of(test) for test in tests if extractor_of(test))
     facts = [
-        f"N = {distinct(f'{entry.n:,}' for row in rows for entry in chosen(row).values())}",
-        f"extractor {distinct(extractor_of(test) for test in tests if extractor_of(test))}",
+        f"N = {distinct(f'{entry.n:,}' for _, entry in entries)}",
+        *([f"extractor {extractors}"] if extractors else []),
         distinct(test["hardware"] for test in tests),
         distinct(", ".join(f"{name} {version}" for name, version in test["versions"].items()) for test in tests),
     ]
+    floor = f"; floor: {distinct(floors)} ± standard error" if floors else ""
     return (
-        f"Mean ± standard deviation over {len(seeds)} seeds ({', '.join(map(str, seeds))}); floor: real images in place"
-        f" of samples ± standard error. {'; '.join(facts)}."
+        f"Mean ± standard deviation over {len(seeds)} seeds ({', '.join(map(str, seeds))}){floor}. {'; '.join(facts)}."
     )
 
 
-def update(path: Path, table: str) -> None:
-    """Puts the table between the markers of a file, in place of what stands there.
+def renewed(path: Path, rows: list[Result]) -> str:
+    """The text of a page with a new table between each pair of markers.
 
     Raises:
-        ValueError: the file is absent, or its markers are.
+        ValueError: the page is absent or has no markers; one is not closed; there are no results of its recipes.
     """
-    before, opening, rest = path.read_text().partition(OPENING) if path.is_file() else ("", "", "")
-    _, closing, after = rest.partition(CLOSING)
-    if not closing:
-        raise ValueError(f"{path} has no place for the table: write {OPENING} and {CLOSING} into it.")
-    path.write_text(f"{before}{opening}\n{table}\n{closing}{after}")
+    text, *blocks = OPENING.split(path.read_text() if path.is_file() else "")
+    if not blocks:
+        raise ValueError(f"{path} has no place for a table: write <!-- results: RECIPES --> and {CLOSING} into it.")
+    for recipes, block in zip(blocks[::2], blocks[1::2], strict=True):
+        _, closing, after = block.partition(CLOSING)
+        opening = f"<!-- results: {recipes} -->"
+        if not closing:
+            raise ValueError(f"{path} has no end of the table behind {opening}: write {CLOSING} there.")
+        text += f"{opening}\n{report(rows, recipes.split())}\n{closing}{after}"
+    return text
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Prints the table, or puts it into a file."""
+    """Prints a table, or renews those of pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results.jsonl"))
-    parser.add_argument("--update", type=Path, help="a file with the markers between which the table belongs")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--recipes", nargs="+", default=["*"], help="of the table, or patterns; by default all")
+    shown.add_argument("--update", nargs="+", type=Path, help="pages with markers between which tables belong")
     args = parser.parse_args(arguments)
     try:
-        table = report(read_results(args.results))
+        rows = read_results(args.results)
         if args.update:
-            update(args.update, table)
+            for path, text in [(path, renewed(path, rows)) for path in args.update]:
+                path.write_text(text)
         else:
-            print(table)
+            print(report(rows, args.recipes))
     except ValueError as error:
         raise SystemExit(f"benchmarks.report: {error}") from None
 

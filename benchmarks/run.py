@@ -1,13 +1,15 @@
 """Trains and tests recipes over seeds through the command line, a line of JSON each.
 
-    python -m benchmarks.run --root data
+    python -m benchmarks.run --root data --recipes gan/losses/*
     python -m benchmarks.run --source digits --epochs 2 --recipes vae/vae --seeds 0
 
-What the results hold already is not done again, and a fit that was interrupted goes on where it was. Results know
-nothing of what is changed in a recipe or the code: take their lines out of the file then.
+Data and budget are the recipe's own unless they are given here. What the results hold already is not done again, and a
+fit that was interrupted goes on where it was. Results know nothing of what is changed in a recipe or the code: take
+their lines out of the file then.
 """
 
 import argparse
+import fnmatch
 import json
 import os
 import subprocess
@@ -17,24 +19,63 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
-EPOCHS = {"gan/mlp": 50, "gan/dcgan": 5, "vae/vae": 50, "vae/conv": 5}
+import yaml
 
 PROJECT = Path(__file__).resolve().parents[1]
+CONFIGS = PROJECT / "configs"
 LINES_OF_FAILURE = 20
 
 
 class Task(NamedTuple):
-    """What identifies a line of the results."""
+    """What identifies a line of the results.
+
+    `source` is the data's name; `epochs` is None where the recipe has a budget of iterations or of time.
+    """
 
     recipe: str
     seed: int
     source: str
-    epochs: int
+    epochs: int | None
 
     @property
     def name(self) -> str:
         """The name of its runs, by which an interrupted one is found again."""
-        return f"benchmark-{self.recipe.replace('/', '-')}-{self.source}-{self.epochs}-epochs-seed{self.seed}"
+        budget = "" if self.epochs is None else f"-{self.epochs}-epochs"
+        return f"benchmark-{self.recipe.replace('/', '-')}-{self.source}{budget}-seed{self.seed}"
+
+    def __str__(self) -> str:
+        budget = "" if self.epochs is None else f", {self.epochs} epochs"
+        return f"{self.recipe}, seed {self.seed}{budget} on {self.source}"
+
+
+def recipes_like(patterns: list[str]) -> list[str]:
+    """The recipes of patterns such as `gan/mlp`, or `gan/*` with its subfolders, each once, in the patterns' order."""
+    recipes = sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml"))
+    return list(dict.fromkeys(recipe for pattern in patterns for recipe in fnmatch.filter(recipes, pattern)))
+
+
+def read_recipe(recipe: str) -> dict[str, Any]:
+    """The configuration of a recipe."""
+    return yaml.safe_load((CONFIGS / f"{recipe}.yaml").read_text())
+
+
+def plan(recipe: str, seed: int, source: str | None, epochs: int | None) -> Task:
+    """The task of a recipe, with the data and the budget that are given, or else its own."""
+    config = read_recipe(recipe)
+    return Task(recipe, seed, data_of(config["data"], source), epochs or own_epochs(config["trainer"]))
+
+
+def data_of(data: dict[str, Any], source: str | None) -> str:
+    """The name of a recipe's data: the source where they have one, else the mixture, else the data module."""
+    arguments = data.get("init_args", {})
+    if "source" in arguments:
+        return source or arguments["source"]
+    return arguments.get("mixture", data)["class_path"].rpartition(".")[2].lower()
+
+
+def own_epochs(trainer: dict[str, Any]) -> int | None:
+    """A recipe's budget in epochs, unless it is one of iterations or time."""
+    return None if {"max_steps", "max_time"} & trainer.keys() else trainer["max_epochs"]
 
 
 def task_of(row: dict[str, Any]) -> Task:
@@ -78,7 +119,7 @@ def perform(task: Task, root: str, runs: Path) -> dict[str, Any]:
     folder = newest_run(task, runs)
     if folder is None or not is_fitted(folder):
         folder = fit(task, root, runs, folder)
-    train_py("test", f"--ckpt_path={folder / 'checkpoints' / 'last.ckpt'}", f"--data.root={root}")
+    train_py("test", f"--ckpt_path={folder / 'checkpoints' / 'last.ckpt'}", *data_options(task, root))
     minutes = folder / "minutes.txt"
     return task._asdict() | {
         "minutes": float(minutes.read_text()) if minutes.is_file() else None,
@@ -100,24 +141,31 @@ def is_fitted(folder: Path) -> bool:
 def fit(task: Task, root: str, runs: Path, interrupted: Path | None) -> Path:
     """Fits a task, from the start or going on in the folder of an interrupted run, and returns the run's folder."""
     if interrupted:
-        train_py("fit", f"--resume={interrupted}", f"--data.root={root}")
+        train_py("fit", f"--resume={interrupted}", *data_options(task, root))
         return interrupted
+    # Of a recipe's own budget of iterations or time, nothing is to be left beside epochs.
+    epochs = [f"--trainer.max_epochs={task.epochs}", "--trainer.max_steps=-1", "--trainer.max_time=null"]
     start = time.perf_counter()
     train_py(
         "fit",
-        f"--config={PROJECT / 'configs' / task.recipe}.yaml",
+        f"--config={CONFIGS / task.recipe}.yaml",
         f"--seed_everything={task.seed}",
         f"--name={task.name}",
-        f"--data.source={task.source}",
-        f"--data.root={root}",
         f"--trainer.default_root_dir={runs}",
-        f"--trainer.max_epochs={task.epochs}",
+        *data_options(task, root),
+        *([] if task.epochs is None else epochs),
     )
     folder = newest_run(task, runs)
     assert folder is not None
     # Nobody knows how long the parts of an interrupted run took, so only a whole one's minutes are kept.
     (folder / "minutes.txt").write_text(f"{(time.perf_counter() - start) / 60:.2f}\n")
     return folder
+
+
+def data_options(task: Task, root: str) -> list[str]:
+    """What the command line is told of the data: nothing where they have no source."""
+    has_source = "source" in read_recipe(task.recipe)["data"].get("init_args", {})
+    return [f"--data.source={task.source}", f"--data.root={root}"] if has_source else []
 
 
 def train_py(*arguments: str) -> None:
@@ -133,31 +181,30 @@ def train_py(*arguments: str) -> None:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", default="data", help="folder of the data, as torchvision lays it out")
-    parser.add_argument("--source", default="mnist")
-    parser.add_argument("--recipes", nargs="+", default=list(EPOCHS), help="files below configs/, without .yaml")
+    parser.add_argument("--source", help="of every recipe whose data have one, instead of the recipes' own")
+    parser.add_argument(
+        "--recipes", nargs="+", default=["*"], help="files below configs/, without .yaml, or patterns; by default all"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, help="of every recipe, instead of the recipes' own budgets")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results.jsonl"))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     args = parser.parse_args(arguments)
-    for recipe in args.recipes:
-        if not (PROJECT / "configs" / f"{recipe}.yaml").is_file():
-            parser.error(f"there is no configs/{recipe}.yaml: choose from {', '.join(EPOCHS)}")
-        if recipe not in EPOCHS and args.epochs is None:
-            parser.error(f"{recipe} has no budget: add --epochs N")
+    for pattern in args.recipes:
+        if not recipes_like([pattern]):
+            parser.error(f"there is no configs/{pattern}.yaml: choose from {', '.join(recipes_like(['*']))}")
     return args
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Performs what is left to do, the first seed of all recipes first; 1 if something failed, else 0."""
     args = parse(arguments)
-    tasks = [
-        Task(recipe, seed, args.source, args.epochs or EPOCHS[recipe]) for seed in args.seeds for recipe in args.recipes
-    ]
+    recipes = recipes_like(args.recipes)
+    tasks = [plan(recipe, seed, args.source, args.epochs) for seed in args.seeds for recipe in recipes]
     left, failures = tasks_left(tasks, args.results), 0
     print(f"{len(tasks) - len(left)} of {len(tasks)} are in {args.results}")
     for task in left:
-        print(f"{task.recipe}, seed {task.seed}, {task.epochs} epochs on {task.source} ...", flush=True)
+        print(f"{task} ...", flush=True)
         try:
             append_result(args.results, perform(task, args.root, args.runs))
         except subprocess.CalledProcessError as failure:

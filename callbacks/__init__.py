@@ -5,7 +5,9 @@ from callbacks.codes import CodeClasses
 from callbacks.collapse import CollapseMonitor
 from callbacks.compile import Compile
 from callbacks.conditional import ConditionalAccuracy
+from callbacks.drawing import SampleMeasure
 from callbacks.evaluation import Evaluation
+from callbacks.finite import DivergenceError, StopOnNaN
 from callbacks.latent_pictures import LatentInterpolations, LatentManifold, LatentTraversals
 from callbacks.latents import Latents
 from callbacks.likelihood import ImportanceSampledLikelihood
@@ -19,6 +21,7 @@ __all__ = [
     "CollapseMonitor",
     "Compile",
     "ConditionalAccuracy",
+    "DivergenceError",
     "Evaluation",
     "ImportanceSampledLikelihood",
     "LastCheckpoint",
@@ -32,5 +35,7 @@ __all__ = [
     "Reconstructions",
     "SafeWandbLogger",
     "SampleGrid",
+    "SampleMeasure",
     "ScatterPlot",
+    "StopOnNaN",
 ]

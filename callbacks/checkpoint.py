@@ -40,7 +40,7 @@ class LastCheckpoint(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Resolves the folder on all ranks together."""
-        self._path = os.path.join(trainer.log_dir or trainer.default_root_dir, "checkpoints", "last.ckpt")
+        self.path = os.path.join(trainer.log_dir or trainer.default_root_dir, "checkpoints", "last.ckpt")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Saves when an iteration in `every_n_iterations` has been completed."""
@@ -67,5 +67,5 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         if trainer.global_step == self._saved_at or trainer.fast_dev_run:
             return
-        trainer.save_checkpoint(self._path, weights_only=False)
+        trainer.save_checkpoint(self.path, weights_only=False)
         self._saved_at = trainer.global_step

@@ -5,22 +5,22 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+
+from callbacks.loggers import alert
 
 
 class CollapseMonitor(Callback):
     """Warns, in the log and by a W&B alert, once each time that one of these begins.
 
-    - The training has diverged: the generator's loss is not finite.
     - The discriminator has won: it tells real from generated examples, and the generator's gradient has vanished.
     - The discriminator overfits: it is far more accurate on the training examples than on held-out ones.
     - The samples have collapsed: they are far closer to each other than real examples are. The ratio of the mean
       distances is logged as `val/sample_diversity`: about 1 for a perfect model, 0 for equal samples.
 
-    The first two are looked at whenever scalars are logged, the others after each validation. That samples lack some
-    modes and vary within the others, distances do not see: counting modes does.
+    The first is looked at whenever scalars are logged, the others after each validation. That samples lack some modes
+    and vary within the others, distances do not see: counting modes does. What diverges is `StopOnNaN`'s affair.
 
     Args:
         accuracy: has won: the least accuracy on real and on generated examples, in [0, 1]
@@ -29,6 +29,8 @@ class CollapseMonitor(Callback):
         overfitting: overfits: the least difference between the accuracies on the training examples of one batch, which
             has about 100 of them or more, and on held-out examples
         diversity: have collapsed: the largest ratio of the mean distances
+        validations: have collapsed: in how many validations in a row, 1 or more; the first may come before a model has
+            learnt to vary its samples
         num_samples: real examples, at most those of one batch, and samples between which distances are taken
         seed: of the samples
         stop: whether training stops, and its last checkpoint is saved, instead of going on
@@ -41,6 +43,7 @@ class CollapseMonitor(Callback):
         patience: int = 5,
         overfitting: float = 0.4,
         diversity: float = 0.2,
+        validations: int = 2,
         num_samples: int = 256,
         seed: int = 0,
         stop: bool = False,
@@ -50,12 +53,13 @@ class CollapseMonitor(Callback):
         self.patience = patience
         self.overfitting = overfitting
         self.diversity = diversity
+        self.validations = validations
         self.num_samples = num_samples
         self.seed = seed
         self.stop = stop
         self._events: set[str] = set()
+        self._in_a_row: dict[str, int] = {}
         self._largest_norm = 0.0
-        self._won_in_a_row = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses models without a game.
@@ -73,8 +77,6 @@ class CollapseMonitor(Callback):
         if trainer.global_step % trainer.log_every_n_steps:
             return
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
-        loss = metrics["train/generator_loss"]
-        self._tell(trainer, "The training has diverged", not math.isfinite(loss), f"the generator's loss is {loss}")
         norm = metrics["train/generator_gradient_norm"]
         # Under 16-mixed precision, a step whose gradients overflow is left out, and no divergence.
         if math.isfinite(norm):
@@ -82,15 +84,14 @@ class CollapseMonitor(Callback):
 
     def _look_for_a_winner(self, trainer: Trainer, norm: float, real_accuracy: float, fake_accuracy: float) -> None:
         self._largest_norm = max(self._largest_norm, norm)
-        won = min(real_accuracy, fake_accuracy) >= self.accuracy and norm <= self.vanishing * self._largest_norm
-        self._won_in_a_row = self._won_in_a_row + 1 if won else 0
         self._tell(
             trainer,
             "The discriminator has won",
-            self._won_in_a_row >= self.patience,
+            min(real_accuracy, fake_accuracy) >= self.accuracy and norm <= self.vanishing * self._largest_norm,
             f"it is right on {real_accuracy:.1%} of real and {fake_accuracy:.1%} of generated examples, and the norm of"
             f" the generator's gradient has gone from {self._largest_norm:.2g} to {norm:.2g}; add a regularizer such as"
             " R1, or lower the discriminator's learning rate",
+            patience=self.patience,
         )
 
     def on_validation_batch_end(
@@ -121,6 +122,7 @@ class CollapseMonitor(Callback):
             "The samples have collapsed",
             diversity <= self.diversity,
             f"their mean distance is {diversity:.3f} of that between real examples; add a regularizer such as R1",
+            patience=self.validations,
         )
         trained_on = metrics.get("train/real_accuracy", held_out)
         self._tell(
@@ -133,21 +135,21 @@ class CollapseMonitor(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run has to know, so that it warns of nothing twice."""
-        return {"events": sorted(self._events), "largest_norm": self._largest_norm, "won": self._won_in_a_row}
+        return {"events": sorted(self._events), "in_a_row": self._in_a_row, "largest_norm": self._largest_norm}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from there."""
         self._events = set(state_dict["events"])
-        self._largest_norm, self._won_in_a_row = state_dict["largest_norm"], state_dict["won"]
+        self._in_a_row, self._largest_norm = dict(state_dict.get("in_a_row", {})), state_dict["largest_norm"]
 
-    def _tell(self, trainer: Trainer, event: str, happens: bool, reason: str) -> None:
-        """Warns where an event begins, and stops if that was asked for."""
+    def _tell(self, trainer: Trainer, event: str, seen: bool, reason: str, patience: int = 1) -> None:
+        """Warns where an event begins, which is seen so many times in a row, and stops if that was asked for."""
+        self._in_a_row[event] = self._in_a_row.get(event, 0) + 1 if seen else 0
+        happens = self._in_a_row[event] >= patience
         if happens and event not in self._events:
             text = f"{event} at iteration {trainer.global_step}: {reason}."
             rank_zero_warn(text)
-            for logger in trainer.loggers:
-                if isinstance(logger, WandbLogger):
-                    logger.experiment.alert(title=event, text=text)
+            alert(trainer, event, text)
         (self._events.add if happens else self._events.discard)(event)
         # Ranks see batches of their own, and stop together.
         if self.stop and trainer.strategy.reduce_boolean_decision(happens, all=False):

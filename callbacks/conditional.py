@@ -3,10 +3,10 @@
 from functools import partial
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.drawing import fill_from_samples, measuring_device
+from callbacks.drawing import SampleMeasure, fill_from_samples, measuring_device
 from gen_lightning.metrics import Estimate, FeatureExtractor, MNISTFeatures, Row
 from gen_lightning.metrics.estimates import mean_estimate
 from gen_lightning.metrics.report import BETTER, features_of, real_features
@@ -14,7 +14,7 @@ from gen_lightning.metrics.report import BETTER, features_of, real_features
 _METRIC = "conditional_accuracy"
 
 
-class ConditionalAccuracy(Callback):
+class ConditionalAccuracy(SampleMeasure):
     """The share of samples that a classifier takes for the class that the model was asked for.
 
     After each validation it is logged as `val/conditional_accuracy/EXTRACTOR/N`, and as `val/conditional_accuracy` for
@@ -37,10 +37,9 @@ class ConditionalAccuracy(Callback):
     def __init__(self, num_samples: int = 10_000, extractor: FeatureExtractor | None = None, seed: int = 0) -> None:
         if num_samples < 2:
             raise ValueError(f"num_samples is {num_samples}: choose 2 or more.")
-        self.num_samples = num_samples
+        super().__init__(num_samples, seed)
+        self.num_samples: int
         self.extractor = extractor or MNISTFeatures()
-        self.seed = seed
-        self.rows: dict[str, Row] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses, before training starts, what could not be classified after it."""

@@ -3,12 +3,28 @@
 from collections.abc import Callable
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+
+from gen_lightning.metrics import Row
 
 # Samples are drawn in blocks of this size, each from a seed of its own, so that neither the ranks nor anything else
 # changes them.
 _BLOCK = 500
+
+
+class SampleMeasure(Callback):
+    """Measures samples: `rows` join the report of `test`, whose `--num_samples` is set here before `setup`.
+
+    Args:
+        num_samples: how many
+        seed: of the samples
+    """
+
+    def __init__(self, num_samples: int | None, seed: int) -> None:
+        self.num_samples = num_samples
+        self.seed = seed
+        self.rows: dict[str, Row] = {}
 
 
 def fill_from_samples(

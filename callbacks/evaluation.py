@@ -4,11 +4,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from callbacks.drawing import fill_from_samples, measuring_device
+from callbacks.drawing import SampleMeasure, fill_from_samples, measuring_device
 from gen_lightning.metrics import Estimate, FeatureExtractor, MNISTFeatures
 from gen_lightning.metrics.frechet import frechet_distance
 from gen_lightning.metrics.report import RealFeatures, Row, features_of, real_features, row_of, sample_rows
@@ -17,7 +17,7 @@ from gen_lightning.metrics.report import RealFeatures, Row, features_of, real_fe
 _MOST_SAMPLES = 100_000
 
 
-class Evaluation(Callback):
+class Evaluation(SampleMeasure):
     """Compares features of samples with those of real images, which are never binarized.
 
     After each validation: the FID (Heusel et al. 2017), logged as `val/fid/EXTRACTOR/N`, and as `val/fid` for
@@ -39,10 +39,8 @@ class Evaluation(Callback):
     def __init__(
         self, extractor: FeatureExtractor | None = None, num_samples: int | None = None, seed: int = 0
     ) -> None:
+        super().__init__(num_samples, seed)
         self.extractor = extractor or MNISTFeatures()
-        self.num_samples = num_samples
-        self.seed = seed
-        self.rows: dict[str, Row] = {}
         self.latents = "prior"
         self._real: dict[str, RealFeatures] = {}
         self._sums: dict[str, Tensor] = {}

@@ -8,6 +8,7 @@ from typing import Any
 
 import wandb
 from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -95,3 +96,10 @@ class SafeWandbLogger(WandbLogger):
                 wandb.teardown(exit_code=0)
                 self._wandb_init["mode"] = "offline"
         return super().experiment
+
+
+def alert(trainer: Trainer, title: str, text: str) -> None:
+    """Sends an alert by each W&B logger."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.alert(title=title, text=text)

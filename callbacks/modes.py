@@ -6,10 +6,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.drawing import fill_from_samples, measuring_device
+from callbacks.drawing import SampleMeasure, fill_from_samples, measuring_device
 from gen_lightning.metrics import (
     Estimate,
     FeatureExtractor,
@@ -41,7 +41,7 @@ class _Modes:
     high_quality: float
 
 
-class ModeCoverage(Callback):
+class ModeCoverage(SampleMeasure):
     """Counts the modes that samples cover (see `gen_lightning.metrics.mode_coverage`).
 
     Of a mixture (a data module with `mixture`): modes, share of high quality and reverse KL. Of stacked digits (a data
@@ -65,10 +65,9 @@ class ModeCoverage(Callback):
     def __init__(self, num_samples: int = 2500, classifier: FeatureExtractor | None = None, seed: int = 0) -> None:
         if num_samples < 1:
             raise ValueError(f"num_samples is {num_samples}: choose 1 or more.")
-        self.num_samples = num_samples
+        super().__init__(num_samples, seed)
+        self.num_samples: int
         self.classifier = classifier
-        self.seed = seed
-        self.rows: dict[str, Row] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Learns of the data's modes, and refuses, before training starts, data that have none."""

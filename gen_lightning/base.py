@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -26,7 +26,8 @@ class GenerativeModule(LightningModule, ABC):
     `num_classes` is how many classes a conditional model knows, and None for others. A conditional model is trained on
     batches with labels, int64 `[N]` in 0..num_classes-1; its networks take them behind their other arguments.
 
-    `optimizer_names` are the names that schedules know the optimizers by, in the order of `configure_optimizers`.
+    `optimizer_names` are the names that schedules know the optimizers by, in the order of `configure_optimizers`;
+    `batch_options` are what makes an iteration's batch larger, in words.
 
     Args:
         data_shape: the shape of one example, such as `(1, 28, 28)` or `(2,)`
@@ -36,6 +37,7 @@ class GenerativeModule(LightningModule, ABC):
 
     optimizer_names: tuple[str, ...] = ("optimizer",)
     num_classes: int | None = None
+    batch_options = "data.batch_size"
 
     def __init__(self, data_shape: Sequence[int], seed: int, schedules: Mapping[str, Schedule] | None = None) -> None:
         super().__init__()
@@ -103,14 +105,18 @@ class GenerativeModule(LightningModule, ABC):
         """What the networks take beside a batch's data: its labels where the model is conditional, or else nothing."""
         return () if self.num_classes is None else (batch[1],)
 
-    def setup(self, stage: str) -> None:
-        """Refuses what would make batches and iterations two clocks.
+    def configure_callbacks(self) -> list[Callback]:
+        """Adds none; refuses what would make batches and iterations two clocks.
 
         Raises:
             ValueError: gradients are to be accumulated over batches.
         """
+        # Between this hook and `setup`, Lightning refuses it of two optimizers without a word on what to do.
         if self.trainer.accumulate_grad_batches != 1:
-            raise ValueError("An iteration is one batch: raise data.batch_size instead of accumulate_grad_batches.")
+            raise ValueError(
+                f"An iteration is one batch: raise {self.batch_options} instead of trainer.accumulate_grad_batches."
+            )
+        return []
 
     def check_data(self, data: Tensor) -> None:
         """Looks at the first batch before it trains anything.

@@ -62,18 +62,40 @@ class Cosine(Linear):
         return (1 - math.cos(math.pi * super()._progress(iteration))) / 2
 
 
+class Exponential(Linear):
+    """From one value to another by the same factor in each step, and constant from there.
+
+    Args:
+        start: the value at the first iteration, above 0
+        end: the value after `iterations`, above 0
+        iterations: how many it takes, 1 or more
+
+    Raises:
+        ValueError: iterations is less than 1, or a value is not positive.
+    """
+
+    def __init__(self, start: float, end: float, iterations: int) -> None:
+        super().__init__(start, end, iterations)
+        if min(start, end) <= 0:
+            raise ValueError(f"Exponential goes from {start} to {end}: choose numbers above 0, or Linear.")
+
+    def __call__(self, iteration: int) -> float:
+        """The value at `iteration`."""
+        return self.start * (self.end / self.start) ** self._progress(iteration)
+
+
 class Steps(Schedule):
     """One value after another, each for a number of iterations, and the last one from there on.
 
     Args:
-        values: in their order
+        values: in their order; a schedule in place of a value counts iterations from the step's beginning
         iterations: how many each one is for, 1 or more; as many as there are values, or one fewer
 
     Raises:
         ValueError: there are no values, another number of iterations, or one less than 1.
     """
 
-    def __init__(self, values: Sequence[float], iterations: Sequence[int]) -> None:
+    def __init__(self, values: Sequence[float | Schedule], iterations: Sequence[int]) -> None:
         if not values or len(values) - len(iterations) not in (0, 1):
             raise ValueError(
                 f"Steps has {len(values)} values and {len(iterations)} iterations: give one or more values, and how"
@@ -82,11 +104,12 @@ class Steps(Schedule):
         if min(iterations, default=1) < 1:
             raise ValueError(f"Steps' iterations are {list(iterations)}: choose 1 or more for each value.")
         self.values = list(values)
-        self.ends = list(accumulate(iterations))[: len(values) - 1]
+        self.starts = [0, *accumulate(iterations)][: len(values)]
 
     def __call__(self, iteration: int) -> float:
         """The value at `iteration`."""
-        return self.values[bisect_right(self.ends, iteration)]
+        step = bisect_right(self.starts, iteration) - 1
+        return value_at(self.values[step], iteration - self.starts[step])
 
 
 class LinearWarmup(Schedule):

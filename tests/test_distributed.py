@@ -83,7 +83,8 @@ def test_gan_gradients_equal_those_of_the_joined_batch(tmp_path):
     arguments = ["--config", str(CONFIGS / "gan/mlp.yaml"), "--data.binarization=dynamic", *sgd(*optimizers), *ONE_STEP]
     start = fit(tmp_path, *arguments, *(f"--model.{optimizer}.lr=0" for optimizer in optimizers))
     model = GANModule.load_from_checkpoint(start / "checkpoints/last.ckpt", weights_only=True)
-    run = fit(tmp_path, *arguments, *DDP)
+    # In two parts, of which the ranks exchange the second one's gradients only, with the first one's in them.
+    run = fit(tmp_path, *arguments, *DDP, "--model.micro_batches=2")
     shape = (64, model.latent_dim)
     first, second, real = joined(model, lambda batch: (torch.randn(shape), torch.randn(shape), batch))
     real.requires_grad_()

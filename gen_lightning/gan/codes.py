@@ -13,9 +13,9 @@ from gen_lightning.base import full_precision
 class LatentCodes(nn.Module):
     """Codes c behind the noise of a latent, and the network Q that reads them off the data.
 
-    Categorical codes are one-hot, each category equally likely, and continuous codes uniform in (-1, 1). Of data x, Q
-    gives each code a distribution of its own: categorical, or Gaussian with a mean and a standard deviation that both
-    depend on x (appendix C).
+    Categorical codes are one-hot, times `scale`, each category equally likely, and continuous codes uniform in (-1, 1).
+    Of data x, Q gives each code a distribution of its own: categorical, or Gaussian with a mean and a standard
+    deviation that both depend on x (appendix C).
 
     Args:
         data_shape: the shape of one example
@@ -25,9 +25,12 @@ class LatentCodes(nn.Module):
         num_continuous: the number of continuous codes
         categorical_weight: lambda of equation 6 for the categorical codes, 0 or more
         continuous_weight: lambda for the continuous codes, 0 or more
+        scale: of the one-hot codes, above 0; beside D dimensions of noise, whose norm is about the root of D, a large
+            one makes the categories what a new generator's data differ by
 
     Raises:
-        ValueError: there is no code, a code has less than two categories, or a weight is negative.
+        ValueError: there is no code, a code has less than two categories, a weight is negative, or scale is not
+            positive.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class LatentCodes(nn.Module):
         num_continuous: int = 2,
         categorical_weight: float = 1.0,
         continuous_weight: float = 0.1,
+        scale: float = 1.0,
     ) -> None:
         super().__init__()
         if min([2, *categories]) < 2 or num_continuous < 0 or len(categories) + num_continuous == 0:
@@ -50,8 +54,11 @@ class LatentCodes(nn.Module):
                 f"LatentCodes' categorical_weight is {categorical_weight} and continuous_weight {continuous_weight}:"
                 " choose 0 or more for both."
             )
+        if scale <= 0:
+            raise ValueError(f"LatentCodes' scale is {scale}: choose a number above 0.")
         self.categories = tuple(categories)
         self.num_continuous = num_continuous
+        self.scale = scale
         self.weights = {"categorical": categorical_weight, "continuous": continuous_weight}
         self.encoder = encoder(data_shape, sum(categories) + 2 * num_continuous)
 
@@ -63,7 +70,8 @@ class LatentCodes(nn.Module):
     def drawn_behind(self, noise: Tensor) -> Tensor:
         """Latents `[N, D + dim]`: noise `[N, D]`, and behind it codes, drawn from torch's default generators."""
         n, device = len(noise), noise.device
-        one_hot = [F.one_hot(torch.randint(size, (n,), device=device), size) for size in self.categories]
+        categories = [torch.randint(size, (n,), device=device) for size in self.categories]
+        one_hot = [self.scale * F.one_hot(*pair) for pair in zip(categories, self.categories, strict=True)]
         continuous = 2 * torch.rand(n, self.num_continuous, device=device, dtype=noise.dtype) - 1
         return torch.cat([noise, *one_hot, continuous], 1)
 
@@ -83,7 +91,8 @@ class LatentCodes(nn.Module):
         )
         bounds = {}
         if self.categories:
-            cross_entropies = [F.cross_entropy(*pair) for pair in zip(logits, one_hot, strict=True)]
+            pairs = zip(logits, one_hot, strict=True)
+            cross_entropies = [F.cross_entropy(answer, code / self.scale) for answer, code in pairs]
             bounds["categorical"] = math.log(math.prod(self.categories)) - torch.stack(cross_entropies).sum()
         if self.num_continuous:
             deviations = (values - means) * (-log_deviations).exp()
@@ -107,7 +116,7 @@ class LatentCodes(nn.Module):
         """
         rows, start = [], latents.shape[1] - self.dim
         for size in self.categories:
-            for one_hot in torch.eye(size).to(latents):
+            for one_hot in self.scale * torch.eye(size).to(latents):
                 rows.append(latents.clone())
                 rows[-1][:, start : start + size] = one_hot
             start += size

@@ -1,13 +1,14 @@
 """GANModule: two players, two optimizers, one clock."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import cast
 
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -50,17 +51,22 @@ class GANModule(GenerativeModule):
         codes: called with (data_shape)
         latent_dim: the dimension of the standard normal latent, or of the noise in it
         discriminator_steps: discriminator updates per iteration
+        micro_batches: the equal parts of each update's batch, whose losses are computed one after the other, so that
+            memory is that of one part; the gradients are those of the losses' mean. What sees a batch as a whole sees
+            a part: batch and spectral normalization, and the averages of `LeCam`, move once with each.
         gradient_clip_norm: each player's gradients are scaled down to this norm (Pascanu et al. 2013); None leaves them
         schedules: of the optimizers' options, by names such as `generator_optimizer.lr` and
             `discriminator_optimizer.beta2`
         seed: of all randomness in training
 
     Raises:
-        ValueError: latent_dim or discriminator_steps is less than 1; gradient_clip_norm is not positive; two
-            regularizers have one name, or one of them, the loss or the generator does not go with the discriminator.
+        ValueError: latent_dim, discriminator_steps or micro_batches is less than 1; gradient_clip_norm is not positive;
+            two regularizers have one name, or one of them, the loss or the generator does not go with the
+            discriminator.
     """
 
     optimizer_names = ("generator_optimizer", "discriminator_optimizer")
+    batch_options = "data.batch_size and model.micro_batches"
 
     def __init__(
         self,
@@ -75,6 +81,7 @@ class GANModule(GenerativeModule):
         codes: Callable[[Sequence[int]], LatentCodes] | None = None,
         latent_dim: int = 100,
         discriminator_steps: int = 1,
+        micro_batches: int = 1,
         gradient_clip_norm: float | None = None,
         schedules: dict[str, Schedule] | None = None,
         seed: int = 0,
@@ -84,6 +91,8 @@ class GANModule(GenerativeModule):
             raise ValueError(
                 f"latent_dim is {latent_dim} and discriminator_steps {discriminator_steps}: choose 1 or more for both."
             )
+        if micro_batches < 1:
+            raise ValueError(f"micro_batches is {micro_batches}: choose 1 or more.")
         if gradient_clip_norm is not None and gradient_clip_norm <= 0:
             raise ValueError(f"gradient_clip_norm is {gradient_clip_norm}: choose a positive norm, or null for none.")
         self.save_hyperparameters(logger=False)
@@ -99,6 +108,7 @@ class GANModule(GenerativeModule):
         self.num_classes = _common_num_classes(self.generator, self.discriminator)
         self.latent_dim = latent_dim
         self.discriminator_steps = discriminator_steps
+        self.micro_batches = micro_batches
         self.gradient_clip_norm = gradient_clip_norm
         self._gradient_norms: dict[str, Tensor] = {}
         self._generator_optimizer = generator_optimizer
@@ -125,7 +135,7 @@ class GANModule(GenerativeModule):
         """Adds none; refuses what would be refused without a word on what to do.
 
         Raises:
-            ValueError: the Trainer is to clip gradients.
+            ValueError: the Trainer is to clip gradients, or to accumulate them.
         """
         # Lightning knows one optimizer's gradients only, and says no more than that between this hook and `setup`.
         if self.trainer.gradient_clip_val:
@@ -133,7 +143,7 @@ class GANModule(GenerativeModule):
                 "Each player's gradients are clipped by themselves: set model.gradient_clip_norm instead of"
                 " trainer.gradient_clip_val."
             )
-        return []
+        return super().configure_callbacks()
 
     def setup(self, stage: str) -> None:
         """Lets the plain `ddp` strategy train two players.
@@ -159,13 +169,15 @@ class GANModule(GenerativeModule):
         """Looks at the first batch before it trains anything.
 
         Raises:
-            ValueError: the data have another shape than the model, or are too few for the discriminator's steps.
+            ValueError: the data have another shape than the model, or are too few for the discriminator's steps and
+                their micro-batches.
         """
         super().check_data(data)
-        if len(data) % self.discriminator_steps:
+        if len(data) % (self.discriminator_steps * self.micro_batches):
             raise ValueError(
-                f"A batch of {len(data)} does not divide into discriminator_steps={self.discriminator_steps} equal"
-                " parts: choose a multiple of it for data.batch_size."
+                f"A batch of {len(data)} does not divide into discriminator_steps={self.discriminator_steps} times"
+                f" micro_batches={self.micro_batches} equal parts: choose a multiple of"
+                f" {self.discriminator_steps * self.micro_batches} for data.batch_size."
             )
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -183,40 +195,67 @@ class GANModule(GenerativeModule):
     def _update_discriminator(
         self, real: Tensor, condition: Sequence[Tensor], optimizer: LightningOptimizer
     ) -> dict[str, Tensor]:
+        scalars = self._step(optimizer, self._discriminator_terms, real, self.latents(len(real)), *condition)
+        self.loss.constrain(self.discriminator)
+        return scalars
+
+    def _discriminator_terms(
+        self, real: Tensor, latents: Tensor, *condition: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and what is logged of it."""
         with torch.no_grad():
             # Regularizers leave autocast, under which the generator's output may have less than the data's precision.
-            fake = self.generator(self.latents(len(real)), *condition).to(real.dtype)
+            fake = self.generator(latents, *condition).to(real.dtype)
         if self.regularizers:
             real, fake = real.detach().requires_grad_(), fake.requires_grad_()
         real_logits, fake_logits = self.logits(real, *condition), self.logits(fake, *condition)
         terms = {"discriminator_loss": self.loss.discriminator(real_logits, fake_logits)}
         state = DiscriminatorPass(self.discriminator, real, fake, real_logits, fake_logits, self.global_step, condition)
         terms |= {regularizer.name: regularizer(state) for regularizer in self.regularizers}
-        self._step(torch.stack(list(terms.values())).sum(), optimizer)
-        self.loss.constrain(self.discriminator)
+        loss = torch.stack(list(terms.values())).sum()
         if self.is_logged(self.global_step + 1):
             terms |= logit_statistics(self.loss, real_logits, fake_logits)
-        return terms
+        return loss, terms
 
     def _update_generator(
         self, real: Tensor, condition: Sequence[Tensor], optimizer: LightningOptimizer
     ) -> dict[str, Tensor]:
         with self.toggled_optimizer(optimizer):
-            latents = self.latents(len(real))
-            fake = self.generator(latents, *condition)
-            fake_logits = self.logits(fake, *condition)
-            real_logits = self.logits(real, *condition) if self.loss.relativistic else None
-            loss = self.loss.generator(real_logits, fake_logits)
-            information = {} if self.codes is None else self.codes.mutual_information(latents, fake)
-            self._step(loss if self.codes is None else loss - self.codes.weighted(information), optimizer)
-        return {"generator_loss": loss} | {f"mutual_information/{name}": nats for name, nats in information.items()}
+            return self._step(optimizer, self._generator_terms, real, self.latents(len(real)), *condition)
 
-    def _step(self, loss: Tensor, optimizer: LightningOptimizer) -> None:
+    def _generator_terms(self, real: Tensor, latents: Tensor, *condition: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and what is logged of it."""
+        fake = self.generator(latents, *condition)
+        fake_logits = self.logits(fake, *condition)
+        real_logits = self.logits(real, *condition) if self.loss.relativistic else None
+        loss = self.loss.generator(real_logits, fake_logits)
+        if self.codes is None:
+            return loss, {"generator_loss": loss}
+        information = self.codes.mutual_information(latents, fake)
+        logged = {f"mutual_information/{name}": nats for name, nats in information.items()}
+        return loss - self.codes.weighted(information), {"generator_loss": loss} | logged
+
+    def _step(
+        self, optimizer: LightningOptimizer, terms_of: Callable[..., tuple[Tensor, dict[str, Tensor]]], *batch: Tensor
+    ) -> dict[str, Tensor]:
+        """One update by the mean loss of the batch's parts, and the means of what is logged of them."""
         optimizer.zero_grad()
-        # Under autocast, the backward pass would round what the forward pass has kept in float32.
-        with torch.autocast(self.device.type, enabled=False):
-            self.manual_backward(loss)
+        logged = []
+        for part in zip(*(tensor.chunk(self.micro_batches) for tensor in batch), strict=True):
+            loss, terms = terms_of(*part)
+            logged.append({name: term.detach() for name, term in terms.items()})
+            self._accumulate(loss / self.micro_batches, is_last=len(logged) == self.micro_batches)
         optimizer.step()
+        return _mean_of(logged)
+
+    def _accumulate(self, loss: Tensor, is_last: bool) -> None:
+        strategy = self.trainer.strategy
+        # The ranks average what they have accumulated once, in the last backward pass.
+        alone = not is_last and isinstance(strategy, ParallelStrategy)
+        synchronisation = strategy.block_backward_sync() if alone else nullcontext()
+        # Under autocast, the backward pass would round what the forward pass has kept in float32.
+        with synchronisation, torch.autocast(self.device.type, enabled=False):
+            self.manual_backward(loss)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clips one player's gradients, which no scaler of mixed precision scales here; their norm before is logged."""
@@ -253,3 +292,9 @@ def _common_num_classes(generator: nn.Module, discriminator: nn.Module) -> int |
             " many classes (ConditionalGenerator, ProjectionDiscriminator), or neither."
         )
     return ours
+
+
+def _mean_of(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The means of scalars over parts, by name."""
+    first, *others = parts
+    return {name: torch.stack([part[name] for part in parts]).mean() for name in first} if others else first

@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from gen_lightning.networks import Affine
 from gen_lightning.schedules import Schedule, value_at
 
 _Weight = TypeVar("_Weight", bound=float | Schedule)
@@ -262,17 +263,22 @@ def check_regularizers(regularizers: Sequence[DiscriminatorRegularizer], discrim
 
 
 def check_differentiable_twice(regularizers: Sequence[DiscriminatorRegularizer], discriminator: nn.Module) -> None:
-    """Refuses gradient penalties through a compiled discriminator, which has no second derivative.
+    """Refuses gradient penalties through a discriminator that has no second derivative: compiled, or with `Affine`.
 
     Raises:
         ValueError: there is one.
     """
-    if any(module._compiled_call_impl is not None for module in discriminator.modules()):
-        for regularizer in regularizers:
-            if regularizer.per_example:
+    for regularizer in regularizers:
+        for module in discriminator.modules() if regularizer.per_example else ():
+            if module._compiled_call_impl is not None:
                 raise ValueError(
                     f"The regularizer {regularizer.name} needs a second derivative, and a compiled discriminator has"
                     " none: compile the generator alone, or leave the regularizer out."
+                )
+            if isinstance(module, Affine):
+                raise ValueError(
+                    f"The regularizer {regularizer.name} needs a second derivative, and the augmentation Affine has"
+                    " none: leave one of them out."
                 )
 
 

@@ -2,10 +2,10 @@
 
 Encoders and discriminators go from data to features, decoders and generators from latents to data. `SpectralNorm`,
 `Packing` and `DifferentiableAugmentation` take any discriminator as an argument, `ProjectionDiscriminator` any encoder,
-`ConditionalGenerator` any generator or decoder, and `ConditionalEncoder` any encoder.
+`ConditionalGenerator` any generator or decoder, and `ConditionalEncoder` and `AugmentedEncoder` any encoder.
 """
 
-from gen_lightning.networks.augmentation import Color, Cutout, Translation
+from gen_lightning.networks.augmentation import Affine, Color, Cutout, Translation
 from gen_lightning.networks.conditional import (
     ConditionalEncoder,
     ConditionalGenerator,
@@ -14,10 +14,14 @@ from gen_lightning.networks.conditional import (
 )
 from gen_lightning.networks.dcgan import DCGANDecoder, DCGANDiscriminator, DCGANEncoder, DCGANGenerator
 from gen_lightning.networks.mlp import MLPDecoder, MLPDiscriminator, MLPEncoder, MLPGenerator
+from gen_lightning.networks.r3gan import R3GANDiscriminator, R3GANEncoder, R3GANGenerator
 from gen_lightning.networks.residual import ResidualBlock, ResidualDecoder, ResidualEncoder
-from gen_lightning.networks.wrappers import DifferentiableAugmentation, Packing, SpectralNorm
+from gen_lightning.networks.resnet import ResNetDiscriminator, ResNetEncoder, ResNetGenerator
+from gen_lightning.networks.wrappers import AugmentedEncoder, DifferentiableAugmentation, Packing, SpectralNorm
 
 __all__ = [
+    "Affine",
+    "AugmentedEncoder",
     "Color",
     "ConditionalEncoder",
     "ConditionalGenerator",
@@ -33,6 +37,12 @@ __all__ = [
     "MLPGenerator",
     "Packing",
     "ProjectionDiscriminator",
+    "R3GANDiscriminator",
+    "R3GANEncoder",
+    "R3GANGenerator",
+    "ResNetDiscriminator",
+    "ResNetEncoder",
+    "ResNetGenerator",
     "ResidualBlock",
     "ResidualDecoder",
     "ResidualEncoder",

@@ -3,6 +3,8 @@
 Each takes images `[N, C, H, W]`, draws anew for each of them from torch's default generators, and returns the shape.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,6 +33,44 @@ class Translation(nn.Module):
         columns = _integers(2 * largest_right + 1, images) + torch.arange(width, device=images.device)
         examples = torch.arange(count, device=images.device)[:, None, None]
         return padded[examples, :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+
+
+class Affine(nn.Module):
+    """Turns, scales and slants each image about its centre, by bilinear interpolation; what comes in from outside is 0.
+
+    PyTorch has no second derivative of it, which a penalty through a discriminator would need.
+
+    Args:
+        degrees: the largest angle, either way
+        scale: the largest change of size, as a part of it, from 0 to less than 1
+        shear: the largest shift of columns per row, 0 or more
+
+    Raises:
+        ValueError: one of them is out of its range.
+    """
+
+    def __init__(self, degrees: float = 15.0, scale: float = 0.15, shear: float = 0.3) -> None:
+        super().__init__()
+        if degrees < 0 or shear < 0 or not 0 <= scale < 1:
+            raise ValueError(
+                f"Affine's degrees is {degrees}, scale {scale} and shear {shear}: choose 0 or more, and a scale below"
+                " 1."
+            )
+        self.radians = math.radians(degrees)
+        self.scale = scale
+        self.shear = shear
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images `[N, C, H, W]`, in the same range if that includes 0."""
+        angle, size, slant = (
+            limit * (2 * torch.rand(len(images), device=images.device, dtype=images.dtype) - 1)
+            for limit in (self.radians, self.scale, self.shear)
+        )
+        cos, sin, zero = angle.cos() / (1 + size), angle.sin() / (1 + size), torch.zeros_like(angle)
+        # From the changed image's coordinates to the given one's.
+        matrices = torch.stack([cos, cos * slant - sin, zero, sin, sin * slant + cos, zero], 1).view(-1, 2, 3)
+        grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, align_corners=False)
 
 
 class Cutout(nn.Module):

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 
@@ -18,6 +19,7 @@ def mlp(
     sizes: Sequence[int],
     activation: Callable[[], nn.Module] = LeakyReLU,
     initialization: Callable[[Tensor], Tensor] | None = None,
+    first_layer_scale: float = 1.0,
 ) -> nn.Sequential:
     """Linear layers of the given sizes with activations between them.
 
@@ -26,6 +28,8 @@ def mlp(
         activation: makes the layer behind each linear one but the last
         initialization: fills a weight in place, such as `torch.nn.init.xavier_uniform_`, beside biases of 0; by default
             both are PyTorch's own
+        first_layer_scale: multiplies the first layer's initial weights and biases; a large one, which Sitzmann et al.
+            2020 call omega_0, makes steep functions easy to learn
     """
     layers: list[nn.Module] = []
     for in_features, out_features in pairwise(sizes):
@@ -34,6 +38,9 @@ def mlp(
             initialization(linear.weight)
             nn.init.zeros_(linear.bias)
         layers += [linear, activation()]
+    with torch.no_grad():
+        for parameter in layers[0].parameters():
+            parameter.mul_(first_layer_scale)
     return nn.Sequential(*layers[:-1])
 
 
@@ -73,6 +80,7 @@ class MLPDecoder(nn.Module):
         hidden_dims: the sizes of the hidden layers
         activation: as for `mlp`
         initialization: as for `mlp`
+        first_layer_scale: as for `mlp`
     """
 
     def __init__(
@@ -82,10 +90,12 @@ class MLPDecoder(nn.Module):
         hidden_dims: Sequence[int] = (128, 128),
         activation: Callable[[], nn.Module] = LeakyReLU,
         initialization: Callable[[Tensor], Tensor] | None = None,
+        first_layer_scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.data_shape = tuple(data_shape)
-        self.layers = mlp([latent_dim, *hidden_dims, math.prod(data_shape)], activation, initialization)
+        sizes = [latent_dim, *hidden_dims, math.prod(data_shape)]
+        self.layers = mlp(sizes, activation, initialization, first_layer_scale)
 
     def forward(self, z: Tensor) -> Tensor:
         """Outputs `[N, *data_shape]`."""

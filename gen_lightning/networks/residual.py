@@ -39,12 +39,13 @@ class ResidualEncoder(nn.Module):
         num_blocks: residual blocks at each resolution
 
     Raises:
-        ValueError: the image size, or the number of outputs, is not of that form.
+        ValueError: the image size, the number of outputs, or the width is not of that form.
     """
 
     def __init__(self, data_shape: Sequence[int], out_features: int, width: int = 128, num_blocks: int = 3) -> None:
         super().__init__()
         map_size, num_stages = map_size_and_stages(data_shape)
+        _check_width(width, num_stages)
         out_channels = channels_of(out_features, map_size)
         channels = width // 2**num_stages
         layers: list[nn.Module] = [nn.Conv2d(data_shape[0], channels, 3, padding=1), *_blocks(channels, num_blocks)]
@@ -68,12 +69,13 @@ class ResidualDecoder(nn.Module):
         num_blocks: residual blocks at each resolution
 
     Raises:
-        ValueError: the image size, or the dimension of the latent, is not of that form.
+        ValueError: the image size, the dimension of the latent, or the width is not of that form.
     """
 
     def __init__(self, latent_dim: int, data_shape: Sequence[int], width: int = 128, num_blocks: int = 3) -> None:
         super().__init__()
         map_size, num_stages = map_size_and_stages(data_shape)
+        _check_width(width, num_stages)
         in_channels = channels_of(latent_dim, map_size)
         layers: list[nn.Module] = [
             nn.Unflatten(1, (in_channels, map_size, map_size)),
@@ -116,3 +118,10 @@ def channels_of(size: int, map_size: int) -> int:
 
 def _blocks(width: int, num_blocks: int) -> list[nn.Module]:
     return [ResidualBlock(width) for _ in range(num_blocks)]
+
+
+def _check_width(width: int, num_stages: int) -> None:
+    if width < 1 or width % 2**num_stages:
+        raise ValueError(
+            f"The width is {width}, and is halved {num_stages} times: choose a multiple of {2**num_stages}."
+        )

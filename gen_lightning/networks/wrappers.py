@@ -1,4 +1,4 @@
-"""Discriminators made of any other discriminator.
+"""Discriminators made of any other discriminator, and an encoder of any other encoder.
 
 Each is built like the one that it wraps, `discriminator(data_shape)`, so that they nest in any order, and passes the
 labels on to one that is conditional.
@@ -23,6 +23,9 @@ class SpectralNorm(nn.Module):
     Args:
         data_shape: the shape of one example
         discriminator: called with (data_shape): data `[N, *data_shape]` -> logits `[N]`
+
+    Raises:
+        ValueError: a weight begins at 0, as some of R3GAN's do, and has no largest singular value to be divided by.
     """
 
     def __init__(self, data_shape: Sequence[int], discriminator: Callable[[Sequence[int]], nn.Module]) -> None:
@@ -30,6 +33,11 @@ class SpectralNorm(nn.Module):
         self.discriminator = discriminator(data_shape)
         for module in list(self.discriminator.modules()):
             if isinstance(module, nn.Linear | nn.modules.conv._ConvNd | nn.Embedding):
+                if not module.weight.any():
+                    raise ValueError(
+                        f"SpectralNorm divides weights by their norms, and {type(self.discriminator).__name__} has some"
+                        " that begin at 0: leave SpectralNorm out, or take another discriminator."
+                    )
                 spectral_norm(module)
 
     def forward(self, data: Tensor, *condition: Tensor) -> Tensor:
@@ -76,7 +84,7 @@ class Packing(nn.Module):
         if missing and self.training:
             raise ValueError(
                 f"The discriminator sees {len(data)} examples, which make no packs of {self.degree}: choose a multiple"
-                " of it (times model.discriminator_steps) for data.batch_size."
+                " of it (times model.discriminator_steps and model.micro_batches) for data.batch_size."
             )
         if missing:
             data = data[torch.arange(len(data) + missing, device=data.device) % len(data)]
@@ -115,3 +123,34 @@ class DifferentiableAugmentation(nn.Module):
     def forward(self, images: Tensor, *condition: Tensor) -> Tensor:
         """Logits `[N]`."""
         return self.discriminator(self.augmentation(images) if self.training else images, *condition)
+
+
+class AugmentedEncoder(nn.Module):
+    """Sees images through random changes in training mode, so that its features say nothing of what these change.
+
+    Args:
+        data_shape: `(C, H, W)`
+        out_features: the number of features
+        encoder: called with (data_shape, out_features): images `[N, C, H, W]` -> features `[N, out_features]`
+        augmentations: applied one after the other, images -> images, such as `Affine`
+
+    Raises:
+        ValueError: the data are no images.
+    """
+
+    def __init__(
+        self,
+        data_shape: Sequence[int],
+        out_features: int,
+        encoder: Callable[[Sequence[int], int], nn.Module],
+        augmentations: list[nn.Module],
+    ) -> None:
+        super().__init__()
+        if len(data_shape) != 3:
+            raise ValueError(f"AugmentedEncoder takes images, not data of shape {data_shape}: leave it out.")
+        self.augmentation = nn.Sequential(*augmentations)
+        self.encoder = encoder(data_shape, out_features)
+
+    def forward(self, images: Tensor, *condition: Tensor) -> Tensor:
+        """Features `[N, out_features]`."""
+        return self.encoder(self.augmentation(images) if self.training else images, *condition)

@@ -103,8 +103,7 @@ class Ladder(Posterior):
 
     def bind(self, model: "VAEModule") -> None:
         """Keeps the prior that it is merged with."""
-        prior = model.prior()
-        if not (isinstance(prior, Hierarchy) and prior.descending):
+        if not model._prior.descending:
             raise ValueError(
                 f"Ladder is merged with a prior in layers, and {type(model._prior).__name__} has none: take TopDown or"
                 " ResidualTopDown, or another posterior."

@@ -33,6 +33,8 @@ class Prior(nn.Module):
 
     decoded_dim: int
     """The number of values that the decoder sees of a latent."""
+    descending = False
+    """Whether it is in layers, drawn from the uppermost down."""
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
@@ -152,6 +154,8 @@ class TopDown(Prior):
         ValueError: the layers are not those of such a latent.
     """
 
+    descending = True
+
     def __init__(self, latent_dim: int, layer_dims: Sequence[int], network: Network = MLPEncoder) -> None:
         super().__init__(latent_dim)
         self.layer_dims = check_layer_dims("TopDown", latent_dim, layer_dims)
@@ -190,6 +194,8 @@ class ResidualTopDown(Prior):
     Raises:
         ValueError: the latent is not that many maps of that size.
     """
+
+    descending = True
 
     def __init__(
         self, latent_dim: int, num_layers: int = 6, map_size: int = 7, width: int = 128, num_blocks: int = 1

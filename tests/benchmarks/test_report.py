@@ -6,8 +6,10 @@ import statistics
 
 import pytest
 
-from benchmarks.report import CLOSING, OPENING, main, report
+from benchmarks.report import CLOSING, main, report
 from benchmarks.run import read_results
+
+OPENING = "<!-- results: vae/* -->"
 
 
 def result(seed=0, fid=1.0, recipe="vae/vae", **other):
@@ -22,9 +24,21 @@ def result(seed=0, fid=1.0, recipe="vae/vae", **other):
         "extractor": {"name": "mnist_cnn", "sha256": "ba5793e8" * 8},
         "hardware": "a CPU",
         "versions": {"torch": "2.14.1", "lightning": "2.6.6"},
+        "iteration": 1000 + seed,
     }
     row = {"recipe": recipe, "seed": seed, "source": "mnist", "epochs": 50, "minutes": 3.0 + seed}
     return row | {"test": test} | other
+
+
+def ring(seed=0):
+    """Of a mixture: no extractor, no source, and a budget that is not one of epochs."""
+    row = result(seed, recipe="gan/mixtures/ring", source="ring", epochs=None)
+    del row["test"]["extractor"]
+    metrics = {
+        "modes": {"value": 7.0, "error": 0.0, "n": 2500, "floor": 8.0, "floor_error": 0.0, "better": "higher"},
+        "reverse_kl": {"value": 0.2, "error": 0.01, "n": 2500, "floor": 0.001, "floor_error": 0.001, "better": "lower"},
+    }
+    return row | {"test": row["test"] | {"metrics": metrics}}
 
 
 def lines(table):
@@ -82,6 +96,33 @@ def test_other_recipes_epochs_and_sources_are_lines_of_their_own():
     ]
 
 
+def test_what_has_no_budget_of_epochs_tells_the_mean_of_its_iterations():
+    header, row, floor = lines(report([ring(0), ring(2)]))
+    assert header == ["recipe", "data", "iterations", "minutes", "seeds", "N", "modes ↑", "reverse_kl ↓"]
+    assert row[:6] == ["gan/mixtures/ring", "ring", "1,001", "4.0", "2", "2,500"]
+    assert floor[:6] == ["floor", "ring", "", "", "", "2,500"]
+
+
+def test_sentence_of_a_mixture_has_a_floor_of_its_own_and_no_extractor():
+    sentence = report([ring()]).splitlines()[-1]
+    assert "floor: a perfect sampler's ± standard error. N = 2,500; a CPU; torch" in sentence
+
+
+def test_values_without_floors_have_no_line_of_floors():
+    row = result()
+    row["test"]["metrics"] = {"nll/5000": row["test"]["metrics"]["elbo"] | {"better": "lower"}}
+    header, *rows = lines(report([row]))
+    assert header[-1] == "nll/5000 ↓"
+    assert [cells[0] for cells in rows] == ["vae/vae"]
+    assert "floor" not in report([row])
+
+
+def test_recipes_are_shown_by_pattern_in_its_order():
+    rows = [result(), ring(), result(recipe="gan/mlp")]
+    assert [row[0] for row in lines(report(rows, ["gan/mlp", "gan/*"]))[1:3]] == ["gan/mlp", "gan/mixtures/ring"]
+    assert report(rows, ["vae/*"]) == report([result()])
+
+
 def test_sentence_below_says_what_made_the_table():
     on_gpu = result(1)
     on_gpu["test"]["hardware"] = "a GPU"
@@ -91,8 +132,8 @@ def test_sentence_below_says_what_made_the_table():
 
 
 def test_no_results_are_refused_with_the_command(tmp_path):
-    with pytest.raises(SystemExit, match=r"run `python -m benchmarks\.run` first"):
-        main(["--results", str(tmp_path / "none.jsonl")])
+    with pytest.raises(SystemExit, match=r"run `python -m benchmarks\.run --recipes gan/\*` first"):
+        main(["--results", str(tmp_path / "none.jsonl"), "--recipes", "gan/*"])
 
 
 def test_torn_last_line_is_ignored_with_a_warning(tmp_path):
@@ -104,25 +145,40 @@ def test_torn_last_line_is_ignored_with_a_warning(tmp_path):
 
 
 def test_update_replaces_what_stands_between_the_markers_and_nothing_else(tmp_path):
-    results, page = tmp_path / "results.jsonl", tmp_path / "README.md"
-    results.write_text(json.dumps(result()) + "\n")
-    page.write_text(f"above\n{OPENING}\nold\n{CLOSING}\nbelow\n")
-    arguments = ["--results", str(results), "--update", str(page)]
+    results, page, other = (tmp_path / name for name in ("results.jsonl", "README.md", "other.md"))
+    results.write_text(f"{json.dumps(result())}\n{json.dumps(ring())}\n")
+    mixtures = "<!-- results: gan/mixtures/* gan/none -->"
+    page.write_text(f"above\n{OPENING}\nold\n{CLOSING}\nbetween\n{mixtures}\n{CLOSING}\nbelow\n")
+    other.write_text(f"{mixtures}\n{CLOSING}")
+    arguments = ["--results", str(results), "--update", str(page), str(other)]
     main(arguments)
     once = page.read_text()
-    assert once == f"above\n{OPENING}\n{report([result()])}\n{CLOSING}\nbelow\n"
+    table = f"{mixtures}\n{report([ring()])}\n{CLOSING}"
+    assert once == f"above\n{OPENING}\n{report([result()])}\n{CLOSING}\nbetween\n{table}\nbelow\n"
+    assert other.read_text() == table
     main(arguments)
     assert page.read_text() == once
 
 
-@pytest.mark.parametrize("text", ["no markers", OPENING, f"{CLOSING} {OPENING}"])
-def test_page_without_markers_is_refused_and_kept(tmp_path, text):
-    results, page = tmp_path / "results.jsonl", tmp_path / "README.md"
+MISTAKES = {
+    "no markers": r"no place for a table: write <!-- results: RECIPES -->",
+    f"{CLOSING} {OPENING}": r"no place for a table",
+    f"{OPENING}\n": r"no end of the table behind <!-- results: vae/\* -->",
+    f"{OPENING}\n{OPENING}\n{CLOSING}": r"no end of the table",
+    f"<!-- results: gan/mlp -->\n{CLOSING}": r"no results of gan/mlp",
+}
+
+
+@pytest.mark.parametrize("text", MISTAKES)
+def test_a_page_with_a_mistake_is_refused_and_every_page_is_kept(tmp_path, text):
+    results, page, right = (tmp_path / name for name in ("results.jsonl", "README.md", "right.md"))
     results.write_text(json.dumps(result()) + "\n")
     page.write_text(text)
-    with pytest.raises(SystemExit, match=r"no place for the table: write <!-- benchmarks\.report -->"):
-        main(["--results", str(results), "--update", str(page)])
+    right.write_text(f"{OPENING}\n{CLOSING}")
+    with pytest.raises(SystemExit, match=MISTAKES[text]):
+        main(["--results", str(results), "--update", str(right), str(page)])
     assert page.read_text() == text
+    assert right.read_text() == f"{OPENING}\n{CLOSING}"
 
 
 def test_a_seed_done_twice_counts_once_and_the_last_time():

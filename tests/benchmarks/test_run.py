@@ -4,7 +4,35 @@ import json
 
 import pytest
 
-from benchmarks.run import EPOCHS, PROJECT, Task, append_result, is_fitted, main, newest_run, read_results, tasks_left
+import train
+from benchmarks import run
+from benchmarks.run import (
+    Task,
+    append_result,
+    is_fitted,
+    main,
+    newest_run,
+    perform,
+    plan,
+    read_results,
+    recipes_like,
+    tasks_left,
+)
+
+RING = """
+trainer: {max_steps: 3, callbacks: [{class_path: callbacks.ModeCoverage}]}
+data:
+  class_path: datamodules.GaussianMixtureDataModule
+  init_args: {mixture: {class_path: datamodules.Ring}, num_samples: 640, num_held_out: 64, batch_size: 64}
+model:
+  class_path: gen_lightning.GANModule
+  init_args:
+    generator: {class_path: gen_lightning.networks.MLPDecoder}
+    discriminator: {class_path: gen_lightning.networks.MLPDiscriminator}
+    loss: {class_path: gen_lightning.gan.NonSaturating}
+    generator_optimizer: {class_path: torch.optim.Adam}
+    discriminator_optimizer: {class_path: torch.optim.Adam}
+"""
 
 
 def row(recipe="vae/vae", seed=0, source="mnist", epochs=50):
@@ -15,9 +43,19 @@ def row(recipe="vae/vae", seed=0, source="mnist", epochs=50):
 def results(tmp_path):
     """A results file that holds the first seed of all recipes."""
     path = tmp_path / "results.jsonl"
-    for recipe, epochs in EPOCHS.items():
-        append_result(path, row(recipe, epochs=epochs))
+    for recipe in recipes_like(["*"]):
+        append_result(path, plan(recipe, 0, None, None)._asdict())
     return path
+
+
+@pytest.fixture
+def ring(tmp_path, monkeypatch):
+    """A recipe in a subfolder, of points and a budget of iterations."""
+    path = tmp_path / "configs/gan/mixtures/ring.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(RING)
+    monkeypatch.setattr(run, "CONFIGS", tmp_path / "configs")
+    return "gan/mixtures/ring"
 
 
 @pytest.fixture
@@ -27,8 +65,28 @@ def broken_python(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
 
-def test_every_budget_is_of_a_recipe():
-    assert all((PROJECT / "configs" / f"{recipe}.yaml").is_file() for recipe in EPOCHS)
+def test_data_and_budget_are_the_recipes_own_unless_they_are_given():
+    assert plan("gan/dcgan", 1, None, None) == Task("gan/dcgan", 1, "mnist", 20)
+    assert plan("gan/dcgan", 1, "digits", 5) == Task("gan/dcgan", 1, "digits", 5)
+
+
+def test_points_have_the_name_of_their_mixture_and_a_budget_of_iterations_has_no_epochs(ring):
+    assert recipes_like(["gan/*"]) == [ring]
+    task = plan(ring, 1, "digits", None)
+    assert task == Task(ring, 1, "ring", None)
+    assert (task.name, str(task)) == ("benchmark-gan-mixtures-ring-ring-seed1", "gan/mixtures/ring, seed 1 on ring")
+
+
+@pytest.mark.parametrize(("epochs", "iterations"), [(None, 3), (1, 10)])
+def test_points_are_fitted_for_the_budget_and_tested(ring, epochs, iterations, tmp_path, monkeypatch):
+    """In this process: points have neither source nor root, and epochs that are given count alone."""
+    monkeypatch.setattr(
+        run, "train_py", lambda *arguments: train.main([*arguments, "--trainer.enable_progress_bar=false"])
+    )
+    row = perform(plan(ring, 0, None, epochs), "nowhere", tmp_path / "runs")
+    assert (row["epochs"], row["test"]["iteration"]) == (epochs, iterations)
+    assert row["test"]["metrics"].keys() == {"modes", "high_quality", "reverse_kl"}
+    assert row["minutes"] >= 0
 
 
 def test_what_is_in_the_results_is_not_done_again(results, tmp_path, broken_python):
@@ -49,7 +107,7 @@ def test_failure_prints_its_last_lines_and_the_others_go_on_seeds_outermost(tmp_
     assert main([*recipes, "--results", str(results), "--runs", str(tmp_path / "runs")]) == 1
     printed = capsys.readouterr().out
     assert printed.count("ImportError: numpy is broken") == 4
-    order = [line[:15] for line in printed.splitlines() if "epochs on mnist" in line]
+    order = [line[:15] for line in printed.splitlines() if "50 epochs on mnist" in line]
     assert order == ["vae/vae, seed 0", "gan/mlp, seed 0", "vae/vae, seed 1", "gan/mlp, seed 1"]
     assert not results.exists()
 
@@ -58,7 +116,7 @@ def test_line_behind_a_torn_one_is_whole(results):
     with results.open("a") as file:
         file.write('{"recipe": "vae/va')
     append_result(results, row(seed=1))
-    with pytest.warns(UserWarning, match="line 5 is torn"):
+    with pytest.warns(UserWarning, match=f"line {len(recipes_like(['*'])) + 1} is torn"):
         assert read_results(results)[-1] == row(seed=1)
 
 
@@ -88,4 +146,4 @@ def test_run_is_fitted_once_it_has_written_what_it_measured(tmp_path):
 def test_unknown_recipe_is_refused_with_the_known_ones(capsys):
     with pytest.raises(SystemExit):
         main(["--recipes", "vae/none"])
-    assert "there is no configs/vae/none.yaml: choose from gan/mlp" in capsys.readouterr().err
+    assert "there is no configs/vae/none.yaml: choose from gan/" in capsys.readouterr().err

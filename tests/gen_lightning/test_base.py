@@ -79,6 +79,7 @@ class TestCheckpoint:
             "ema": None,
             "gradient_clip_norm": None,
             "latent_dim": 8,
+            "micro_batches": 1,
             "regularizers": None,
             "schedules": None,
             "seed": 0,

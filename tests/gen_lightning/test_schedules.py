@@ -8,6 +8,7 @@ import torch
 from gen_lightning.schedules import (
     Cosine,
     CyclicalWarmup,
+    Exponential,
     Linear,
     LinearWarmup,
     Steps,
@@ -34,11 +35,33 @@ def test_cosine_equals_the_one_of_pytorch():
     assert (schedule(0), schedule(40), schedule(41)) == (2e-4, 5e-5, 5e-5)
 
 
+def test_exponential_equals_the_one_of_pytorch():
+    schedule = Exponential(10.0, 0.01, 30)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=10.0)
+    reference = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.1**0.1)
+    for iteration in range(31):
+        assert schedule(iteration) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        reference.step()
+    assert (schedule(0), schedule(15)) == (10.0, pytest.approx(10**-0.5))
+    assert schedule(10**6) == pytest.approx(0.01)
+
+
+def test_exponential_refuses_to_start_or_end_at_zero():
+    with pytest.raises(ValueError, match="choose numbers above 0, or Linear"):
+        Exponential(1.0, 0.0, 10)
+
+
 def test_steps_have_each_value_for_its_iterations_and_the_last_from_there_on():
     for iterations in ((2, 3), (2, 3, 1)):
         schedule = Steps([0.4, 0.2, 0.1], iterations)
         assert [schedule(iteration) for iteration in (0, 1, 2, 4, 5, 6, 10**9)] == [0.4, 0.4, 0.2, 0.2, 0.1, 0.1, 0.1]
     assert Steps([0.4], [])(7) == 0.4
+
+
+def test_a_schedule_in_a_step_begins_with_it():
+    schedule = Steps([Linear(1.0, 0.5, 4), Linear(0.8, 0.0, 8)], [4])
+    assert [schedule(iteration) for iteration in (0, 2, 4, 8, 12, 99)] == [1.0, 0.75, 0.8, pytest.approx(0.4), 0.0, 0.0]
 
 
 @pytest.mark.parametrize(("values", "iterations"), [([], []), ([0.4, 0.2], []), ([0.4], [1, 2])])
@@ -76,7 +99,7 @@ def test_a_constant_has_its_value_at_every_iteration():
     assert [value_at(0.3, iteration) for iteration in (0, 10**6)] == [0.3, 0.3]
 
 
-@pytest.mark.parametrize("schedule", [Linear, Cosine])
+@pytest.mark.parametrize("schedule", [Linear, Cosine, Exponential])
 def test_refuses_a_change_in_no_iterations(schedule):
     with pytest.raises(ValueError, match=f"{schedule.__name__}'s iterations is 0: choose 1 or more"):
         schedule(1.0, 0.0, 0)

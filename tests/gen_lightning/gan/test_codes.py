@@ -131,6 +131,16 @@ def test_the_first_code_is_the_classifier():
     assert codes.classified(data).tolist() == [1, 0]
 
 
+def test_the_scale_changes_the_latents_and_no_bound():
+    plain, latents, data = drawn(50, categories=(3, 4), num_continuous=0)
+    large, scaled, _ = drawn(50, categories=(3, 4), num_continuous=0, scale=5.0)
+    torch.testing.assert_close(scaled, latents * torch.tensor([1.0] * 3 + [5.0] * 7))
+    answer = torch.randn(50, 7)
+    torch.testing.assert_close(bound(large, scaled, data, answer), bound(plain, latents, data, answer))
+    rows = plain.traversals(latents) * torch.tensor([1.0] * 3 + [5.0] * 7)
+    torch.testing.assert_close(large.traversals(scaled), rows)
+
+
 def test_a_traversal_varies_one_code_in_each_row():
     codes, latents, _ = drawn(4, categories=(3, 2), num_continuous=2)
     rows = codes.traversals(latents).unflatten(0, (-1, 4))

@@ -12,7 +12,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch.utils.data import DataLoader, TensorDataset
 
 from gen_lightning.clock import seed_of
-from gen_lightning.gan import R1, GANLoss
+from gen_lightning.gan import EMA, R1, R2, GANLoss, NonSaturating, RelativisticPaired, Wasserstein
 from gen_lightning.networks import MLPDecoder, MLPDiscriminator
 
 LEARNING_RATE = 0.1
@@ -170,14 +170,59 @@ def test_each_player_is_clipped_by_its_own_norm(norm):
         assert length == pytest.approx(min(norm, scalars[f"{name}_gradient_norm"].item()), rel=1e-3)
 
 
-def test_gradients_are_clipped_after_the_scaler_has_unscaled_them():
+@pytest.mark.parametrize("micro_batches", [1, 5])
+def test_gradients_are_clipped_once_after_the_scaler_has_unscaled_them(micro_batches):
     """A scale of 2^16 would leave nothing of gradients clipped before: they would be 2^-16 of the bound."""
     scaler = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
-    model = plane(gradient_clip_norm=0.01, generator_optimizer=sgd, discriminator_optimizer=sgd)
+    arguments = {"generator_optimizer": sgd, "discriminator_optimizer": sgd, "micro_batches": micro_batches}
+    model = plane(gradient_clip_norm=0.01, **arguments)
     before = torch.nn.utils.parameters_to_vector(model.discriminator.parameters()).detach()
     train(model, torch.randn(10, 2), batch_size=10, steps=1, plugins=[scaler])
     step = torch.nn.utils.parameters_to_vector(model.discriminator.parameters()) - before
     assert step.norm().item() == pytest.approx(LEARNING_RATE * 0.01, rel=1e-2)
+
+
+@pytest.mark.parametrize("loss", [NonSaturating(), RelativisticPaired(), Wasserstein(clip=0.5)])
+@pytest.mark.parametrize("arguments", [{}, {"gradient_clip_norm": 0.05, "discriminator_steps": 2}])
+def test_any_number_of_micro_batches_trains_like_one(loss, arguments):
+    """Penalties, pairs, bounds, norms, the average and the logged terms are those of the whole batch."""
+    trained, logged = [], []
+    for micro_batches in (1, 2, 10):
+        torch.manual_seed(0)
+        model = plane(
+            loss=loss,
+            regularizers=[R1(1.0), R2(0.5)],
+            ema=partial(EMA, half_life=30, ramp=None),
+            generator_optimizer=sgd,
+            discriminator_optimizer=sgd,
+            micro_batches=micro_batches,
+            **arguments,
+        )
+        model.log_iteration = lambda scalars, iteration, batch_size: logged.append(scalars)
+        data = torch.randn(60, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        train(model, data, batch_size=20, steps=3, precision="64-true", log_every_n_steps=1)
+        trained.append(model.state_dict())
+    for number in (1, 2):
+        torch.testing.assert_close(trained[number], trained[0], rtol=1e-9, atol=1e-12)
+        first, other = logged[2], logged[3 * number + 2]
+        # The middle between real and generated logits, for losses without a boundary, is that of each part.
+        assert other.keys() == first.keys()
+        for name in first.keys() - {"real_accuracy", "fake_accuracy"}:
+            torch.testing.assert_close(other[name], first[name], rtol=1e-9, atol=1e-12)
+
+
+def test_networks_see_one_micro_batch_at_a_time_and_each_player_steps_once():
+    model, sizes = plane(micro_batches=4, loss=RelativisticPaired()), set()
+    for network in (model.generator, model.discriminator):
+        network.register_forward_hook(lambda module, args, output: sizes.add(len(args[0])))
+    trainer = train(model, torch.randn(20, 2), batch_size=20, steps=1)
+    assert sizes == {5}
+    assert [{int(state["step"]) for state in optimizer.state.values()} for optimizer in trainer.optimizers] == [{1}] * 2
+
+
+def test_accumulation_by_the_trainer_is_refused_with_the_right_option():
+    with pytest.raises(ValueError, match=r"raise data\.batch_size and model\.micro_batches"):
+        train(plane(), torch.randn(20, 2), batch_size=10, steps=1, accumulate_grad_batches=2)
 
 
 def test_clipping_by_the_trainer_is_refused_with_the_right_option():
@@ -201,16 +246,17 @@ def test_norms_and_accuracies_are_taken_only_where_they_are_logged():
     assert ["real_accuracy" in scalars for scalars in seen] == [False, False, True] * 2
 
 
-@pytest.mark.parametrize("argument", ["latent_dim", "discriminator_steps"])
+@pytest.mark.parametrize("argument", ["latent_dim", "discriminator_steps", "micro_batches"])
 def test_refuses_sizes_below_one(argument):
     with pytest.raises(ValueError, match="choose 1 or more"):
         gan(**{argument: 0})
 
 
-def test_refuses_a_batch_that_does_not_divide_before_any_update():
-    model = plane(discriminator_steps=3)
+@pytest.mark.parametrize("arguments", [{"discriminator_steps": 6}, {"discriminator_steps": 2, "micro_batches": 3}])
+def test_refuses_a_batch_that_does_not_divide_before_any_update(arguments):
+    model = plane(**arguments)
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(ValueError, match="choose a multiple"):
+    with pytest.raises(ValueError, match="choose a multiple of 6"):
         train(model, torch.randn(20, 2), batch_size=10, steps=1)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 

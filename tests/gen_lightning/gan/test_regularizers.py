@@ -1,5 +1,7 @@
 """Regularizers against closed forms, and against derivatives by hand in NumPy's float64."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +23,13 @@ from gen_lightning.gan import (
     Wasserstein,
 )
 from gen_lightning.gan.regularizers import example_gradients
-from gen_lightning.networks import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator
+from gen_lightning.networks import (
+    Affine,
+    DCGANDiscriminator,
+    DCGANGenerator,
+    DifferentiableAugmentation,
+    MLPDiscriminator,
+)
 from gen_lightning.schedules import Linear
 
 WEIGHT = torch.tensor([3.0, -4.0], dtype=torch.float64)  # of norm 5
@@ -320,6 +328,12 @@ def test_a_penalty_of_each_example_refuses_batch_normalization(regularizer):
 def test_a_gradient_penalty_refuses_a_compiled_discriminator_before_training(regularizer):
     with pytest.raises(ValueError, match="compile the generator alone"):
         train(gan(regularizers=[regularizer]), [Compile(["generator", "discriminator"])])
+
+
+def test_a_gradient_penalty_refuses_an_augmentation_without_a_second_derivative_before_training():
+    discriminator = partial(DifferentiableAugmentation, discriminator=MLPDiscriminator, augmentations=[Affine()])
+    with pytest.raises(ValueError, match="Affine has none: leave one of them out"):
+        train(gan(regularizers=[R1()], discriminator=discriminator), [])
 
 
 def test_weight_clipping_refuses_spectral_normalization():

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gen_lightning.networks import Color, Cutout, Translation
+from gen_lightning.networks import Affine, AugmentedEncoder, Color, Cutout, Translation
 
 AUGMENTATIONS = [Translation(0.25), Cutout(), Color()]
 
@@ -100,7 +100,7 @@ def test_gradients_flow_twice(augmentation):
     assert torch.autograd.gradgradcheck(function, images)
 
 
-@pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=kind)
+@pytest.mark.parametrize("augmentation", [*AUGMENTATIONS, Affine()], ids=kind)
 def test_each_image_and_each_call_draws_anew_from_the_default_generator(augmentation):
     images = torch.rand(1, 3, 16, 16).expand(8, -1, -1, -1)
     first, second = seeded(augmentation, images), augmentation(images)
@@ -110,7 +110,7 @@ def test_each_image_and_each_call_draws_anew_from_the_default_generator(augmenta
     assert torch.equal(first, seeded(augmentation, images))
 
 
-@pytest.mark.parametrize("augmentation", [Translation(0.5), Cutout()], ids=kind)
+@pytest.mark.parametrize("augmentation", [Translation(0.5), Cutout(), Affine()], ids=kind)
 def test_images_stay_in_the_unit_interval(augmentation):
     outputs = seeded(augmentation, torch.rand(50, 1, 9, 9))
     assert 0 <= outputs.min() < outputs.max() <= 1
@@ -127,3 +127,47 @@ def test_a_ratio_of_zero_changes_nothing(augmentation):
 def test_a_ratio_out_of_range_is_refused(build, ratio):
     with pytest.raises(ValueError, match="choose 0 to 1"):
         build(ratio)
+
+
+class TestAffine:
+    def test_nothing_drawn_changes_nothing(self):
+        images = torch.rand(5, 3, 8, 8)
+        torch.testing.assert_close(Affine(0.0, 0.0, 0.0)(images), images)
+
+    def test_angles_sizes_and_slants_are_those_within_their_limits(self):
+        """Read off the slopes of a changed ramp, which is as high as its first coordinate."""
+        ramp = torch.linspace(-1 + 1 / 32, 1 - 1 / 32, 32, dtype=torch.float64).expand(2000, 1, 32, 32)
+        sheared = seeded(Affine(degrees=0, scale=0.0, shear=0.5), ramp)[:, 0, 12:20, 12:20] * 16
+        slants = sheared.diff(dim=1).mean((1, 2))
+        scaled = seeded(Affine(degrees=0, scale=0.2, shear=0.0), ramp)[:, 0, 12:20, 12:20] * 16
+        sizes = 1 / scaled.diff(dim=2).mean((1, 2))
+        turned = seeded(Affine(degrees=30, scale=0.0, shear=0.0), ramp)[:, 0, 12:20, 12:20] * 16
+        angles = torch.rad2deg(torch.atan2(-turned.diff(dim=1).mean((1, 2)), turned.diff(dim=2).mean((1, 2))))
+        for values, low, high in ((slants, -0.5, 0.5), (sizes, 0.8, 1.2), (angles, -30.0, 30.0)):
+            assert low <= values.min() < low + 0.01 * (high - low)
+            assert high - 0.01 * (high - low) < values.max() <= high
+
+    @pytest.mark.parametrize("wrong", [{"degrees": -1.0}, {"scale": 1.0}, {"shear": -0.1}])
+    def test_limits_out_of_range_are_refused(self, wrong):
+        with pytest.raises(ValueError, match="choose 0 or more, and a scale below 1"):
+            Affine(**wrong)
+
+    def test_an_encoder_sees_the_change_in_training_alone(self):
+        encoder = AugmentedEncoder((1, 8, 8), 5, lambda shape, features: torch.nn.Flatten(), [Translation(0.5)])
+        images = torch.rand(4, 1, 8, 8)
+        torch.manual_seed(0)
+        expected = Translation(0.5)(images).flatten(1)
+        torch.manual_seed(0)
+        assert torch.equal(encoder(images), expected)
+        assert torch.equal(encoder.eval()(images), images.flatten(1))
+
+    def test_an_encoder_passes_the_condition_on_and_refuses_points(self):
+        class Plus(torch.nn.Module):
+            def forward(self, images, labels):
+                return images.flatten(1) + labels[:, None]
+
+        encoder = AugmentedEncoder((1, 8, 8), 64, lambda shape, features: Plus(), [Translation(0.0)])
+        images, labels = torch.rand(3, 1, 8, 8), torch.tensor([1, 2, 3])
+        assert torch.equal(encoder(images, labels), images.flatten(1) + labels[:, None])
+        with pytest.raises(ValueError, match="AugmentedEncoder takes images"):
+            AugmentedEncoder((2,), 4, lambda shape, features: Plus(), [])

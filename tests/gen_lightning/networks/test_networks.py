@@ -1,9 +1,30 @@
 """Shapes, ranges and sizes of the networks."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from gen_lightning import networks
+from gen_lightning.gan import R1, R2, DiscriminatorPass
+
+SMALL_RESIDUAL = {
+    "ResNet": {"width": 8},
+    "R3GAN": {"widths": 8, "blocks": 1, "cardinalities": 4},
+}
+
+
+def small(kind, part):
+    """A residual network as small as it gets."""
+    return partial(getattr(networks, kind + part), **SMALL_RESIDUAL[kind])
+
+
+def drawn(network):
+    """With all its parameters drawn anew, so that none is the 0 that it begins with."""
+    torch.manual_seed(0)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, 0.0, 0.3)
+    return network
 
 
 def count(network):
@@ -15,6 +36,16 @@ def test_founding_networks_have_two_hidden_layers_of_128():
     assert count(networks.MLPGenerator(100, (1, 28, 28))) == (100 * 128 + 128) + hidden + (128 * 784 + 784)
     assert count(networks.MLPDiscriminator((1, 28, 28))) == (784 * 128 + 128) + hidden + (128 + 1)
     assert count(networks.MLPEncoder((1, 28, 28), 80)) == (784 * 128 + 128) + hidden + (128 * 80 + 80)
+
+
+def test_a_steep_first_layer_is_the_same_network_of_a_scaled_weight_and_bias():
+    plain, steep = [
+        (torch.manual_seed(0), networks.MLPDecoder(2, (2,), activation=torch.nn.Tanh, first_layer_scale=scale))[1]
+        for scale in (1.0, 10.0)
+    ]
+    z = torch.randn(5, 2)
+    first, *rest = plain.layers
+    torch.testing.assert_close(steep(z), torch.nn.Sequential(*rest)(10 * first(z)))
 
 
 def test_dcgan_at_64_has_the_papers_size():
@@ -36,6 +67,66 @@ def test_shapes_and_ranges(kind, shape):
     assert outputs.min() < 0
     assert getattr(networks, f"{kind}Discriminator")(shape)(images).shape == (5,)
     assert getattr(networks, f"{kind}Encoder")(shape, 7)(images).shape == (5, 7)
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 28, 28), (1, 32, 32), (3, 32, 32)])
+@pytest.mark.parametrize("kind", SMALL_RESIDUAL)
+def test_shapes_and_ranges_of_residual_networks(kind, shape):
+    generator = drawn(small(kind, "Generator")(10, shape)).eval()
+    images = generator(torch.randn(5, 10))
+    assert images.shape == (5, *shape)
+    assert 0 <= images.min() < images.max() <= 1
+    assert small(kind, "Discriminator")(shape)(images).shape == (5,)
+    assert small(kind, "Encoder")(shape, 7)(images).shape == (5, 7)
+
+
+@pytest.mark.parametrize("kind", SMALL_RESIDUAL)
+def test_residual_discriminators_judge_each_example_by_itself(kind):
+    discriminator = drawn(small(kind, "Discriminator")((1, 28, 28)))
+    images = torch.rand(3, 1, 28, 28)
+    gradients = torch.autograd.functional.jacobian(discriminator, images).square().sum((2, 3, 4))
+    assert (gradients.diagonal() > 0).all()
+    assert torch.equal(gradients, gradients.diagonal().diag())
+
+
+@pytest.mark.parametrize("kind", SMALL_RESIDUAL)
+def test_penalties_of_residual_discriminators_have_the_gradient_that_differences_say(kind):
+    """The derivative of R1 + R2 along a random direction of the parameters, in float64."""
+    discriminator = drawn(small(kind, "Discriminator")((1, 28, 28))).double()
+    real, fake = torch.rand(2, 4, 1, 28, 28, dtype=torch.float64, requires_grad=True)
+    directions = [torch.randn_like(parameter) for parameter in discriminator.parameters()]
+
+    def penalty(step=0.0):
+        with torch.no_grad():
+            for parameter, direction in zip(discriminator.parameters(), directions, strict=True):
+                parameter += step * direction
+        state = DiscriminatorPass(discriminator, real, fake, discriminator(real), discriminator(fake), 0)
+        return R1()(state) + R2()(state)
+
+    gradients = torch.autograd.grad(penalty(), list(discriminator.parameters()), materialize_grads=True)
+    along = sum((gradient * direction).sum() for gradient, direction in zip(gradients, directions, strict=True))
+    difference = penalty(1e-7) - penalty(-2e-7)
+    assert difference.item() / 2e-7 == pytest.approx(along.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", SMALL_RESIDUAL)
+def test_residual_networks_run_under_autocast(kind):
+    """bfloat16 has 8 bits, and the images are in [0, 1]."""
+    generator, discriminator = (
+        drawn(small(kind, "Generator")(10, (3, 32, 32))),
+        drawn(small(kind, "Discriminator")((3, 32, 32))),
+    )
+    z = torch.randn(8, 10)
+    images = generator(z).detach()
+    with torch.autocast("cpu", torch.bfloat16):
+        images_16 = generator(z)
+        logits_16 = discriminator(images_16)
+    logits_16.sum().backward()
+    assert images_16.dtype == logits_16.dtype == torch.bfloat16
+    assert (images_16 - images).square().mean() < 1e-3 * images.var()
+    assert (logits_16 - discriminator(images)).square().mean() < 1e-2 * discriminator(images).square().mean()
+    for parameter in [*generator.parameters(), *discriminator.parameters()]:
+        assert parameter.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("kind", ["Generator", "Discriminator"])
@@ -90,6 +181,18 @@ def test_mlps_take_points_too():
 
 
 @pytest.mark.parametrize("shape", [(1, 30, 30), (1, 28, 32), (2,)])
-def test_dcgan_refuses_sizes_it_cannot_halve(shape):
+@pytest.mark.parametrize("kind", ["DCGAN", "ResNet", "R3GAN"])
+def test_convolutional_networks_refuse_sizes_they_cannot_halve(kind, shape):
     with pytest.raises(ValueError, match="4 to 7 times a power of 2"):
-        networks.DCGANEncoder(shape, 1)
+        getattr(networks, f"{kind}Encoder")(shape, 1)
+    with pytest.raises(ValueError, match="4 to 7 times a power of 2"):
+        getattr(networks, f"{kind}Generator")(10, shape)
+
+
+@pytest.mark.parametrize("build", [networks.ResidualEncoder, networks.ResidualDecoder])
+@pytest.mark.parametrize("width", [2, 6, 0])
+def test_residual_networks_refuse_widths_that_they_cannot_halve(build, width):
+    """Twice, from 28 to 7."""
+    sizes = [49, (1, 28, 28)] if build is networks.ResidualDecoder else [(1, 28, 28), 49]
+    with pytest.raises(ValueError, match=f"The width is {width}, and is halved 2 times: choose a multiple of 4"):
+        build(*sizes, width=width)

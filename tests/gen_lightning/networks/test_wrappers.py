@@ -18,6 +18,7 @@ from gen_lightning.networks import (
     DifferentiableAugmentation,
     MLPDiscriminator,
     Packing,
+    R3GANDiscriminator,
     SpectralNorm,
     Translation,
 )
@@ -70,6 +71,12 @@ def test_spectral_norm_iterates_in_training_mode_only():
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     network.train()(torch.rand(2, *IMAGE))
     assert any(not torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_spectral_norm_refuses_weights_that_begin_at_zero():
+    """R3GAN's residuals do, and 0 / 0 is no weight."""
+    with pytest.raises(ValueError, match="R3GANDiscriminator has some that begin at 0"):
+        SpectralNorm(IMAGE, partial(R3GANDiscriminator, widths=8, blocks=1, cardinalities=1))
 
 
 def test_packing_with_one_changes_nothing():

@@ -38,8 +38,10 @@ def test_log_weights_are_those_of_networks_that_have_the_label_built_in(model, x
     for label in range(3):
         plain = vae(data_shape=PIXELS)
         channel, embedding = (part.embedding.weight[label] for part in (model.encoder, model.decoder))
-        plain.encoder = lambda x, c=channel: model.encoder.encoder(torch.cat([x, c.view(1, *PIXELS).expand_as(x)], 1))
-        plain.decoder = lambda z, e=embedding: model.decoder.generator(torch.cat([z, e.expand(len(z), -1)], 1))
+        plain.encoder.forward = lambda x, c=channel: model.encoder.encoder(
+            torch.cat([x, c.view(1, *PIXELS).expand_as(x)], 1)
+        )
+        plain.decoder.forward = lambda z, e=embedding: model.decoder.generator(torch.cat([z, e.expand(len(z), -1)], 1))
         torch.manual_seed(2)
         expected = plain.log_weights(x, 4)
         of_class = label == LABELS

@@ -25,7 +25,7 @@ def test_a_mixture_is_found_from_its_samples():
     root = torch.tensor([[1.0, 0.0], [0.8, 0.6]])
     latents = torch.cat([torch.randn(3000, 2) @ root.T + 10, torch.randn(1000, 2) * 2])
     tensors = fit_mixture(latents, num_components=2, seed=0)
-    first, second = tensors["weights"].argsort(descending=True)
+    first, second = tensors["weights"].argsort(descending=True).tolist()
     torch.testing.assert_close(tensors["weights"][[first, second]], torch.tensor([0.75, 0.25]))
     torch.testing.assert_close(tensors["scale_trils"][first], root, atol=0.06, rtol=0)
     torch.testing.assert_close(tensors["means"][second], torch.zeros(2), atol=0.25, rtol=0)

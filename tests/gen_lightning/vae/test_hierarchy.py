@@ -201,7 +201,7 @@ def test_free_bits_are_of_each_dimension_of_each_layer(x):
     torch.testing.assert_close(paid, torch.full_like(paid, 900.0))
 
 
-@pytest.mark.parametrize("prior", [StandardNormal, MixtureOfGaussians])
+@pytest.mark.parametrize("prior", [StandardNormal, MixtureOfGaussians, VampPrior])
 def test_a_ladder_refuses_a_prior_without_layers(prior):
     with pytest.raises(ValueError, match=f"{prior.__name__} has none: take TopDown or ResidualTopDown"):
         vae(posterior=Ladder, prior=prior)

@@ -1,0 +1,96 @@
+"""What is not a number stops a run, and replaces nothing that is good."""
+
+import json
+
+import pytest
+import torch
+from helpers import CONFIGS, gan, load
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins import MixedPrecision
+from torch.utils.data import DataLoader, TensorDataset
+
+from callbacks import DivergenceError, LastCheckpoint, StopOnNaN
+from gen_lightning.networks import MLPDecoder
+
+
+def exploding(optimizer):
+    """The option of the command line that sets an optimizer's learning rate to infinity."""
+    schedule = "{class_path: gen_lightning.schedules.Linear, init_args: {start: .inf, end: .inf, iterations: 1}}"
+    return f"--model.schedules={{{optimizer}.lr: {schedule}}}"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "optimizer", "event"),
+    [
+        ("gan/mlp", "discriminator_optimizer", "at iteration 5, where train/generator_loss is nan"),
+        ("vae/vae", "optimizer", "at iteration 6, where train/loss is nan"),
+    ],
+)
+def test_a_run_fails_with_a_good_checkpoint_from_which_it_goes_on(fit, capsys, recipe, optimizer, event):
+    """Of an optimizer that explodes in iteration 5, after which the generator is the first to see it."""
+    quiet = ["--trainer.logger=false", "--trainer.callbacks=null", "--trainer.limit_val_batches=0"]
+    folder = fit(f"--config={CONFIGS / recipe}.yaml", "--data.source=digits", "--trainer.max_steps=4", *quiet)
+    good = load(folder / "checkpoints/last.ckpt")["state_dict"]
+    resume = ["--resume", str(folder), "--trainer.max_steps=8", "--trainer.log_every_n_steps=1"]
+    with pytest.raises(SystemExit) as exit_info:
+        fit(*resume, exploding(optimizer))
+    assert exit_info.value.code == 1
+    printed = capsys.readouterr()
+    sentence = printed.err.splitlines()[-1]
+    assert sentence.startswith(f"train.py: The training has diverged {event}")
+    assert f"checkpoint, runs/{folder.parent.name}/{folder.name}/checkpoints/last.ckpt, with" in sentence
+    assert "--resume" in printed.out
+    assert "nan" in (folder / "metrics.csv").read_text().splitlines()[-1]
+    assert json.loads((folder / "metrics.json").read_text())["diverged"]["reason"] in sentence
+    kept = load(folder / "checkpoints/last.ckpt")["state_dict"]
+    assert all(torch.equal(value, good[name]) for name, value in kept.items())
+    fit(*resume, "--model.schedules=null")
+    resumed = load(folder / "checkpoints/last.ckpt")
+    assert resumed["global_step"] == 8
+    assert all(value.isfinite().all() for value in resumed["state_dict"].values())
+
+
+class Poison(Callback):
+    """Makes one weight NaN after iteration 3."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == 3:
+            next(pl_module.generator.parameters()).data.view(-1)[0] = torch.nan
+
+
+def train(folder, *callbacks, **arguments):
+    model = gan(generator=MLPDecoder, data_shape=(2,))
+    loader = DataLoader(TensorDataset(torch.randn(100, 2), torch.zeros(100)), 10)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = Trainer(max_epochs=1, default_root_dir=folder, callbacks=[*callbacks, StopOnNaN()], **quiet | arguments)
+    trainer.fit(model, loader)
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "at"),
+    [(lambda folder: LastCheckpoint(2), 4), (lambda folder: ModelCheckpoint(folder, "best", every_n_train_steps=1), 3)],
+)
+def test_no_checkpoint_is_written_of_weights_that_are_not_finite(tmp_path, checkpoint, at):
+    """Whichever callback writes it, and though no scalar is logged."""
+    with pytest.raises(DivergenceError, match=f"at iteration {at}, where there are weights"):
+        train(tmp_path, Poison(), checkpoint(tmp_path))
+    (kept,) = tmp_path.rglob("*.ckpt")
+    assert load(kept)["global_step"] == 2
+    assert all(value.isfinite().all() for value in load(kept)["state_dict"].values())
+
+
+def test_what_has_diverged_before_any_checkpoint_is_told_to_train_anew(tmp_path):
+    with pytest.raises(DivergenceError, match="no checkpoint had been saved, so train anew"):
+        train(tmp_path, Poison(), LastCheckpoint(), log_every_n_steps=1)
+    assert list(tmp_path.rglob("*.ckpt")) == []
+
+
+def test_an_overflow_of_scaled_gradients_is_no_divergence(tmp_path):
+    """A scale so large that the first gradients are infinite: those steps are left out, and the scale is halved."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    trainer = train(tmp_path, plugins=[MixedPrecision("16-mixed", "cpu", scaler)], log_every_n_steps=1)
+    assert trainer.global_step == 10
+    assert trainer.callback_metrics["train/generator_loss"].isfinite()
+    assert scaler.get_scale() < 2.0**127

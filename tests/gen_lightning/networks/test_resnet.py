@@ -1,0 +1,101 @@
+"""SNGAN's residual networks against the paper's tables and figures."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gen_lightning.networks import ResNetDiscriminator, ResNetEncoder, ResNetGenerator, SpectralNorm
+
+
+def count(network):
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def convolution(inputs, outputs, size):
+    return inputs * outputs * size**2 + outputs
+
+
+def double(maps):
+    return maps.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+def halve(maps):
+    return (maps[..., ::2, ::2] + maps[..., 1::2, ::2] + maps[..., ::2, 1::2] + maps[..., 1::2, 1::2]) / 4
+
+
+def layers(network, kind):
+    return [layer for layer in network.modules() if isinstance(layer, kind)]
+
+
+def test_the_generator_has_the_size_of_table_4():
+    """Linear, three blocks of two batch normalizations, two convolutions and a shortcut, and the way to the image."""
+    block = 2 * (2 * 256) + 2 * convolution(256, 256, 3) + convolution(256, 256, 1)
+    to_image = 2 * 256 + convolution(256, 3, 3)
+    assert (128 + 1) * 4 * 4 * 256 + 3 * block + to_image == 4_276_739
+    with torch.device("meta"):
+        assert count(ResNetGenerator(128, (3, 32, 32))) == 4_276_739
+        assert count(ResNetGenerator(128, (3, 28, 28))) == (128 + 1) * 7 * 7 * 256 + 2 * block + to_image
+
+
+def test_the_discriminator_has_the_size_of_table_4():
+    """Shortcuts have a convolution where the map is halved. The authors' code has no bias in the last layer."""
+    first = convolution(3, 128, 3) + convolution(128, 128, 3) + convolution(3, 128, 1)
+    second = 2 * convolution(128, 128, 3) + convolution(128, 128, 1)
+    others = 2 * 2 * convolution(128, 128, 3)
+    assert first + second + others + 128 == 1_053_824
+    with torch.device("meta"):
+        assert count(ResNetDiscriminator((3, 32, 32))) == 1_053_824 + 1
+        assert count(ResNetDiscriminator((3, 28, 28))) == 1_053_824 + 1
+
+
+@pytest.mark.parametrize("size", [28, 32])
+def test_the_discriminator_is_the_authors(size):
+    """As their code has it, with the shortcut's convolution in front of the pooling in the second block."""
+    torch.manual_seed(0)
+    network = ResNetDiscriminator((3, size, size), width=8)
+    a1, a2, a3, b1, b2, b3, c1, c2, d1, d2 = layers(network, nn.Conv2d)
+    images = torch.rand(4, 3, size, size)
+    x = images * 2 - 1
+    x = halve(a2(F.relu(a1(x)))) + a3(halve(x))
+    x = halve(b2(F.relu(b1(F.relu(x))))) + halve(b3(x))
+    x = c2(F.relu(c1(F.relu(x)))) + x
+    x = d2(F.relu(d1(F.relu(x)))) + x
+    torch.testing.assert_close(network(images), network.linear(F.relu(x).sum((2, 3))).squeeze(1))
+
+
+@pytest.mark.parametrize(("size", "map_size"), [(28, 7), (32, 4)])
+def test_the_generator_is_the_authors(size, map_size):
+    """As their code has it, with the shortcut's convolution behind the doubling."""
+    torch.manual_seed(0)
+    network = ResNetGenerator(10, (3, size, size), width=8).eval()
+    *convolutions, last = layers(network, nn.Conv2d)
+    normalizations = layers(network, nn.BatchNorm2d)
+    z = torch.randn(4, 10)
+    x = layers(network, nn.Linear)[0](z).view(4, 8, map_size, map_size)
+    for block in range(len(convolutions) // 3):
+        c1, c2, c3 = convolutions[3 * block : 3 * block + 3]
+        b1, b2 = normalizations[2 * block : 2 * block + 2]
+        x = c2(F.relu(b2(c1(double(F.relu(b1(x))))))) + c3(double(x))
+    torch.testing.assert_close(network(z), (last(F.relu(normalizations[-1](x))).tanh() + 1) / 2)
+
+
+def test_branches_and_shortcuts_keep_the_second_moment_at_first():
+    """Glorot's gain sqrt(2) is for the ReLU, which halves it. The edges, which see zeros outside, are left out."""
+    torch.manual_seed(0)
+    blocks = ResNetEncoder((3, 32, 32), 1, width=64).blocks
+    x = torch.randn(8, 64, 16, 16)
+    branch, shortcut = blocks[2].residual(x)[..., 2:-2, 2:-2], blocks[1].shortcut[-1](x)
+    assert branch.square().mean().item() == pytest.approx(1, abs=0.1)
+    assert shortcut.square().mean().item() == pytest.approx(1, abs=0.1)
+
+
+def test_spectral_normalization_reaches_every_layer():
+    network = SpectralNorm((3, 32, 32), lambda shape: ResNetDiscriminator(shape, width=4))
+    assert len(layers(network, nn.Conv2d | nn.Linear)) == 11
+    assert all(hasattr(layer, "parametrizations") for layer in layers(network, nn.Conv2d | nn.Linear))
+
+
+def test_images_must_be_halved_twice():
+    with pytest.raises(ValueError, match="at least 16"):
+        ResNetDiscriminator((1, 14, 14))

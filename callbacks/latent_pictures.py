@@ -60,6 +60,15 @@ class LatentInterpolations(_LatentPictures):
         self.num_steps = num_steps
         self.seed = seed
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuses a latent of one dimension, too, whose ends have the same direction or opposite ones."""
+        super().setup(trainer, pl_module, stage)
+        if pl_module.latent_dim < 2:
+            raise ValueError(
+                "LatentInterpolations goes on circles, and latent_dim is 1: set model.latent_dim to 2 or more, or leave"
+                " it out of trainer.callbacks."
+            )
+
     def _latents(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, ...]:
         starts, ends = pl_module.latents(2 * self.num_pairs).unsqueeze(1).chunk(2)
         way = torch.linspace(0, 1, self.num_steps, device=starts.device).unsqueeze(1)
@@ -94,26 +103,21 @@ class LatentTraversals(_LatentPictures):
         self.num_images = num_images
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses models that infer no latents, too."""
+        """Refuses models that infer no latents, too, and reads the images."""
         super().setup(trainer, pl_module, stage)
         if not hasattr(pl_module, "posterior") or not hasattr(trainer.datamodule, "examples"):
             raise ValueError(
                 "LatentTraversals needs a model with a posterior, and a data module with examples(split, n), such as"
                 " MNISTDataModule: leave it out of trainer.callbacks."
             )
+        # Once, since binarizing a split for each picture takes longer than drawing it.
+        self._examples = list(trainer.datamodule.examples("val", self.num_images))
 
     def _latents(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, ...]:
-        examples = trainer.datamodule.examples("val", self.num_images)
-        batches = [tuple(part.to(pl_module.device) for part in batch) for batch in examples]
-        conditions = [pl_module.condition_of(batch) for batch in batches]
-        means = torch.cat(
-            [
-                pl_module.posterior(batch[0], *condition).mean
-                for batch, condition in zip(batches, conditions, strict=True)
-            ]
-        )
+        batches = [tuple(part.to(pl_module.device) for part in batch) for batch in self._examples]
+        means = torch.cat([pl_module.posterior(batch[0], *pl_module.condition_of(batch)).mean for batch in batches])
         z = traversals(means[0], most_active(means, self.num_dimensions), self.num_steps)
-        return z, *(labels[0].expand(z.shape[:2]) for labels in conditions[0])
+        return z, *(labels[0].expand(z.shape[:2]) for labels in pl_module.condition_of(batches[0]))
 
 
 class LatentManifold(_LatentPictures):
@@ -136,7 +140,7 @@ class LatentManifold(_LatentPictures):
         super().setup(trainer, pl_module, stage)
         if pl_module.latent_dim != 2 or pl_module.num_classes is not None:
             raise ValueError(
-                f"LatentManifold draws two latent dimensions of a model without classes, and latent_dim is"
+                "LatentManifold draws two latent dimensions of a model without classes, and latent_dim is"
                 f" {pl_module.latent_dim}: set model.latent_dim to 2, or leave it out of trainer.callbacks."
             )
 

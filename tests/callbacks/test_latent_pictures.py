@@ -13,7 +13,14 @@ from torch.distributions import Normal
 from callbacks import LatentInterpolations, LatentManifold, LatentTraversals
 from callbacks.latent_pictures import most_active, quantile_grid, slerp, traversals
 from datamodules import MNISTDataModule
-from gen_lightning.networks import ConditionalEncoder, ConditionalGenerator, MLPDecoder, MLPEncoder
+from gen_lightning.networks import (
+    ConditionalEncoder,
+    ConditionalGenerator,
+    DCGANDecoder,
+    DCGANEncoder,
+    MLPDecoder,
+    MLPEncoder,
+)
 from gen_lightning.vae import MixtureOfGaussians
 
 CONDITIONAL = {
@@ -75,6 +82,19 @@ def pictures(callbacks, model, tmp_path):
     return {str(path.relative_to(tmp_path)): np.asarray(Image.open(path)).shape for path in tmp_path.rglob("*.png")}
 
 
+def test_training_is_bit_equal_with_pictures_at_every_iteration(tmp_path):
+    """With batch normalization, whose buffers a careless picture would change."""
+
+    def weights(callbacks):
+        torch.manual_seed(0)
+        model = vae(encoder=partial(DCGANEncoder, width=4), decoder=partial(DCGANDecoder, width=4), latent_dim=2)
+        pictures(callbacks, model, tmp_path)
+        return model.state_dict()
+
+    drawn, plain = weights([LatentInterpolations(1), LatentTraversals(1), LatentManifold(1)]), weights([])
+    assert all(torch.equal(value, plain[name]) for name, value in drawn.items())
+
+
 def size_of(rows, columns):
     return (rows * 30 + 2, columns * 30 + 2, 3)
 
@@ -108,6 +128,7 @@ def test_conditional_models_and_gans_are_drawn_too(tmp_path):
             {"prior": MixtureOfGaussians},
             "LatentInterpolations draws latents of a standard normal",
         ),
+        (LatentInterpolations, {"latent_dim": 1}, "goes on circles, and latent_dim is 1"),
         (LatentTraversals, None, "LatentTraversals needs a model with a posterior"),
         (LatentTraversals, {"data_shape": (2,)}, "draws grey or RGB images"),
     ],

@@ -91,9 +91,9 @@ class Trainer(LightningTrainer):
         for callback in self.callbacks:
             if isinstance(callback, SampleMeasure):
                 callback.num_samples = num_samples or callback.num_samples
+                callback.latents = latents
         if evaluation := evaluation_of(self):
             evaluation.extractor = extractor or evaluation.extractor
-            evaluation.latents = latents
         if latents == "gmm":
             model.load_state_dict(load_checkpoint(ckpt_path)["state_dict"])
             draw_from_mixture(model.to(self.strategy.root_device), datamodule)
@@ -343,6 +343,7 @@ class CommandLine(LightningCLI):
         report = {
             "metrics": {name: asdict(row) for name, row in rows.items()},
             **(evaluation.provenance() if evaluation else {}),
+            "latents": self.config.test.latents,
             "seconds": round(self.trainer.test_seconds, 1),
             "iteration": self.iteration_of_checkpoint,
             "seed": self.config.test.seed_everything,

@@ -8,6 +8,7 @@ from callbacks.conditional import ConditionalAccuracy
 from callbacks.drawing import SampleMeasure
 from callbacks.evaluation import Evaluation
 from callbacks.finite import DivergenceError, StopOnNaN
+from callbacks.latent_pictures import LatentInterpolations, LatentManifold, LatentTraversals
 from callbacks.latents import Latents
 from callbacks.likelihood import ImportanceSampledLikelihood
 from callbacks.loggers import MetricsCSV, SafeWandbLogger
@@ -25,6 +26,9 @@ __all__ = [
     "ImportanceSampledLikelihood",
     "LastCheckpoint",
     "LatentCodeGrid",
+    "LatentInterpolations",
+    "LatentManifold",
+    "LatentTraversals",
     "Latents",
     "MetricsCSV",
     "ModeCoverage",

@@ -77,7 +77,7 @@ class ConditionalAccuracy(SampleMeasure):
         floor = mean_estimate(self._classes(images.features) == labels)
         estimate = self._measure(trainer, pl_module)
         row = Row(*estimate, self.num_samples, *floor, len(labels), BETTER[_METRIC])
-        self.rows = {f"{_METRIC}/{self.extractor.name}": row}
+        self.rows = self.of_latents({f"{_METRIC}/{self.extractor.name}": row})
         pl_module.log_dict({f"test/{name}/{row.n}": row.value for name, row in self.rows.items()})
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> Estimate:

@@ -14,7 +14,9 @@ _BLOCK = 500
 
 
 class SampleMeasure(Callback):
-    """Measures samples: `rows` join the report of `test`, whose `--num_samples` is set here before `setup`.
+    """Measures samples: `rows` join the report of `test`, whose `--num_samples` and `--latents` are set here.
+
+    Where `latents` names others than the prior's, they stand behind the name of each row.
 
     Args:
         num_samples: how many
@@ -24,7 +26,13 @@ class SampleMeasure(Callback):
     def __init__(self, num_samples: int | None, seed: int) -> None:
         self.num_samples = num_samples
         self.seed = seed
+        self.latents = "prior"
         self.rows: dict[str, Row] = {}
+
+    def of_latents(self, rows: dict[str, Row]) -> dict[str, Row]:
+        """Rows of samples under names that say which latents the samples are of."""
+        suffix = "" if self.latents == "prior" else f"/{self.latents}"
+        return {name + suffix: row for name, row in rows.items()}
 
 
 def fill_from_samples(

@@ -24,8 +24,7 @@ class Evaluation(SampleMeasure):
     checkpoints to monitor. A model whose samples have no FID, because they are not finite or all equal, is warned of.
 
     In `test`: every metric of `gen_lightning.metrics.report`, with its standard error, its floor and its N, as `rows`;
-    logged as `test/METRIC/EXTRACTOR/N`. Where `latents` names other latents than the prior's that samples are of, it
-    stands behind the extractor. Ranks share the drawing of samples, whatever their number, without an effect on
+    logged as `test/METRIC/EXTRACTOR/N`. Ranks share the drawing of samples, whatever their number, without an effect on
     any of these. What `test_step` returns, values per example `[N]` by name, joins them with its standard error.
 
     Needs a data module with `images(split)`: all of a split, in batches of float32 `[N, C, H, W]` in [0, 1].
@@ -41,7 +40,6 @@ class Evaluation(SampleMeasure):
     ) -> None:
         super().__init__(num_samples, seed)
         self.extractor = extractor or MNISTFeatures()
-        self.latents = "prior"
         self._real: dict[str, RealFeatures] = {}
         self._sums: dict[str, Tensor] = {}
 
@@ -110,9 +108,8 @@ class Evaluation(SampleMeasure):
         """Measures, and logs what was measured."""
         held_out, training = (self._features_of_split(trainer, split) for split in ("test", "train"))
         samples = self._features_of_samples(trainer, pl_module, self.num_samples or len(held_out.features))
-        suffix = "" if self.latents == "prior" else f"/{self.latents}"
         # On every rank, so that what cannot be measured stops them all.
-        rows = {name + suffix: row for name, row in sample_rows(self.extractor, samples, held_out, training).items()}
+        rows = self.of_latents(sample_rows(self.extractor, samples, held_out, training))
         pl_module.log_dict({f"test/{name}/{row.n}": row.value for name, row in rows.items()})
         for name, sums in self._sums.items():
             sums = trainer.strategy.reduce(sums.to(self._to_device(trainer)), reduce_op="sum")
@@ -125,7 +122,6 @@ class Evaluation(SampleMeasure):
             "extractor": {"name": self.extractor.name, "sha256": self.extractor.sha256},
             "data": self._real["test"].fingerprint.rpartition(" ")[2],
             "sample_seed": self.seed,
-            "latents": self.latents,
         }
 
     def _features_of_split(self, trainer: Trainer, split: str) -> RealFeatures:

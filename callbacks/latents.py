@@ -25,9 +25,9 @@ class Latents(Callback):
     dimensions; of latents in L layers also `active_units/1` to `active_units/L`, from the data on, the mean of a layer
     being that given the means of the layers drawn before it; `mutual_information` of image and latent, in nats, which
     log N bounds (`gen_lightning.metrics.latents.mutual_information` says with what bias); `linear_accuracy` and
-    `knn_accuracy` of probes fitted to the posterior means of training images; and `posterior_collapse`, 1 or 0: whether
-    no unit, or less than 5 % of them, is active, or the mutual information is below 0.1 nats, as it is wherever the
-    rate is. It is warned of.
+    `knn_accuracy` of probes fitted to the posterior means of training images, but not of a conditional model, whose
+    posterior is told the label; and `posterior_collapse`, 1 or 0: whether no unit, or less than 5 % of them, is active,
+    or the mutual information is below 0.1 nats, as it is wherever the rate is. It is warned of.
 
     Needs a model with `posterior(x, *condition)`, whose distributions have a mean, and a data module with
     `examples(split, n)`: the first n of a split, as it is evaluated on, in batches of (data, labels).
@@ -62,15 +62,16 @@ class Latents(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures, and logs what was measured."""
-        _, training_means, training_labels = _encoded(trainer, pl_module, "train", self.num_training_images)
         posteriors, means, labels = _encoded(trainer, pl_module, "test")
         with draws_from(seed_of(_LATENTS, self.seed), pl_module.device):
             latents = [posterior.sample() for posterior in posteriors]
         estimates = {
             **_active_units(posteriors[0], means),
             "mutual_information": mutual_information(posteriors, latents),
-            **probe_accuracies(training_means, training_labels, means, labels),
         }
+        if pl_module.num_classes is None:
+            _, training_means, training_labels = _encoded(trainer, pl_module, "train", self.num_training_images)
+            estimates |= probe_accuracies(training_means, training_labels, means, labels)
         estimates["posterior_collapse"] = _collapse(estimates, means.shape[1])
         self.rows = {name: row_of(name, estimate, len(means)) for name, estimate in estimates.items()}
         pl_module.log_dict({f"test/{name}": row.value for name, row in self.rows.items()})

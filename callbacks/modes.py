@@ -94,10 +94,11 @@ class ModeCoverage(SampleMeasure):
         """Measures, and logs what was measured."""
         estimates = self._measure(trainer, pl_module)
         floors = perfect_sampler_floor(self.num_samples, self._modes.weights, self._modes.high_quality)
-        self.rows = {
+        rows = {
             self._modes.measures[name]: Row(*estimate, self.num_samples, *floors[name], self.num_samples, BETTER[name])
             for name, estimate in estimates.items()
         }
+        self.rows = self.of_latents(rows)
         pl_module.log_dict({f"test/{name}/{row.n}": row.value for name, row in self.rows.items()})
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Estimate]:

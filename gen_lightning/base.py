@@ -119,7 +119,7 @@ class GenerativeModule(LightningModule, ABC):
         return []
 
     def check_data(self, data: Tensor) -> None:
-        """Looks at the first batch before it trains anything.
+        """Looks at the first batch before it trains or measures anything.
 
         Raises:
             ValueError: the data do not have the shape that the model was built for.
@@ -131,7 +131,7 @@ class GenerativeModule(LightningModule, ABC):
             )
 
     def check_labels(self, batch: Sequence[Tensor]) -> None:
-        """Looks at the labels of the first batch, if they condition the model, before they train anything.
+        """Looks at the labels of the first batch, if they condition the model, before they train or measure anything.
 
         Raises:
             ValueError: there are none, or they are none of the model's classes.
@@ -164,7 +164,10 @@ class GenerativeModule(LightningModule, ABC):
         self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.global_step
 
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Makes each validation draw the same."""
+        """Makes each validation draw the same, of data that are those of the model."""
+        if batch_idx == 0:
+            self.check_data(batch[0])
+            self.check_labels(batch)
         seed_draws(seed_of(_EVALUATION, self.seed, self.global_rank, batch_idx), self.device)
 
     def on_test_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import cast
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback
@@ -168,20 +168,19 @@ class GANModule(GenerativeModule):
             self._discriminator_optimizer(self.discriminator.parameters()),
         ]
 
-    def check_data(self, data: Tensor) -> None:
-        """Looks at the first batch before it trains anything.
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Looks at the size of the first batch, too, which is to be divided.
 
         Raises:
-            ValueError: the data have another shape than the model, or are too few for the discriminator's steps and
-                their micro-batches.
+            ValueError: it is no multiple of the discriminator's steps and their micro-batches.
         """
-        super().check_data(data)
-        if len(data) % (self.discriminator_steps * self.micro_batches):
+        parts = self.discriminator_steps * self.micro_batches
+        if not self._data_checked and len(batch[0]) % parts:
             raise ValueError(
-                f"A batch of {len(data)} does not divide into discriminator_steps={self.discriminator_steps} times"
-                f" micro_batches={self.micro_batches} equal parts: choose a multiple of"
-                f" {self.discriminator_steps * self.micro_batches} for data.batch_size."
+                f"A batch of {len(batch[0])} does not divide into discriminator_steps={self.discriminator_steps} times"
+                f" micro_batches={self.micro_batches} equal parts: choose a multiple of {parts} for data.batch_size."
             )
+        super().on_train_batch_start(batch, batch_idx)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """One iteration: `discriminator_steps` updates of the discriminator, then one of the generator."""

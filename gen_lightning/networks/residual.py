@@ -44,9 +44,9 @@ class ResidualEncoder(nn.Module):
 
     def __init__(self, data_shape: Sequence[int], out_features: int, width: int = 128, num_blocks: int = 3) -> None:
         super().__init__()
-        map_size, num_stages = map_size_and_stages(data_shape)
+        self.map_size, num_stages = map_size_and_stages(data_shape)
         _check_width(width, num_stages)
-        out_channels = channels_of(out_features, map_size)
+        out_channels = channels_of(out_features, self.map_size)
         channels = width // 2**num_stages
         layers: list[nn.Module] = [nn.Conv2d(data_shape[0], channels, 3, padding=1), *_blocks(channels, num_blocks)]
         for _ in range(num_stages):
@@ -74,11 +74,11 @@ class ResidualDecoder(nn.Module):
 
     def __init__(self, latent_dim: int, data_shape: Sequence[int], width: int = 128, num_blocks: int = 3) -> None:
         super().__init__()
-        map_size, num_stages = map_size_and_stages(data_shape)
+        self.map_size, num_stages = map_size_and_stages(data_shape)
         _check_width(width, num_stages)
-        in_channels = channels_of(latent_dim, map_size)
+        in_channels = channels_of(latent_dim, self.map_size)
         layers: list[nn.Module] = [
-            nn.Unflatten(1, (in_channels, map_size, map_size)),
+            nn.Unflatten(1, (in_channels, self.map_size, self.map_size)),
             nn.Conv2d(in_channels, width, 1),
             *_blocks(width, num_blocks),
         ]

@@ -129,7 +129,7 @@ class VAEModule(GenerativeModule):
         return self(self.posterior(x, *condition).mean, *condition)
 
     def check_data(self, data: Tensor) -> None:
-        """Looks at the first batch before it trains anything.
+        """Looks at the first batch before it trains or measures anything.
 
         Raises:
             ValueError: the data have another shape than the model, or are outside the likelihood's support.

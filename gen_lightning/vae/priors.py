@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
 from gen_lightning.base import full_precision
-from gen_lightning.networks import MLPEncoder, ResidualBlock
+from gen_lightning.networks import MLPEncoder, ResidualBlock, ResidualDecoder, ResidualEncoder
 from gen_lightning.networks.residual import channels_of, zeroed
 from gen_lightning.vae.hierarchy import (
     Choose,
@@ -187,12 +187,12 @@ class ResidualTopDown(Prior):
     Args:
         latent_dim: the dimension of the latent, all layers together
         num_layers: layers of equal size, 1 or more
-        map_size: height and width of the maps, the smallest one's of the encoder and the decoder
+        map_size: height and width of the maps, the smallest one's of a residual encoder and decoder
         width: channels of the features
         num_blocks: residual blocks in front of each layer
 
     Raises:
-        ValueError: the latent is not that many maps of that size.
+        ValueError: the latent is not that many maps of that size; those of the networks are of another (in `bind`).
     """
 
     descending = True
@@ -208,6 +208,7 @@ class ResidualTopDown(Prior):
                 f"A latent_dim of {latent_dim} is not {num_layers} equal layers: choose a multiple of"
                 f" {num_layers * map_size**2}."
             )
+        self.map_size = map_size
         self.layer_dims = (latent_dim // num_layers,) * num_layers
         self.decoded_dim = width * map_size**2
         channels = channels_of(self.layer_dims[0], map_size)
@@ -220,6 +221,15 @@ class ResidualTopDown(Prior):
             nn.Sequential(nn.SiLU(), zeroed(nn.Conv2d(width, 2 * channels, 1))) for _ in range(num_layers)
         )
         self.inlets = nn.ModuleList(nn.Conv2d(channels, width, 1) for _ in range(num_layers))
+
+    def bind(self, model: "VAEModule") -> None:
+        """Compares its maps with those of residual networks, which would take a pixel of them for another."""
+        for network in model.modules():
+            if isinstance(network, ResidualEncoder | ResidualDecoder) and network.map_size != self.map_size:
+                raise ValueError(
+                    f"ResidualTopDown's map_size is {self.map_size}, and the {type(network).__name__}'s smallest map is"
+                    f" {network.map_size} x {network.map_size}: set model.prior.map_size to {network.map_size}."
+                )
 
     def decoded(self, z: Tensor) -> Tensor:
         """The features behind the last layer: latents `[..., Z]` -> `[..., decoded_dim]`."""

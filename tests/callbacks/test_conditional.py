@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import Examples, gan
+from helpers import Examples, gan, run_test
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 from torch import nn
@@ -81,6 +81,12 @@ def test_images_of_the_class_that_was_asked_for_score_the_classifiers_accuracy(d
     logged = run("validate", Archive(digits), digits, callback)
     assert logged["val/conditional_accuracy/mnist_cnn/300"] == logged["val/conditional_accuracy"]
     assert logged["val/conditional_accuracy"] == pytest.approx(row.value)
+
+
+def test_the_row_of_other_latents_has_a_name_of_its_own(digits):
+    callback = ConditionalAccuracy(num_samples=300)
+    callback.latents = "gmm"
+    assert run_test(callback, Archive(digits), digits).keys() == {"conditional_accuracy/mnist_cnn/gmm"}
 
 
 def test_images_of_another_class_score_about_nothing(digits):

@@ -19,6 +19,8 @@ DIGITS = torch.arange(100) % 10
 class Posteriors(LightningModule):
     """The data, scaled, are the posterior's means."""
 
+    num_classes = None
+
     def __init__(self, scale, deviation=1.0):
         super().__init__()
         self.scale, self.deviation = torch.tensor(scale), deviation
@@ -92,7 +94,10 @@ def test_units_that_tell_nothing_are_a_collapse():
 
 def test_it_is_the_same_whatever_the_batches_of_the_data():
     model = vae()
-    one, other = (run_test(Latents(), model, MNISTDataModule("digits", batch_size=size)) for size in (17, 360))
+    one, other = (
+        run_test(Latents(), model, MNISTDataModule("digits", batch_size=size, binarization="dynamic"))
+        for size in (17, 360)
+    )
     assert one == other
     assert one["active_units"].n == 360
 
@@ -100,6 +105,15 @@ def test_it_is_the_same_whatever_the_batches_of_the_data():
 def test_probes_are_fitted_to_the_first_training_images():
     accuracies = [run_test(Latents(n), Posteriors(1.0), one_hot())["linear_accuracy"].value for n in (5, 8, 10)]
     assert accuracies == pytest.approx([0.5, 0.8, 1])
+
+
+def test_a_conditional_model_whose_posterior_is_told_the_labels_is_not_probed_for_them():
+    model = Posteriors(1.0)
+    others = run_test(Latents(), model, one_hot())
+    model.num_classes = 10
+    rows = run_test(Latents(), model, one_hot())
+    assert others.keys() - rows.keys() == {"linear_accuracy", "knn_accuracy"}
+    assert all(row == others[name] for name, row in rows.items())
 
 
 def test_fewer_training_images_than_neighbours_are_refused():

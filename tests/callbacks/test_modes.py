@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from helpers import run_test
 from lightning.pytorch import LightningModule, Trainer
 
 from callbacks import ModeCoverage
@@ -64,6 +65,13 @@ def test_points_of_the_mixture_score_like_the_floor(grid):
     assert {name: (row.floor, row.floor_error) for name, row in rows.items()} == expected
     assert logged["test/reverse_kl/2500"] == pytest.approx(rows["reverse_kl"].value)
     assert [row.better for row in rows.values()] == ["higher", "higher", "lower"]
+
+
+def test_rows_of_other_latents_have_names_of_their_own(grid):
+    callback = ModeCoverage()
+    callback.latents = "gmm"
+    rows = run_test(callback, Sampler(grid.points("test")), grid)
+    assert rows.keys() == {"modes/gmm", "high_quality/gmm", "reverse_kl/gmm"}
 
 
 def test_missing_modes_are_counted(grid):

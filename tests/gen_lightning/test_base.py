@@ -66,6 +66,22 @@ def test_data_of_another_shape_are_refused(model):
         model.check_data(torch.zeros(2, 1, 32, 32))
 
 
+@pytest.mark.parametrize("verb", ["validate", "test"])
+def test_data_of_another_shape_are_refused_before_they_measure_anything(model, verb):
+    trainer = Trainer(logger=False, accelerator="cpu", enable_progress_bar=False)
+    with pytest.raises(ValueError, match=r"shape \(1, 32, 32\).*set model.data_shape"):
+        getattr(trainer, verb)(model, DataLoader(TensorDataset(torch.zeros(2, 1, 32, 32), torch.zeros(2)), 2))
+
+
+def test_only_what_is_trained_on_is_to_be_divided_for_the_discriminator():
+    loader = DataLoader(TensorDataset(torch.zeros(3, 1, 28, 28), torch.zeros(3)), 3)
+    trainer = Trainer(max_steps=1, logger=False, enable_checkpointing=False, accelerator="cpu")
+    model = gan(discriminator_steps=2)
+    trainer.validate(model, loader, verbose=False)
+    with pytest.raises(ValueError, match="A batch of 3 does not divide"):
+        trainer.fit(model, loader, loader)
+
+
 class TestCheckpoint:
     def test_of_a_model_built_in_python_holds_json_only(self, tmp_path):
         model = gan(generator=lambda *arguments: DCGANGenerator(*arguments, width=8))

@@ -74,7 +74,7 @@ def test_is_measured_with_its_labels(model, x):
     assert seen[2:] == [[label] for label in LABELS.repeat(4).tolist()]
     seen.clear()
     run_test(Latents(), model, data)
-    assert seen[2:] == [LABELS.repeat(2).tolist()] * 4
+    assert seen[2:] == [LABELS.repeat(2).tolist()] * 2
     assert model.reconstruct(x, LABELS).shape == x.shape
 
 

@@ -10,7 +10,7 @@ import torch
 from helpers import vae
 from torch.distributions import Bernoulli, Independent, Normal
 
-from gen_lightning.networks import MLPEncoder, ResidualDecoder, ResidualEncoder
+from gen_lightning.networks import MLPDecoder, MLPEncoder, ResidualDecoder, ResidualEncoder
 from gen_lightning.vae import (
     ELBO,
     IWAE,
@@ -249,6 +249,15 @@ def test_maps_are_drawn_and_decoded_for_any_number_of_examples():
 def test_residual_layers_are_maps(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         ResidualTopDown(96, **arguments)
+
+
+@pytest.mark.parametrize(("network", "plain"), [("encoder", MLPEncoder), ("decoder", MLPDecoder)])
+def test_residual_layers_are_maps_of_the_networks_size(network, plain):
+    """Layers of 2 maps of 4 x 4 are as many values as 8 of 2 x 2; networks without maps take any."""
+    prior = partial(ResidualTopDown, num_layers=3, map_size=2, width=16)
+    with pytest.raises(ValueError, match=r"Residual\w+'s smallest map is 4 x 4: set model.prior.map_size to 4"):
+        maps(prior=prior, **{network: plain})
+    assert maps(prior=prior, encoder=MLPEncoder, decoder=MLPDecoder)._prior.map_size == 2
 
 
 @pytest.mark.parametrize("objective", [FreeBits(0.1), BetaTC(5)])

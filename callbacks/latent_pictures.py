@@ -1,0 +1,184 @@
+"""Pictures of a latent space, decoded along paths through it, as PNG files in the run's folder and in W&B."""
+
+from functools import partial
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from torch.distributions import Independent, Normal
+from torchvision.utils import make_grid, save_image
+
+from callbacks.samples import _check_images, _PeriodicPictures
+
+# Traversals and their like go as far from 0, in standard deviations of the prior.
+_FARTHEST = 3.0
+
+
+class _LatentPictures(_PeriodicPictures):
+    """Pictures of models whose latents are standard normal, a row of images for each row of latents."""
+
+    seed = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuses data that are no images, and latents that are not standard normal."""
+        super().setup(trainer, pl_module, stage)
+        _check_images(self, pl_module)
+        of_another_prior = hasattr(pl_module, "prior") and not isinstance(pl_module.prior(), Independent)
+        if of_another_prior or getattr(pl_module, "codes", None) is not None:
+            raise ValueError(
+                f"{type(self).__name__} draws latents of a standard normal, and this model's have another prior, layers"
+                " or codes: leave it out of trainer.callbacks."
+            )
+
+    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        with pl_module.undisturbed(self.seed):
+            z, *condition = self._latents(trainer, pl_module)
+            images = pl_module(z.flatten(0, 1), *(labels.flatten() for labels in condition)).float().cpu()
+        self._write(trainer, partial(save_image, make_grid(images, nrow=z.shape[1])))
+
+    def _latents(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, ...]:
+        """What is drawn: latents `[rows, columns, Z]`, and labels `[rows, columns]` of a conditional model."""
+        raise NotImplementedError
+
+
+class LatentInterpolations(_LatentPictures):
+    """Ways from one latent to another on great circles, one a row: every n iterations and at the end.
+
+    Straight ways would pass nearer to the origin than almost all of the prior's latents are (White 2016). The rows of a
+    conditional model are of each class in turn.
+
+    Args:
+        every_n_iterations: how often
+        num_pairs: rows
+        num_steps: columns, the two ends included
+        seed: of the latents
+    """
+
+    def __init__(self, every_n_iterations: int = 500, num_pairs: int = 8, num_steps: int = 10, seed: int = 0) -> None:
+        super().__init__("interpolations", every_n_iterations)
+        self.num_pairs = num_pairs
+        self.num_steps = num_steps
+        self.seed = seed
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuses a latent of one dimension, too, whose ends have the same direction or opposite ones."""
+        super().setup(trainer, pl_module, stage)
+        if pl_module.latent_dim < 2:
+            raise ValueError(
+                "LatentInterpolations goes on circles, and latent_dim is 1: set model.latent_dim to 2 or more, or leave"
+                " it out of trainer.callbacks."
+            )
+
+    def _latents(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, ...]:
+        starts, ends = pl_module.latents(2 * self.num_pairs).unsqueeze(1).chunk(2)
+        way = torch.linspace(0, 1, self.num_steps, device=starts.device).unsqueeze(1)
+        z = slerp(starts, ends, way)
+        if pl_module.num_classes is None:
+            return (z,)
+        labels = torch.arange(self.num_pairs, device=z.device) % pl_module.num_classes
+        return z, labels.unsqueeze(1).expand(z.shape[:2])
+
+
+class LatentTraversals(_LatentPictures):
+    """What the most active latent dimensions change, one a row: every n iterations and at the end.
+
+    Each row is of the latent of the first validation image, with one dimension from -3 to 3. The dimensions are in the
+    order of their activity, the variance of their posterior means over validation images (Burda et al. 2016).
+
+    Needs a model with `posterior(x, *condition)`, and a data module with `examples(split, n)`.
+
+    Args:
+        every_n_iterations: how often
+        num_dimensions: rows, at most as many as there are dimensions
+        num_steps: columns
+        num_images: the first validation images, 2 or more, by which the activity is measured
+    """
+
+    def __init__(
+        self, every_n_iterations: int = 500, num_dimensions: int = 10, num_steps: int = 11, num_images: int = 1000
+    ) -> None:
+        super().__init__("traversals", every_n_iterations)
+        self.num_dimensions = num_dimensions
+        self.num_steps = num_steps
+        self.num_images = num_images
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuses models that infer no latents, too, and reads the images."""
+        super().setup(trainer, pl_module, stage)
+        if not hasattr(pl_module, "posterior") or not hasattr(trainer.datamodule, "examples"):
+            raise ValueError(
+                "LatentTraversals needs a model with a posterior, and a data module with examples(split, n), such as"
+                " MNISTDataModule: leave it out of trainer.callbacks."
+            )
+        # Once, since binarizing a split for each picture takes longer than drawing it.
+        self._examples = list(trainer.datamodule.examples("val", self.num_images))
+
+    def _latents(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, ...]:
+        batches = [tuple(part.to(pl_module.device) for part in batch) for batch in self._examples]
+        means = torch.cat([pl_module.posterior(batch[0], *pl_module.condition_of(batch)).mean for batch in batches])
+        z = traversals(means[0], most_active(means, self.num_dimensions), self.num_steps)
+        return z, *(labels[0].expand(z.shape[:2]) for labels in pl_module.condition_of(batches[0]))
+
+
+class LatentManifold(_LatentPictures):
+    """A latent of two dimensions laid out as a square: every n iterations and at the end.
+
+    At equal steps of the prior's distribution function, so that each image stands for as much of the prior (Kingma &
+    Welling 2014, figure 4).
+
+    Args:
+        every_n_iterations: how often
+        num_steps: rows, and columns
+    """
+
+    def __init__(self, every_n_iterations: int = 500, num_steps: int = 20) -> None:
+        super().__init__("manifold", every_n_iterations)
+        self.num_steps = num_steps
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuses latents of other dimensions, and conditional models, which have a manifold for each class, too."""
+        super().setup(trainer, pl_module, stage)
+        if pl_module.latent_dim != 2 or pl_module.num_classes is not None:
+            raise ValueError(
+                "LatentManifold draws two latent dimensions of a model without classes, and latent_dim is"
+                f" {pl_module.latent_dim}: set model.latent_dim to 2, or leave it out of trainer.callbacks."
+            )
+
+    def _latents(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, ...]:
+        return (quantile_grid(self.num_steps).to(pl_module.device),)
+
+
+def slerp(start: Tensor, end: Tensor, way: Tensor) -> Tensor:
+    """Spherical linear interpolation of latents (Shoemake 1985; White 2016): at equal angles between their directions.
+
+    Args:
+        start: `[..., Z]`
+        end: `[..., Z]`, not opposite to `start`
+        way: how far it is gone, from 0 to 1, broadcast with `[..., Z]`
+    """
+    cosine = torch.cosine_similarity(start, end, dim=-1).unsqueeze(-1)
+    # Latents in the same direction have a straight way.
+    angle = cosine.clamp(-1, 1 - 1e-6).acos()
+    return (((1 - way) * angle).sin() * start + (way * angle).sin() * end) / angle.sin()
+
+
+def most_active(means: Tensor, n: int) -> Tensor:
+    """The n dimensions, or all if they are fewer, whose posterior means `[N, Z]` vary most, the most active first."""
+    return means.var(0).argsort(descending=True)[:n]
+
+
+def traversals(z: Tensor, dimensions: Tensor, num_steps: int) -> Tensor:
+    """A latent `[Z]` with each of D dimensions from -3 to 3, one after another: `[D, num_steps, Z]`."""
+    rows = z.repeat(len(dimensions), num_steps, 1)
+    rows[torch.arange(len(dimensions)), :, dimensions] = torch.linspace(-_FARTHEST, _FARTHEST, num_steps).to(z)
+    return rows
+
+
+def quantile_grid(num_steps: int) -> Tensor:
+    """Points `[num_steps, num_steps, 2]` of the standard normal's quantiles, the first rising along a row.
+
+    The second falls from row to row, as in a plot.
+    """
+    quantiles = Normal(0.0, 1.0).icdf((torch.arange(num_steps) + 0.5) / num_steps)
+    second, first = torch.meshgrid(quantiles.flip(0), quantiles, indexing="ij")
+    return torch.stack([first, second], -1)

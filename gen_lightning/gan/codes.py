@@ -29,8 +29,6 @@ class LatentCodes(nn.Module):
         num_continuous: the number of continuous codes
         categorical_weight: lambda of equation 6 for the categorical codes, 0 or more
         continuous_weight: lambda for the continuous codes, 0 or more
-        views_weight: of the information that categories of real data share between two views of them (Ji et al. 2019),
-            0 or more; for an encoder that sees data through random changes, such as `AugmentedEncoder`
         scale: of the one-hot codes, above 0; beside D dimensions of noise, whose norm is about the root of D, a large
             one makes the categories what a new generator's data differ by
 
@@ -47,7 +45,6 @@ class LatentCodes(nn.Module):
         num_continuous: int = 2,
         categorical_weight: float = 1.0,
         continuous_weight: float = 0.1,
-        views_weight: float = 0.0,
         scale: float = 1.0,
     ) -> None:
         super().__init__()
@@ -56,17 +53,17 @@ class LatentCodes(nn.Module):
                 f"LatentCodes' categories are {list(categories)} and num_continuous is {num_continuous}: choose"
                 " one code or more, and for each categorical one 2 categories or more."
             )
-        if min(categorical_weight, continuous_weight, views_weight) < 0:
+        if categorical_weight < 0 or continuous_weight < 0:
             raise ValueError(
-                f"LatentCodes' categorical_weight is {categorical_weight}, continuous_weight {continuous_weight} and"
-                f" views_weight {views_weight}: choose 0 or more for each."
+                f"LatentCodes' categorical_weight is {categorical_weight} and continuous_weight {continuous_weight}:"
+                " choose 0 or more for both."
             )
         if scale <= 0:
             raise ValueError(f"LatentCodes' scale is {scale}: choose a number above 0.")
         self.categories = tuple(categories)
         self.num_continuous = num_continuous
         self.scale = scale
-        self.weights = {"categorical": categorical_weight, "continuous": continuous_weight, "views": views_weight}
+        self.weights = {"categorical": categorical_weight, "continuous": continuous_weight}
         self.encoder = encoder(data_shape, sum(categories) + 2 * num_continuous)
 
     @property
@@ -107,29 +104,8 @@ class LatentCodes(nn.Module):
             bounds["continuous"] = (log_densities + math.log(2)).sum(1).mean()
         return bounds
 
-    def information_between_views(self, data: Tensor) -> dict[str, Tensor]:
-        """I(c; c'), a scalar in nats, of the categories that Q gives two views of the same data (equation 3 of IIC).
-
-        It is as large for the data's own classes as for any others that the views tell, and so keeps Q from categories
-        that real data do not fall into.
-
-        Args:
-            data: real ones, `[N, *data_shape]`
-
-        Returns:
-            The sum over the categorical codes, or nothing where `views_weight` is 0.
-        """
-        if not self.weights["views"]:
-            return {}
-        pairs = zip(self._categories(data), self._categories(data), strict=True)
-        return {"views": torch.stack([_mutual_information(*pair) for pair in pairs]).sum()}
-
-    def _categories(self, data: Tensor) -> Sequence[Tensor]:
-        """The logits of each categorical code."""
-        return full_precision(self.encoder(data)).split([*self.categories, 2 * self.num_continuous], 1)[:-1]
-
     def weighted(self, bounds: dict[str, Tensor]) -> Tensor:
-        """What is added to the generator's aim, a scalar: each bound by its weight."""
+        """What is added to the generator's aim, a scalar: lambda times the bounds of `mutual_information`."""
         return torch.stack([self.weights[name] * bound for name, bound in bounds.items()]).sum()
 
     def classified(self, data: Tensor) -> Tensor:
@@ -153,15 +129,3 @@ class LatentCodes(nn.Module):
                 rows.append(latent.repeat(len(latents), 1))
                 rows[-1][:, code] = torch.linspace(-2, 2, len(latents))
         return torch.cat(rows)
-
-
-def _mutual_information(logits: Tensor, other_logits: Tensor) -> Tensor:
-    """Of two variables, each with its distribution for each example `[N, categories]`, and alike otherwise."""
-    joint = logits.softmax(1).T @ other_logits.softmax(1) / len(logits)
-    joint = (joint + joint.T) / 2
-    return 2 * _entropy(joint.sum(0)) - _entropy(joint)
-
-
-def _entropy(probabilities: Tensor) -> Tensor:
-    # The gradient at 0 would be infinite.
-    return -(probabilities * probabilities.clamp_min(1e-12).log()).sum()

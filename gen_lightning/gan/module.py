@@ -233,7 +233,7 @@ class GANModule(GenerativeModule):
         loss = self.loss.generator(real_logits, fake_logits)
         if self.codes is None:
             return loss, {"generator_loss": loss}
-        information = self.codes.mutual_information(latents, fake) | self.codes.information_between_views(real)
+        information = self.codes.mutual_information(latents, fake)
         logged = {f"mutual_information/{name}": nats for name, nats in information.items()}
         return loss - self.codes.weighted(information), {"generator_loss": loss} | logged
 

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from helpers import gan, load
 from lightning.pytorch import Trainer
-from sklearn.metrics import mutual_info_score
 from torch import nn
 from torch.distributions import Normal, Uniform
 from torch.utils.data import DataLoader, TensorDataset
@@ -127,39 +126,6 @@ class TestMutualInformation:
         torch.testing.assert_close(gradient, expected / 8)
 
 
-class TestInformationBetweenViews:
-    def views(self, first, second):
-        """What it is of an encoder that answers first one thing and then another."""
-        codes = LatentCodes((2,), Told, categories=(len(first[0]),), num_continuous=0, views_weight=0.5)
-        answers = iter([first, second])
-        codes.encoder.forward = lambda data: next(answers)
-        return codes.information_between_views(torch.zeros(len(first), 2))["views"]
-
-    def test_is_the_entropy_where_both_views_tell_the_same(self):
-        sure = 1000 * torch.eye(4)[torch.tensor([0, 1, 2, 2])]
-        assert self.views(sure, sure).item() == pytest.approx(0.5 * math.log(4) + 0.5 * math.log(2))
-
-    def test_is_zero_where_one_view_tells_nothing_of_the_other(self):
-        sure = 1000 * torch.eye(2)[torch.tensor([0, 0, 1, 1])]
-        other = 1000 * torch.eye(2)[torch.tensor([0, 1, 0, 1])]
-        assert self.views(sure, other).item() == pytest.approx(0.0, abs=1e-6)
-
-    def test_is_scikit_learns_of_hard_categories(self):
-        first, second = torch.randint(5, (2, 300))
-        both = torch.cat([first, second]), torch.cat([second, first])
-        one_hot = [1000.0 * F.one_hot(categories, 5) for categories in (first, second)]
-        assert self.views(*one_hot).item() == pytest.approx(mutual_info_score(*both), abs=1e-5)
-
-    def test_has_finite_gradients_of_sure_answers(self):
-        logits = (1000 * torch.eye(3)).requires_grad_()
-        self.views(logits, logits).backward()
-        assert logits.grad.isfinite().all()
-
-    def test_is_not_computed_for_nothing(self):
-        codes, *_ = drawn()
-        assert codes.information_between_views(None) == {}
-
-
 def test_the_first_code_is_the_classifier():
     codes, _, data = drawn(2, categories=(3, 4), num_continuous=1)
     codes.encoder.answer = torch.tensor([[0.0, 2, 1, 9, 0, 0, 0, 9, 9], [3.0, 2, 1, 9, 0, 0, 0, 9, 9]])
@@ -201,7 +167,7 @@ def test_a_traversal_varies_one_code_in_each_row():
         ({"categories": (), "num_continuous": 0}, "choose one code or more"),
         ({"categories": (10, 1)}, "2 categories or more"),
         ({"num_continuous": -1}, "num_continuous is -1"),
-        ({"continuous_weight": -0.1}, "choose 0 or more for each"),
+        ({"continuous_weight": -0.1}, "choose 0 or more for both"),
     ],
 )
 def test_codes_that_cannot_be_are_refused(arguments, sentence):

@@ -77,7 +77,7 @@ class ProjectionDiscriminator(nn.Module):
 
     Args:
         data_shape: the shape of one example
-        encoder: called with (data_shape, num_features); behind it and a leaky ReLU are the features phi(x)
+        encoder: called with (data_shape, num_features); behind it and a ReLU, as in the paper, are the features phi(x)
         num_classes: how many classes there are
         num_features: the dimension of phi(x)
     """
@@ -99,8 +99,7 @@ class ProjectionDiscriminator(nn.Module):
 
     def forward(self, data: Tensor, labels: Tensor) -> Tensor:
         """Logits `[N]` of data `[N, *data_shape]` that are said to be of the classes `labels`."""
-        # Of the paper's ReLUs, R1 and R2 left none that was open for some data and shut for others.
-        features = F.leaky_relu(self.encoder(data), 0.2)
+        features = F.relu(self.encoder(data))
         return self.linear(features).squeeze(1) + (self.embedding(labels) * features).sum(1)
 
 

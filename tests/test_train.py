@@ -298,7 +298,7 @@ class TestTestAndSample:
         assert sample("--labels=3")["labels"].tolist() == [3] * 520
         in_turn = sample("--labels=[7,0,1]")
         assert in_turn["labels"].tolist() == ([7, 0, 1] * 174)[:520]
-        assert in_turn["arr_0"].shape == (520, 28, 28, 1)
+        assert in_turn["arr_0"].shape == (520, 32, 32, 1)
         with pytest.raises(SystemExit):
             sample("--labels=10")
         assert "There is a label 10, and the model's classes are 0 to 9" in capsys.readouterr().err.splitlines()[-1]

@@ -62,10 +62,10 @@ class TestOfflineFile:
         media = {path.read_bytes() for path in offline_run.glob("wandb/offline-run-*/files/media/images/*.png")}
         written = [
             path.read_bytes()
-            for folder in ("samples", "reconstructions")
+            for folder in ("samples", "reconstructions", "interpolations", "traversals")
             for path in offline_run.glob(f"{folder}/*.png")
         ]
-        assert len(written) == 3
+        assert len(written) == 5
         assert media == set(written)
 
     def test_images_seen_stand_beside_the_iterations(self, history):

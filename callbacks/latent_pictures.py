@@ -110,14 +110,15 @@ class LatentTraversals(_LatentPictures):
                 "LatentTraversals needs a model with a posterior, and a data module with examples(split, n), such as"
                 " MNISTDataModule: leave it out of trainer.callbacks."
             )
-        # Once, since binarizing a split for each picture takes longer than drawing it.
-        self._examples = list(trainer.datamodule.examples("val", self.num_images))
+        if stage == "fit":
+            # Once, since binarizing a split for each picture takes longer than drawing it.
+            self._examples = list(trainer.datamodule.examples("val", self.num_images))
 
     def _latents(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, ...]:
-        batches = [tuple(part.to(pl_module.device) for part in batch) for batch in self._examples]
-        means = torch.cat([pl_module.posterior(batch[0], *pl_module.condition_of(batch)).mean for batch in batches])
+        inputs = [pl_module.inputs_of(batch) for batch in self._examples]
+        means = torch.cat([pl_module.posterior(*parts).mean for parts in inputs])
         z = traversals(means[0], most_active(means, self.num_dimensions), self.num_steps)
-        return z, *(labels[0].expand(z.shape[:2]) for labels in pl_module.condition_of(batches[0]))
+        return z, *(labels[0].expand(z.shape[:2]) for labels in inputs[0][1:])
 
 
 class LatentManifold(_LatentPictures):

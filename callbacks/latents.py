@@ -82,8 +82,8 @@ def _encoded(
     trainer: Trainer, pl_module: LightningModule, split: str, n: int | None = None
 ) -> tuple[list[Distribution], Tensor, Tensor]:
     """The posteriors of a split in batches, their means `[N, Z]`, and the labels `[N]`, both on the CPU."""
-    batches = [tuple(part.to(pl_module.device) for part in batch) for batch in trainer.datamodule.examples(split, n)]
-    posteriors = [pl_module.posterior(batch[0], *pl_module.condition_of(batch)) for batch in batches]
+    batches = list(trainer.datamodule.examples(split, n))
+    posteriors = [pl_module.posterior(*pl_module.inputs_of(batch)) for batch in batches]
     means, labels = torch.cat([posterior.mean for posterior in posteriors]), torch.cat([batch[1] for batch in batches])
     return posteriors, means.cpu(), labels.cpu()
 

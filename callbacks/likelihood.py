@@ -100,7 +100,7 @@ class ImportanceSampledLikelihood(Callback):
         return (example for batch in batches for example in zip(*(part.split(1) for part in batch), strict=True))
 
     def _bounds_of(self, example: tuple[Tensor, ...], index: int, pl_module: LightningModule, ks: list[int]) -> Tensor:
-        x, *condition = (part.to(pl_module.device) for part in (example[0], *pl_module.condition_of(example)))
+        x, *condition = pl_module.inputs_of(example)
         sizes = [min(_CHUNK, self.num_samples - start) for start in range(0, self.num_samples, _CHUNK)]
         with torch.no_grad(), draws_from(seed_of(_LATENTS, self.seed, index), pl_module.device):
             log_weights = torch.cat([pl_module.log_weights(x, size, *condition).cpu().double() for size in sizes])

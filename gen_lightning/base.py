@@ -105,6 +105,10 @@ class GenerativeModule(LightningModule, ABC):
         """What the networks take beside a batch's data: its labels where the model is conditional, or else nothing."""
         return () if self.num_classes is None else (batch[1],)
 
+    def inputs_of(self, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """A batch's data, and behind them what `condition_of` says, on the model's device."""
+        return tuple(part.to(self.device) for part in (batch[0], *self.condition_of(batch)))
+
     def configure_callbacks(self) -> list[Callback]:
         """Adds none; refuses what would make batches and iterations two clocks.
 

@@ -96,8 +96,8 @@ class ResidualDecoder(nn.Module):
 
 def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
     """The layer with a weight and a bias of 0."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
     return layer
 
 

@@ -55,8 +55,7 @@ def aggregate_mixture(model: VAEModule, batches: Batches, num_components: int = 
 def aggregate_latents(model: VAEModule, batches: Iterable[tuple[Tensor, ...]], seed: int) -> Tensor:
     """A latent of each example's posterior, `[N, Z]`, on the CPU."""
     with model.undisturbed(seed):
-        on_device = (tuple(part.to(model.device) for part in batch) for batch in batches)
-        return torch.cat([model.posterior(batch[0], *model.condition_of(batch)).sample().cpu() for batch in on_device])
+        return torch.cat([model.posterior(*model.inputs_of(batch)).sample().cpu() for batch in batches])
 
 
 def fit_mixture(latents: Tensor, num_components: int, seed: int) -> dict[str, Tensor]:

@@ -29,8 +29,8 @@ class Posteriors(LightningModule):
         mean = x * self.scale
         return Independent(Normal(mean, torch.full_like(mean, self.deviation)), 1)
 
-    def condition_of(self, batch):
-        return ()
+    def inputs_of(self, batch):
+        return (batch[0],)
 
     def test_step(self, batch, batch_idx):
         pass

@@ -27,8 +27,8 @@ class Weights(LightningModule):
         self.drawn.append(x + 3 * torch.randn(k, 1))
         return self.drawn[-1]
 
-    def condition_of(self, batch):
-        return ()
+    def inputs_of(self, batch):
+        return (batch[0],)
 
     def test_step(self, batch, batch_idx):
         pass

@@ -22,7 +22,7 @@ from gen_lightning.metrics.report import BETTER, Row
 
 OPENING, CLOSING = re.compile(r"<!-- results: (.+) -->\n"), "<!-- end -->"
 
-COLUMNS = ("recipe", "data", "epochs", "iterations", "minutes", "seeds", "N")
+COLUMNS = ("recipe", "latents", "data", "epochs", "iterations", "minutes", "seeds", "N")
 # A line has one of them: of a budget of iterations or time, the iterations that it allowed.
 BUDGETS = ("epochs", "iterations")
 
@@ -39,6 +39,7 @@ class Group(NamedTuple):
     recipe: str
     source: str
     epochs: int | None
+    latents: str
     n: str
     extractor: str
 
@@ -65,21 +66,34 @@ def report(rows: list[Result], recipes: Sequence[str] = ("*",)) -> str:
     measured = {metric: entry.better for row in rows for metric, entry in chosen(row).items()}
     metrics = sorted(measured, key=lambda metric: list(BETTER).index(family(metric)))
     lines = [line(group, members, metrics) for group, members in groups.items()] + floor_lines(groups, metrics)
-    columns = [name for name in COLUMNS if name not in BUDGETS or any(cells.get(name) for cells in lines)]
+    columns = [name for name in COLUMNS if is_told(name, lines)]
     headings = columns + [heading(short(metric), measured[metric]) for metric in metrics]
     cells = [[cells.get(name, "") for name in (*columns, *metrics)] for cells in lines]
     return f"{markdown([headings, *cells])}\n\n{made_with(rows)}"
 
 
+def is_told(column: str, lines: list[Line]) -> bool:
+    """Whether a column says something: a budget that a line has, or latents that are not the prior's."""
+    if column == "latents":
+        return any(cells.get(column, "prior") != "prior" for cells in lines)
+    return column not in BUDGETS or any(cells.get(column) for cells in lines)
+
+
 def group_of(row: Result) -> Group:
     """The line of the table that a result belongs to."""
     n = distinct(f"{entry.n:,}" for entry in chosen(row).values())
-    return Group(row["recipe"], row["source"], row["epochs"], n, extractor_of(row["test"]))
+    task = task_of(row)
+    return Group(task.recipe, task.source, task.epochs, task.latents, n, extractor_of(row["test"]))
 
 
 def chosen(row: Result) -> dict[str, Row]:
-    """The measurements of a result that the table shows."""
-    return {metric: entry for metric, entry in measurements_of(row["test"]).items() if family(metric) in BETTER}
+    """The measurements of a result that the table shows, by metric, whatever latents the name ends in."""
+    ending = f"/{task_of(row).latents}"
+    return {
+        metric.removesuffix(ending): entry
+        for metric, entry in measurements_of(row["test"]).items()
+        if family(metric) in BETTER
+    }
 
 
 def family(metric: str) -> str:
@@ -102,6 +116,7 @@ def line(group: Group, rows: list[Result], metrics: list[str]) -> Line:
         budget = {"epochs": str(group.epochs)}
     return {
         "recipe": group.recipe,
+        "latents": group.latents,
         "data": group.source,
         **budget,
         "minutes": f"{statistics.mean(minutes):.1f}" if minutes else "",

@@ -2,6 +2,7 @@
 
     python -m benchmarks.run --root data --recipes gan/losses/*
     python -m benchmarks.run --source digits --epochs 2 --recipes vae/vae --seeds 0
+    python -m benchmarks.run --root data --recipes vae/vae --latents gmm
 
 Data and budget are the recipe's own unless they are given here. What the results hold already is not done again, and a
 fit that was interrupted goes on where it was. Results know nothing of what is changed in a recipe or the code: take
@@ -29,23 +30,26 @@ LINES_OF_FAILURE = 20
 class Task(NamedTuple):
     """What identifies a line of the results.
 
-    `source` is the data's name; `epochs` is None where the recipe has a budget of iterations or of time.
+    `source` is the data's name; `epochs` is None where the recipe has a budget of iterations or of time; `latents` are
+    what the tested samples are decoded from.
     """
 
     recipe: str
     seed: int
     source: str
     epochs: int | None
+    latents: str = "prior"
 
     @property
     def name(self) -> str:
-        """The name of its runs, by which an interrupted one is found again."""
+        """The name of its runs, by which a finished or an interrupted one is found again, whatever its latents."""
         budget = "" if self.epochs is None else f"-{self.epochs}-epochs"
         return f"benchmark-{self.recipe.replace('/', '-')}-{self.source}{budget}-seed{self.seed}"
 
     def __str__(self) -> str:
         budget = "" if self.epochs is None else f", {self.epochs} epochs"
-        return f"{self.recipe}, seed {self.seed}{budget} on {self.source}"
+        latents = "" if self.latents == "prior" else f", latents from {self.latents}"
+        return f"{self.recipe}, seed {self.seed}{budget} on {self.source}{latents}"
 
 
 def recipes_like(patterns: list[str]) -> list[str]:
@@ -59,10 +63,10 @@ def read_recipe(recipe: str) -> dict[str, Any]:
     return yaml.safe_load((CONFIGS / f"{recipe}.yaml").read_text())
 
 
-def plan(recipe: str, seed: int, source: str | None, epochs: int | None) -> Task:
+def plan(recipe: str, seed: int, source: str | None, epochs: int | None, latents: str = "prior") -> Task:
     """The task of a recipe, with the data and the budget that are given, or else its own."""
     config = read_recipe(recipe)
-    return Task(recipe, seed, data_of(config["data"], source), epochs or own_epochs(config["trainer"]))
+    return Task(recipe, seed, data_of(config["data"], source), epochs or own_epochs(config["trainer"]), latents)
 
 
 def data_of(data: dict[str, Any], source: str | None) -> str:
@@ -80,7 +84,7 @@ def own_epochs(trainer: dict[str, Any]) -> int | None:
 
 def task_of(row: dict[str, Any]) -> Task:
     """What a line of the results is of."""
-    return Task(*(row[field] for field in Task._fields))
+    return Task(**{field: row[field] for field in Task._fields if field in row})
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
@@ -119,7 +123,8 @@ def perform(task: Task, root: str, runs: Path) -> dict[str, Any]:
     folder = newest_run(task, runs)
     if folder is None or not is_fitted(folder):
         folder = fit(task, root, runs, folder)
-    train_py("test", f"--ckpt_path={folder / 'checkpoints' / 'last.ckpt'}", *data_options(task, root))
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    train_py("test", f"--ckpt_path={checkpoint}", f"--latents={task.latents}", *data_options(task, root))
     minutes = folder / "minutes.txt"
     return task._asdict() | {
         "minutes": float(minutes.read_text()) if minutes.is_file() else None,
@@ -187,6 +192,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, help="of every recipe, instead of the recipes' own budgets")
+    parser.add_argument("--latents", choices=["prior", "gmm"], default="prior", help="what VAEs decode samples from")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results.jsonl"))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     args = parser.parse_args(arguments)
@@ -200,7 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Performs what is left to do, the first seed of all recipes first; 1 if something failed, else 0."""
     args = parse(arguments)
     recipes = recipes_like(args.recipes)
-    tasks = [plan(recipe, seed, args.source, args.epochs) for seed in args.seeds for recipe in recipes]
+    tasks = [plan(recipe, seed, args.source, args.epochs, args.latents) for seed in args.seeds for recipe in recipes]
     left, failures = tasks_left(tasks, args.results), 0
     print(f"{len(tasks) - len(left)} of {len(tasks)} are in {args.results}")
     for task in left:

@@ -1,12 +1,19 @@
-"""Distributions of pixels that torch.distributions lacks."""
+"""Distributions of pixels that torch.distributions lacks, or is slow at."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.types import _size
 
 LEVELS = 256
+
+
+class Bernoulli(torch.distributions.Bernoulli):
+    """torch's own, with log-probabilities that are quicker on CPUs, where they take most of the time of an NLL."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log-probability `[...]` of values 0 and 1."""
+        return value * self.logits + log_sigmoid(-self.logits)
 
 
 class ContinuousBernoulli(torch.distributions.ContinuousBernoulli):
@@ -24,6 +31,17 @@ class ContinuousBernoulli(torch.distributions.ContinuousBernoulli):
     def mean(self) -> Tensor:
         """The mean, in [0, 1]: half of 1 + coth(l / 2) - 2 / l."""
         return 0.5 + 0.5 * self.logits.sign() * _langevin(self.logits.abs() / 2)
+
+
+def log_sigmoid(x: Tensor) -> Tensor:
+    """log(1 / (1 + exp(-x))), with an absolute error of a rounding of 1.
+
+    torch's own also has the digits of values near 0, which a sum over pixels loses, by log1p: on CPUs many times as
+    slow as log.
+    """
+    # Halves of x and |x|, not a minimum of x and 0: with them the gradient at 0 is 1 / 2.
+    magnitude = x.abs()
+    return (x - magnitude) / 2 - (1 + (-magnitude).exp()).log()
 
 
 def _log_sinhc(x: Tensor) -> Tensor:
@@ -61,8 +79,8 @@ class DiscretizedLogistic(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """The log-probability `[...]` of values n / 255."""
         half = 0.5 / (LEVELS - 1)
-        below = F.logsigmoid((self.loc - value + half) / self.scale)
-        above = F.logsigmoid((value - self.loc + half) / self.scale)
+        below = log_sigmoid((self.loc - value + half) / self.scale)
+        above = log_sigmoid((value - self.loc + half) / self.scale)
         # s(u) - s(l) = s(u) s(-l) (1 - exp(l - u)) is exact in the tails too.
         width = (-torch.expm1(-2 * half / self.scale)).log()
         lowest, highest = value == 0, value == 1

@@ -70,7 +70,7 @@ class Bernoulli(Likelihood):
 
     def forward(self, parameters: Tensor) -> Independent:
         """p(x | z): logits `[..., *data_shape]` -> batch shape `[...]`, event shape `[*data_shape]`."""
-        return _pixels(torch.distributions.Bernoulli(logits=parameters, validate_args=False), self.parameters_shape)
+        return _pixels(distributions.Bernoulli(logits=parameters, validate_args=False), self.parameters_shape)
 
 
 class CenteredBernoulli(Bernoulli):

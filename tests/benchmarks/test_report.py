@@ -96,6 +96,16 @@ def test_other_recipes_epochs_and_sources_are_lines_of_their_own():
     ]
 
 
+def test_samples_of_other_latents_are_a_line_in_the_same_columns():
+    mixture = result(fid=0.5, latents="gmm")
+    metrics = mixture["test"]["metrics"]
+    metrics["fid/mnist_cnn/gmm"] = metrics.pop("fid/mnist_cnn")
+    header, *rows, floor = lines(report([result(), mixture]))
+    assert header == ["recipe", "latents", "data", "epochs", "minutes", "seeds", "N", "fid ↓", "elbo ↑"]
+    assert [(row[1], row[7], row[8]) for row in rows] == [("prior", "1", "-100"), ("gmm", "0.5", "-100")]
+    assert (floor[1], floor[7]) == ("", "0.00590 ± 0.00050")
+
+
 def test_what_has_no_budget_of_epochs_tells_the_mean_of_its_iterations():
     header, row, floor = lines(report([ring(0), ring(2)]))
     assert header == ["recipe", "data", "iterations", "minutes", "seeds", "N", "modes ↑", "reverse_kl ↓"]

@@ -101,6 +101,14 @@ def test_another_seed_source_or_budget_is_to_be_done(results):
     assert tasks_left([Task("vae/vae", 0, "mnist", 50), *others], results) == others
 
 
+def test_other_latents_are_to_be_tested_of_the_same_run(results):
+    mixture = plan("vae/vae", 0, None, None, "gmm")
+    prior = mixture._replace(latents="prior")
+    assert tasks_left([prior, mixture], results) == [mixture]
+    assert mixture.name == prior.name
+    assert str(mixture) == f"{prior}, latents from gmm"
+
+
 def test_failure_prints_its_last_lines_and_the_others_go_on_seeds_outermost(tmp_path, broken_python, capsys):
     results = tmp_path / "results.jsonl"
     recipes = ["--recipes", "vae/vae", "gan/mlp", "--seeds", "0", "1"]

@@ -8,6 +8,7 @@ import pytest
 import scipy.integrate
 import scipy.stats
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from gen_lightning.vae import (
@@ -52,6 +53,18 @@ def test_bernoulli_sums_over_dimensions_and_broadcasts_over_samples():
     probabilities = logits.double().sigmoid()
     expected = torch.where(images == 1, probabilities, 1 - probabilities).log().sum((2, 3, 4))
     torch.testing.assert_close(likelihood(logits).log_prob(images).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_bernoullis_values_and_gradients_are_torchs_at_any_logit():
+    logits = torch.tensor([-200.0, -20.0, -1.5, 0.0, 1e-4, 3.0, 18.0, 200.0]).repeat(2, 1).requires_grad_()
+    values = torch.tensor([[0.0], [1.0]]).expand_as(logits)
+    reference = logits.detach().double().requires_grad_()
+    expected = -F.binary_cross_entropy_with_logits(reference, values.double(), reduction="none")
+    actual = Bernoulli((8,))(logits).base_dist.log_prob(values)
+    torch.testing.assert_close(actual.double(), expected, atol=1.2e-7, rtol=1e-6)
+    (gradient,) = torch.autograd.grad(actual.sum(), logits)
+    (exact,) = torch.autograd.grad(expected.sum(), reference)
+    torch.testing.assert_close(gradient.double(), exact, atol=1.2e-7, rtol=1e-6)
 
 
 def test_centered_bernoulli_starts_from_the_mean_image():

@@ -1,0 +1,84 @@
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gen_lightning.optimizers import MuonWithAdam
+from gen_lightning.schedules import Linear, follow_schedules
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+
+
+def train(model: nn.Module, *optimizers: torch.optim.Optimizer, iterations: range) -> None:
+    for iteration in iterations:
+        model.zero_grad()
+        model(torch.full((2, 6), float(iteration))).square().sum().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+
+
+def test_its_parts_are_torchs_optimizers() -> None:
+    model, reference = network(), network()
+    train(
+        model,
+        MuonWithAdam(model.parameters(), 0.01, momentum=0.9, ns_steps=3, betas=(0.8, 0.99), eps=1e-4),
+        iterations=range(4),
+    )
+    weights = [parameter for parameter in reference.parameters() if parameter.ndim == 2]
+    biases = [parameter for parameter in reference.parameters() if parameter.ndim == 1]
+    train(
+        reference,
+        torch.optim.Muon(weights, 0.01, weight_decay=0.0, momentum=0.9, ns_steps=3, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Adam(biases, 0.01, (0.8, 0.99), 1e-4),
+        iterations=range(4),
+    )
+    for parameter, expected in zip(model.parameters(), reference.parameters(), strict=True):
+        assert torch.equal(parameter, expected)
+
+
+def test_a_step_has_singular_values_near_one_and_the_size_of_adams() -> None:
+    weight, bias = nn.Parameter(torch.zeros(40, 30)), nn.Parameter(torch.zeros(1))
+    weight.grad, bias.grad = torch.randn(40, 30, generator=torch.Generator().manual_seed(0)), torch.ones(1)
+    MuonWithAdam([weight, bias], lr=1.0).step()
+    # Jordan et al. 2024: Newton-Schulz' five iterations end in [0.5, 1.5], for gradients of no small singular values.
+    singular_values = torch.linalg.svdvals(weight.detach().double()) / (0.2 * 40**0.5)
+    assert singular_values.min() > 0.5
+    assert singular_values.max() < 1.5
+    # Liu et al. 2025: a root mean square of about 0.2, as that of Adam.
+    assert float(weight.detach().square().mean().sqrt()) == pytest.approx(0.2, rel=0.2)
+
+
+def test_it_goes_on_from_a_state_bit_for_bit() -> None:
+    model = network()
+    optimizer = MuonWithAdam(model.parameters(), 0.01)
+    train(model, optimizer, iterations=range(3))
+    weights, state = deepcopy((model.state_dict(), optimizer.state_dict()))
+    again = network()
+    again.load_state_dict(weights)
+    resumed = MuonWithAdam(again.parameters(), 1.0)
+    resumed.load_state_dict(state)
+    train(model, optimizer, iterations=range(3, 6))
+    train(again, resumed, iterations=range(3, 6))
+    for parameter, expected in zip(again.parameters(), model.parameters(), strict=True):
+        assert torch.equal(parameter, expected)
+
+
+def test_a_schedule_sets_both_learning_rates() -> None:
+    model = network()
+    optimizer = MuonWithAdam(model.parameters(), 0.01)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    follow_schedules({"optimizer.lr": Linear(0.0, 1.0, 10)}, {"optimizer": optimizer}, 0)
+    train(model, optimizer, iterations=range(1))
+    for parameter, expected in zip(model.parameters(), before, strict=True):
+        assert torch.equal(parameter, expected)
+
+
+@pytest.mark.parametrize("shapes", [[(2, 2)], [(2,), (2, 2, 3, 3)]])
+def test_parameters_of_one_kind_are_refused(shapes: list[tuple[int, ...]]) -> None:
+    parameters: list[Tensor] = [nn.Parameter(torch.zeros(shape)) for shape in shapes]
+    with pytest.raises(ValueError, match=r"take torch\.optim\.Adam .* torch\.optim\.Muon"):
+        MuonWithAdam(parameters)

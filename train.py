@@ -51,6 +51,7 @@ from callbacks import (
     MetricsCSV,
     SampleMeasure,
     StopOnNaN,
+    finish_wandb_runs,
 )
 from gen_lightning import GenerativeModule, VAEModule
 from gen_lightning.metrics import FeatureExtractor, Row, compare, table
@@ -410,13 +411,6 @@ def identify_wandb_run(loggers: Any, run_folder: Path) -> None:
             # Under the same id, what is resumed or tested later joins the run.
             names = {"save_dir": str(run_folder), "id": run_folder.name}
             logger.init_args.update(Namespace(**names, name=f"{run_folder.parent.name}/{run_folder.name}"))
-
-
-def finish_wandb_runs(trainer: LightningTrainer, exit_code: int = 0) -> None:
-    """Ends the W&B runs, as failed where the exit code is not 0, so that nothing of them is left in this process."""
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.finish(exit_code=exit_code)
 
 
 def shape_of(data: Any) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from callbacks.finite import DivergenceError, StopOnNaN
 from callbacks.latent_pictures import LatentInterpolations, LatentManifold, LatentTraversals
 from callbacks.latents import Latents
 from callbacks.likelihood import ImportanceSampledLikelihood
-from callbacks.loggers import MetricsCSV, SafeWandbLogger
+from callbacks.loggers import MetricsCSV, SafeWandbLogger, finish_wandb_runs
 from callbacks.modes import ModeCoverage
 from callbacks.samples import LatentCodeGrid, Reconstructions, SampleGrid, ScatterPlot
 
@@ -38,4 +38,5 @@ __all__ = [
     "SampleMeasure",
     "ScatterPlot",
     "StopOnNaN",
+    "finish_wandb_runs",
 ]

@@ -3,6 +3,9 @@
 import csv
 import os
 import warnings
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +61,8 @@ class SafeWandbLogger(WandbLogger):
     """Lightning's WandbLogger, offline unless asked otherwise, that never stops a run and never asks anything.
 
     Online is asked for by `mode=online` here or `WANDB_MODE=online` in the environment. Without a key, a network or an
-    answer in time the run is logged offline, and a warning names the command that uploads it.
+    answer in time the run is logged offline, and a warning names the command that uploads it. When W&B's own process
+    has been killed, the run goes on without W&B.
 
     Args:
         project: the W&B project
@@ -97,9 +101,43 @@ class SafeWandbLogger(WandbLogger):
                 self._wandb_init["mode"] = "offline"
         return super().experiment
 
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
+        """Logs a configuration."""
+        with outlived(self):
+            super().log_hyperparams(params)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Logs values, and all that Lightning makes values of: images and tables."""
+        with outlived(self):
+            super().log_metrics(metrics, step)
+
+
+@contextmanager
+def outlived(logger: WandbLogger) -> Iterator[None]:
+    """Within it, a run outlives W&B's service: a process of its own, which memory's end or a cluster may kill."""
+    try:
+        yield
+    except ConnectionError as error:
+        rank_zero_warn(
+            f"W&B's service has died ({error}): this run goes on without W&B, and its metrics in metrics.csv;"
+            " `wandb sync` uploads what W&B has of it."
+        )
+        with suppress(ConnectionError):
+            wandb.teardown()
+        logger._experiment = wandb.init(mode="disabled")
+
 
 def alert(trainer: Trainer, title: str, text: str) -> None:
     """Sends an alert by each W&B logger."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            logger.experiment.alert(title=title, text=text)
+            with outlived(logger):
+                logger.experiment.alert(title=title, text=text)
+
+
+def finish_wandb_runs(trainer: Trainer, exit_code: int = 0) -> None:
+    """Ends the W&B runs, as failed where the exit code is not 0, so that nothing of them is left in this process."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            with outlived(logger):
+                logger.experiment.finish(exit_code=exit_code)

@@ -36,6 +36,14 @@ def adam(parameters):
     return torch.optim.Adam(parameters, lr=1e-3)
 
 
+class KillsWandbService(Callback):
+    """Kills W&B's process after three iterations, as a system without memory may."""
+
+    def on_train_batch_end(self, trainer: Trainer, *_) -> None:
+        if trainer.global_step == 3:
+            subprocess.run(["pkill", "-KILL", "-f", f"wandb-core.*--pid {os.getpid()}"], check=True)
+
+
 def gan(**arguments) -> GANModule:
     """The founding GAN, with any argument replaced."""
     defaults = {

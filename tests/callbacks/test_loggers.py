@@ -1,5 +1,6 @@
 """What a run leaves in W&B and in metrics.csv, and that neither ever stops it."""
 
+import csv
 import json
 import os
 import pty
@@ -130,6 +131,20 @@ def test_a_server_that_hangs_is_given_up(tmp_path):
     assert finished.returncode == 0, finished.stderr
     assert "logging offline" in finished.stderr
     assert wandb_records(only_run(tmp_path))
+
+
+def test_a_service_that_is_killed_stops_nothing(tmp_path):
+    finished = run_command(
+        *ARGUMENTS,
+        "--trainer.callbacks+=helpers.KillsWandbService",
+        cwd=tmp_path,
+        PYTHONPATH=str(ROOT / "tests"),
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "W&B's service has died" in finished.stderr
+    assert "Traceback" not in finished.stderr
+    with (only_run(tmp_path) / "metrics.csv").open(newline="") as file:
+        assert [row["step"] for row in csv.DictReader(file) if row["train/elbo"]] == ["2", "4", "6", "8"]
 
 
 class TestMetricsCSV:

@@ -640,6 +640,8 @@ def explain(message: str, options: list[str]) -> str:
     reasons = [reason for reason in re.findall(r"^ *- (.+)$", message, re.MULTILINE) if "Expected a" not in reason]
     if reasons := [reason for reason in reasons if not reason.startswith("Problem with")]:
         return reasons[-1]
+    if match := re.search(r"Given value: NestedArg\(key='([^']+)'", message):
+        return f"{key}.{match[1]} cannot be set by itself: give {key} whole, such as --{key} '{{name: value}}'."
     if match := re.search(r"Given value: (.*)", message):
         expected = ", ".join(re.findall(r"- Expected a (.*)", message))
         return f"{key} is {match[1]}: expected {expected}."

@@ -387,6 +387,10 @@ MISTAKES = {
         ["fit", *MLP, "--model.generator_optimizer.lrr=3"],
         "torch.optim.Adam has no argument lrr: did you mean lr?",
     ),
+    "part of a mapping": (
+        ["fit", *MLP, "--model.schedules.generator_optimizer.lr.init_args.end=0"],
+        "give model.schedules whole, such as --model.schedules '{name: value}'",
+    ),
     "wrong type": (["fit", *MLP, "--model.latent_dim=abc"], "latent_dim: Expected a <class 'int'>. Got value: abc."),
     "wrong choice": (["fit", *MLP, "--data.source=mnst"], "'digits']. Got value: mnst."),
     "wrong kind of number": (

@@ -175,9 +175,8 @@ def made_with(rows: list[Result]) -> str:
         distinct(", ".join(f"{name} {version}" for name, version in test["versions"].items()) for test in tests),
     ]
     floor = f"; floor: {distinct(floors)} ± standard error" if floors else ""
-    return (
-        f"Mean ± standard deviation over {len(seeds)} seeds ({', '.join(map(str, seeds))}){floor}. {'; '.join(facts)}."
-    )
+    of_seeds = f"Mean ± standard deviation over {len(seeds)} seeds ({', '.join(map(str, seeds))})"
+    return f"{of_seeds if len(seeds) > 1 else f'Seed {seeds[0]}'}{floor}. {'; '.join(facts)}."
 
 
 def renewed(path: Path, rows: list[Result]) -> str:

@@ -67,7 +67,10 @@ def test_unknown_minutes_of_an_interrupted_fit_are_left_out_of_the_mean():
 
 
 def test_one_seed_has_no_deviation():
-    assert lines(report([result(fid=1.21)]))[1][6] == "1.21"
+    table = report([result(fid=1.21)])
+    assert lines(table)[1][6] == "1.21"
+    assert "Seed 0; floor" in table
+    assert "deviation over 2 seeds (0, 1); floor" in report([result(0), result(1)])
 
 
 def test_floor_is_the_last_line():

@@ -37,7 +37,6 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from torch import Tensor
@@ -52,6 +51,7 @@ from callbacks import (
     SampleMeasure,
     StopOnNaN,
     finish_wandb_runs,
+    wandb_loggers,
 )
 from gen_lightning import GenerativeModule, VAEModule
 from gen_lightning.metrics import FeatureExtractor, Row, compare, table
@@ -180,9 +180,8 @@ class RunConfig(SaveConfigCallback):
 
     def save_config(self, trainer: LightningTrainer, pl_module: LightningModule, stage: str) -> None:
         """Logs the configuration to W&B."""
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_hyperparams(yaml.safe_load(self.text))
+        for logger in wandb_loggers(trainer):
+            logger.log_hyperparams(yaml.safe_load(self.text))
 
     def on_save_checkpoint(
         self, trainer: LightningTrainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -397,11 +396,8 @@ def rows_of(trainer: LightningTrainer) -> dict[str, Row]:
 def log_report(trainer: LightningTrainer, rows: dict[str, Row], iteration: int) -> None:
     """Puts a report into W&B as a table."""
     columns = ["metric", *(field.name for field in fields(Row))]
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger) and rows:
-            logger.log_table(
-                "test/report", columns, [[name, *astuple(row)] for name, row in rows.items()], step=iteration
-            )
+    for logger in wandb_loggers(trainer):
+        logger.log_table("test/report", columns, [[name, *astuple(row)] for name, row in rows.items()], step=iteration)
 
 
 def identify_wandb_run(loggers: Any, run_folder: Path) -> None:

@@ -175,8 +175,9 @@ def made_with(rows: list[Result]) -> str:
         distinct(", ".join(f"{name} {version}" for name, version in test["versions"].items()) for test in tests),
     ]
     floor = f"; floor: {distinct(floors)} ± standard error" if floors else ""
-    of_seeds = f"Mean ± standard deviation over {len(seeds)} seeds ({', '.join(map(str, seeds))})"
-    return f"{of_seeds if len(seeds) > 1 else f'Seed {seeds[0]}'}{floor}. {'; '.join(facts)}."
+    several = f"Mean ± standard deviation over {len(seeds)} seeds ({', '.join(map(str, seeds))})"
+    of_seeds = several if len(seeds) > 1 else f"Seed {seeds[0]}"
+    return f"{of_seeds}{floor}. {'; '.join(facts)}."
 
 
 def renewed(path: Path, rows: list[Result]) -> str:

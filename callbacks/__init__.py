@@ -11,7 +11,7 @@ from callbacks.finite import DivergenceError, StopOnNaN
 from callbacks.latent_pictures import LatentInterpolations, LatentManifold, LatentTraversals
 from callbacks.latents import Latents
 from callbacks.likelihood import ImportanceSampledLikelihood
-from callbacks.loggers import MetricsCSV, SafeWandbLogger, finish_wandb_runs
+from callbacks.loggers import MetricsCSV, SafeWandbLogger, finish_wandb_runs, wandb_loggers
 from callbacks.modes import ModeCoverage
 from callbacks.samples import LatentCodeGrid, Reconstructions, SampleGrid, ScatterPlot
 
@@ -39,4 +39,5 @@ __all__ = [
     "ScatterPlot",
     "StopOnNaN",
     "finish_wandb_runs",
+    "wandb_loggers",
 ]

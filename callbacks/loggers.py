@@ -112,6 +112,11 @@ class SafeWandbLogger(WandbLogger):
             super().log_metrics(metrics, step)
 
 
+def wandb_loggers(trainer: Trainer) -> list[WandbLogger]:
+    """The W&B loggers of a run."""
+    return [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+
+
 @contextmanager
 def outlived(logger: WandbLogger) -> Iterator[None]:
     """Within it, a run outlives W&B's service: a process of its own, which memory's end or a cluster may kill."""
@@ -129,15 +134,13 @@ def outlived(logger: WandbLogger) -> Iterator[None]:
 
 def alert(trainer: Trainer, title: str, text: str) -> None:
     """Sends an alert by each W&B logger."""
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            with outlived(logger):
-                logger.experiment.alert(title=title, text=text)
+    for logger in wandb_loggers(trainer):
+        with outlived(logger):
+            logger.experiment.alert(title=title, text=text)
 
 
 def finish_wandb_runs(trainer: Trainer, exit_code: int = 0) -> None:
     """Ends the W&B runs, as failed where the exit code is not 0, so that nothing of them is left in this process."""
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            with outlived(logger):
-                logger.experiment.finish(exit_code=exit_code)
+    for logger in wandb_loggers(trainer):
+        with outlived(logger):
+            logger.experiment.finish(exit_code=exit_code)

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
+
+from callbacks.loggers import wandb_loggers
 
 
 class _PictureCallback(Callback):
@@ -26,10 +27,9 @@ class _PictureCallback(Callback):
         self._directory.mkdir(parents=True, exist_ok=True)
         path = self._directory / f"iteration_{trainer.global_step:07d}.png"
         save(path)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                # The file, since W&B takes the values of a tensor for 0 to 255.
-                logger.log_image(self.folder, [str(path)], step=trainer.global_step)
+        for logger in wandb_loggers(trainer):
+            # The file, since W&B takes the values of a tensor for 0 to 255.
+            logger.log_image(self.folder, [str(path)], step=trainer.global_step)
 
 
 class _PeriodicPictures(_PictureCallback):

@@ -1,7 +1,7 @@
 """Optimizers beside torch's, as one object each, so that a schedule and a checkpoint see one."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, overload
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -49,12 +49,6 @@ class MuonWithAdam(Optimizer):
         )
         self._adam = torch.optim.Adam(others, lr, betas, eps)
         super().__init__([*self._muon.param_groups, *self._adam.param_groups], {})
-        self._share()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Takes the state of a checkpoint, for both optimizers."""
-        super().__setstate__(state)
-        self._share()
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -64,11 +58,9 @@ class MuonWithAdam(Optimizer):
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step of both, after `closure`, whose loss it returns."""
+        # At each step, since a checkpoint that is loaded replaces them.
+        self._muon.param_groups, self._adam.param_groups = self.param_groups[:1], self.param_groups[1:]
+        self._muon.state = self._adam.state = self.state
         loss = self._adam.step(closure)
         self._muon.step()
         return loss
-
-    def _share(self) -> None:
-        """Makes this object's groups and state those of the two optimizers."""
-        self._muon.param_groups, self._adam.param_groups = self.param_groups[:1], self.param_groups[1:]
-        self._muon.state = self._adam.state = self.state

@@ -13,7 +13,7 @@ class Bernoulli(torch.distributions.Bernoulli):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log-probability `[...]` of values 0 and 1."""
-        return value * self.logits + log_sigmoid(-self.logits)
+        return value * self.logits + _log_sigmoid(-self.logits)
 
 
 class ContinuousBernoulli(torch.distributions.ContinuousBernoulli):
@@ -33,7 +33,7 @@ class ContinuousBernoulli(torch.distributions.ContinuousBernoulli):
         return 0.5 + 0.5 * self.logits.sign() * _langevin(self.logits.abs() / 2)
 
 
-def log_sigmoid(x: Tensor) -> Tensor:
+def _log_sigmoid(x: Tensor) -> Tensor:
     """log(1 / (1 + exp(-x))), with an absolute error of a rounding of 1.
 
     torch's own also has the digits of values near 0, which a sum over pixels loses, by log1p: on CPUs many times as
@@ -79,8 +79,8 @@ class DiscretizedLogistic(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """The log-probability `[...]` of values n / 255."""
         half = 0.5 / (LEVELS - 1)
-        below = log_sigmoid((self.loc - value + half) / self.scale)
-        above = log_sigmoid((value - self.loc + half) / self.scale)
+        below = _log_sigmoid((self.loc - value + half) / self.scale)
+        above = _log_sigmoid((value - self.loc + half) / self.scale)
         # s(u) - s(l) = s(u) s(-l) (1 - exp(l - u)) is exact in the tails too.
         width = (-torch.expm1(-2 * half / self.scale)).log()
         lowest, highest = value == 0, value == 1

@@ -22,6 +22,7 @@ from gen_lightning.gan.regularizers import (
     GradientPenalty,
     Lazy,
     LeCam,
+    MismatchedLabels,
 )
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "LeCam",
     "LeastSquares",
     "Minimax",
+    "MismatchedLabels",
     "NonSaturating",
     "RelativisticPaired",
     "Wasserstein",

@@ -7,12 +7,13 @@ and for small differences.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gen_lightning.networks import Affine
+from gen_lightning.networks import Affine, num_classes_of
 from gen_lightning.schedules import Schedule, value_at
 
 _Weight = TypeVar("_Weight", bound=float | Schedule)
@@ -40,17 +41,18 @@ class DiscriminatorPass:
     iteration: int
     condition: Sequence[Tensor] = ()
 
-    def judge(self, data: Tensor, logits: Tensor | None = None) -> Tensor:
-        """The discriminator's logits `[N]`, without autocast, of data that are of the labels of their index.
+    def judge(self, data: Tensor, logits: Tensor | None = None, condition: Sequence[Tensor] | None = None) -> Tensor:
+        """The discriminator's logits `[N]`, without autocast.
 
         Args:
             data: `[N, ...]`
             logits: those that this step has computed of the data already, which are good enough without autocast
+            condition: what they are said to be; by default, of the labels of their index
         """
         if logits is not None and not torch.is_autocast_enabled(data.device.type):
             return logits
         with torch.autocast(data.device.type, enabled=False):
-            return self.discriminator(data, *self.condition)
+            return self.discriminator(data, *(self.condition if condition is None else condition))
 
     def value_of(self, weight: float | Schedule) -> float:
         """A weight's value in this iteration."""
@@ -62,10 +64,12 @@ class DiscriminatorRegularizer(nn.Module, ABC):
 
     `name` is its key in the logs. `per_example` says that it takes the gradient of each logit by its own example, which
     batch normalization mixes with the others, and which a compiled discriminator cannot differentiate once more.
+    `conditional` says that it is of a discriminator that takes labels.
     """
 
     name: str
     per_example = False
+    conditional = False
 
     @abstractmethod
     def forward(self, state: DiscriminatorPass) -> Tensor:
@@ -216,6 +220,33 @@ class Consistency(DiscriminatorRegularizer):
         return state.value_of(self.weight) * (logits - augmented_logits).square().mean()
 
 
+class MismatchedLabels(DiscriminatorRegularizer):
+    """weight * E[softplus(D(x, y') - D(x, y))], real data x with their labels y and with other ones y'.
+
+    A matching-aware discriminator (Reed et al. 2016, algorithm 1, where a real example under a wrong label is a fake),
+    in the form of the relativistic loss. By itself it is least where D(x, y) - D(x, y') = log p(y | x) / p(y' | x), so
+    that the generator hears from a classifier too whether its samples are what was asked for.
+
+    Args:
+        weight: the weight, 0 or more, or its schedule
+    """
+
+    name = "mismatched_labels"
+    conditional = True
+
+    def __init__(self, weight: float | Schedule = 1.0) -> None:
+        super().__init__()
+        self.weight = _checked(weight, self, "weight")
+
+    def forward(self, state: DiscriminatorPass) -> Tensor:
+        """The term, a scalar, with wrong labels that are each equally likely."""
+        (labels,) = state.condition
+        num_classes = cast(int, num_classes_of(state.discriminator))
+        others = (labels + torch.randint_like(labels, 1, num_classes)) % num_classes
+        mismatched = state.judge(state.real.detach(), condition=(others,))
+        return state.value_of(self.weight) * F.softplus(mismatched - state.judge(state.real, state.real_logits)).mean()
+
+
 class Lazy(DiscriminatorRegularizer):
     """Another regularizer, in every k-th iteration only and there k-fold (Karras et al. 2020, section 3.1).
 
@@ -234,6 +265,7 @@ class Lazy(DiscriminatorRegularizer):
         if interval < 1:
             raise ValueError(f"Lazy's interval is {interval}: choose 1 or more.")
         self.name, self.per_example = regularizer.name, regularizer.per_example
+        self.conditional = regularizer.conditional
         self.regularizer = regularizer
         self.interval = interval
 
@@ -259,6 +291,11 @@ def check_regularizers(regularizers: Sequence[DiscriminatorRegularizer], discrim
             raise ValueError(
                 f"The regularizer {regularizer.name} penalizes each example by itself, and batch normalization mixes"
                 " them: take a discriminator without it, or leave the regularizer out."
+            )
+        if regularizer.conditional and (num_classes_of(discriminator) or 0) < 2:
+            raise ValueError(
+                f"The regularizer {regularizer.name} shows the discriminator other labels, and it takes none: take"
+                " ProjectionDiscriminator, of 2 or more classes, or leave the regularizer out."
             )
 
 

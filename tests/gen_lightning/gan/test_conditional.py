@@ -1,8 +1,10 @@
 """A GAN that is conditional on classes: what its players see, its regularizers, its samples, and what it refuses."""
 
 import copy
+import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from helpers import gan, load
@@ -21,6 +23,7 @@ from gen_lightning.gan import (
     GradientPenalty,
     Hinge,
     Lazy,
+    MismatchedLabels,
     RelativisticPaired,
 )
 from gen_lightning.networks import (
@@ -108,6 +111,74 @@ def test_with_one_label_a_regularizer_is_that_of_an_unconditional_discriminator(
     assert results[0][0] > 0
     assert len(results[0]) > 4
     torch.testing.assert_close(*results)
+
+
+class Table(nn.Module):
+    """D(x, y) of examples x that are row numbers."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.num_classes = logits.shape[1]
+        self.logits = nn.Parameter(logits)
+
+    def forward(self, rows, labels):
+        return self.logits[rows.long(), labels]
+
+
+def mismatched_labels(network, rows, labels, regularizer=None):
+    real = rows.float().requires_grad_()
+    logits = network(real, labels)
+    state = DiscriminatorPass(network, real, real, logits, logits, 0, (labels,))
+    return (regularizer or MismatchedLabels())(state)
+
+
+def test_mismatched_labels_of_two_classes_are_the_other_ones():
+    """By hand, in NumPy's float64; of two classes there is one wrong label, and nothing is random."""
+    logits = np.random.default_rng(0).normal(size=(6, 2)) * 3
+    labels = np.array([0, 1, 1, 0, 1, 0])
+    rows = np.arange(6)
+    margins = logits[rows, labels] - logits[rows, 1 - labels]
+    term = mismatched_labels(
+        Table(torch.tensor(logits)), torch.tensor(rows), torch.tensor(labels), MismatchedLabels(2.5)
+    )
+    np.testing.assert_allclose(term.item(), 2.5 * np.log1p(np.exp(-margins)).mean(), rtol=1e-12)
+
+
+def test_mismatched_labels_are_each_of_the_others_equally_often():
+    logits = torch.tensor([[0.0, 1.0, 2.0, 3.0]], dtype=torch.float64)
+    network, n = Table(logits), 30_000
+    mismatched_labels(network, torch.zeros(n), torch.full((n,), 2)).backward()
+    slopes = torch.sigmoid(logits[0] - 2.0) / 3
+    slopes[2] = -(slopes.sum() - slopes[2])
+    torch.testing.assert_close(network.logits.grad[0], slopes, atol=0.01, rtol=0)
+
+
+def test_mismatched_labels_are_least_where_logits_differ_by_log_odds():
+    """Its gradient is 0 at log p(y | x), whatever is added for all classes."""
+    probabilities = torch.tensor([[0.1, 0.6, 0.3], [0.98, 0.01, 0.01]], dtype=torch.float64)
+    network, n = Table(probabilities.log() + torch.tensor([[5.0], [-3.0]])), 100_000
+    rows = torch.arange(2).repeat_interleave(n)
+    labels = torch.cat([torch.arange(3).repeat_interleave((row * n).round().long()) for row in probabilities])
+    mismatched_labels(network, rows, labels).backward()
+    assert network.logits.grad.abs().max() < 1e-3
+    uniform = Table(torch.zeros(2, 3, dtype=torch.float64))
+    mismatched_labels(uniform, rows, labels).backward()
+    assert uniform.logits.grad.abs().max() > 0.1
+
+
+def test_mismatched_labels_are_nothing_to_a_discriminator_that_does_not_look_at_them():
+    rows, labels = torch.arange(6), torch.arange(6) % 3
+    term = mismatched_labels(Table(torch.randn(6, 1).expand(6, 3).clone()), rows, labels, MismatchedLabels(2.0))
+    torch.testing.assert_close(term, torch.tensor(2 * math.log(2)))
+
+
+@pytest.mark.parametrize("build", [MismatchedLabels, lambda: Lazy(MismatchedLabels(), 4)])
+def test_mismatched_labels_of_a_discriminator_that_takes_none_are_refused(build):
+    with pytest.raises(ValueError, match="takes none: take ProjectionDiscriminator"):
+        gan(regularizers=[build()])
+    with pytest.raises(ValueError, match="of 2 or more classes"):
+        conditional(num_classes=1, regularizers=[build()])
+    conditional(num_classes=2, regularizers=[build()])
 
 
 def test_r1_of_a_batch_is_the_mean_over_its_classes():

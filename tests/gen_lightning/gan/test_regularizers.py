@@ -20,6 +20,7 @@ from gen_lightning.gan import (
     GradientPenalty,
     Lazy,
     LeCam,
+    MismatchedLabels,
     Wasserstein,
 )
 from gen_lightning.gan.regularizers import example_gradients
@@ -352,7 +353,9 @@ def test_two_terms_of_one_name_are_refused():
         gan(regularizers=[R1(1.0), Lazy(R1(2.0))])
 
 
-@pytest.mark.parametrize("build", [R1, R2, GradientPenalty, DRAGAN, LeCam, lambda w: Consistency(Shift(0.3), w)])
+@pytest.mark.parametrize(
+    "build", [R1, R2, GradientPenalty, DRAGAN, LeCam, MismatchedLabels, lambda w: Consistency(Shift(0.3), w)]
+)
 def test_a_negative_weight_is_refused(build):
     with pytest.raises(ValueError, match="choose 0 or more"):
         build(-1.0)

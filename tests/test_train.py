@@ -470,3 +470,18 @@ def test_weights_without_a_checkpoint_around_them_are_named(tmp_path):
     torch.save({"weight": torch.zeros(2)}, tmp_path / "weights.pt")
     with pytest.raises(ValueError, match=r"weights\.pt is corrupt or no checkpoint"):
         train.load_checkpoint(tmp_path / "weights.pt")
+
+
+@pytest.mark.skipif(torch.version.cuda is None or torch.cuda.is_available(), reason="asks a CUDA build without a GPU")
+def test_gpus_are_looked_for_once_where_there_are_none(monkeypatch):
+    """An optimizer asks `torch.accelerator.is_available` at each step."""
+    monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    searches, search = [], torch.cuda._raw_device_count_nvml
+    monkeypatch.setattr(torch.cuda, "_raw_device_count_nvml", lambda: searches.append(1) or search())
+    for _ in range(2):
+        torch.accelerator.is_available()
+    assert len(searches) == 2
+    train.look_for_gpus_once()
+    searches.clear()
+    assert not torch.accelerator.is_available()
+    assert searches == []

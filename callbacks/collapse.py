@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from callbacks.counts import check_counts
 from callbacks.loggers import alert
 
 
@@ -56,13 +57,8 @@ class CollapseMonitor(Callback):
         for name, value in limits.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"CollapseMonitor's {name} is {value}: choose 0 to 1.")
-        for name, value, least in (
-            ("patience", patience, 1),
-            ("validations", validations, 1),
-            ("num_samples", num_samples, 2),
-        ):
-            if value < least:
-                raise ValueError(f"CollapseMonitor's {name} is {value}: choose {least} or more.")
+        check_counts(self, patience=patience, validations=validations)
+        check_counts(self, 2, num_samples=num_samples)
         self.accuracy = accuracy
         self.vanishing = vanishing
         self.patience = patience

@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from callbacks.counts import check_counts
 from callbacks.drawing import SampleMeasure, fill_from_samples, measuring_device
 from gen_lightning.metrics import Estimate, FeatureExtractor, MNISTFeatures, Row
 from gen_lightning.metrics.estimates import mean_estimate
@@ -35,8 +36,7 @@ class ConditionalAccuracy(SampleMeasure):
     """
 
     def __init__(self, num_samples: int = 10_000, extractor: FeatureExtractor | None = None, seed: int = 0) -> None:
-        if num_samples < 2:
-            raise ValueError(f"ConditionalAccuracy's num_samples is {num_samples}: choose 2 or more.")
+        check_counts(self, 2, num_samples=num_samples)
         super().__init__(num_samples, seed)
         self.num_samples: int
         self.extractor = extractor or MNISTFeatures()

@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from callbacks.counts import check_counts
 from callbacks.drawing import SampleMeasure, fill_from_samples, measuring_device
 from gen_lightning.metrics import Estimate, FeatureExtractor, MNISTFeatures
 from gen_lightning.metrics.frechet import frechet_distance
@@ -38,6 +39,8 @@ class Evaluation(SampleMeasure):
     def __init__(
         self, extractor: FeatureExtractor | None = None, num_samples: int | None = None, seed: int = 0
     ) -> None:
+        if num_samples is not None:
+            check_counts(self, num_samples=num_samples)
         super().__init__(num_samples, seed)
         self.extractor = extractor or MNISTFeatures()
         self._real: dict[str, RealFeatures] = {}

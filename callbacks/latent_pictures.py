@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 from torchvision.utils import make_grid, save_image
 
+from callbacks.counts import check_counts
 from callbacks.samples import _check_images, _PeriodicPictures
 
 # Traversals and their like go as far from 0, in standard deviations of the prior.
@@ -49,12 +50,16 @@ class LatentInterpolations(_LatentPictures):
 
     Args:
         every_n_iterations: how often
-        num_pairs: rows
-        num_steps: columns, the two ends included
+        num_pairs: rows, 1 or more
+        num_steps: columns, 1 or more, the two ends included
         seed: of the latents
+
+    Raises:
+        ValueError: a number is too small; the latent has one dimension (in `setup`).
     """
 
     def __init__(self, every_n_iterations: int = 500, num_pairs: int = 8, num_steps: int = 10, seed: int = 0) -> None:
+        check_counts(self, num_pairs=num_pairs, num_steps=num_steps)
         super().__init__("interpolations", every_n_iterations)
         self.num_pairs = num_pairs
         self.num_steps = num_steps
@@ -89,14 +94,19 @@ class LatentTraversals(_LatentPictures):
 
     Args:
         every_n_iterations: how often
-        num_dimensions: rows, at most as many as there are dimensions
-        num_steps: columns
+        num_dimensions: rows, 1 or more, at most as many as there are dimensions
+        num_steps: columns, 1 or more
         num_images: the first validation images, 2 or more, by which the activity is measured
+
+    Raises:
+        ValueError: a number is too small; the model infers no latents (in `setup`).
     """
 
     def __init__(
         self, every_n_iterations: int = 500, num_dimensions: int = 10, num_steps: int = 11, num_images: int = 1000
     ) -> None:
+        check_counts(self, num_dimensions=num_dimensions, num_steps=num_steps)
+        check_counts(self, 2, num_images=num_images)
         super().__init__("traversals", every_n_iterations)
         self.num_dimensions = num_dimensions
         self.num_steps = num_steps
@@ -129,10 +139,14 @@ class LatentManifold(_LatentPictures):
 
     Args:
         every_n_iterations: how often
-        num_steps: rows, and columns
+        num_steps: rows, and columns, 1 or more
+
+    Raises:
+        ValueError: a number is too small; the latent has not two dimensions (in `setup`).
     """
 
     def __init__(self, every_n_iterations: int = 500, num_steps: int = 20) -> None:
+        check_counts(self, num_steps=num_steps)
         super().__init__("manifold", every_n_iterations)
         self.num_steps = num_steps
 

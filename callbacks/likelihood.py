@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from callbacks.counts import check_counts
 from gen_lightning.clock import draws_from, seed_of
 from gen_lightning.metrics.bounds import bits_per_dimension, mean_bound
 from gen_lightning.metrics.estimates import mean_estimate
@@ -44,10 +45,9 @@ class ImportanceSampledLikelihood(Callback):
     """
 
     def __init__(self, num_samples: int = 5000, num_images: int | None = None, seed: int = 0) -> None:
-        if num_samples < 1:
-            raise ValueError(f"ImportanceSampledLikelihood's num_samples is {num_samples}: choose 1 or more.")
-        if num_images is not None and num_images < 2:
-            raise ValueError(f"ImportanceSampledLikelihood's num_images is {num_images}: choose 2 or more.")
+        check_counts(self, num_samples=num_samples)
+        if num_images is not None:
+            check_counts(self, 2, num_images=num_images)
         self.num_samples = num_samples
         self.num_images = num_images
         self.seed = seed

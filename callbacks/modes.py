@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from callbacks.counts import check_counts
 from callbacks.drawing import SampleMeasure, fill_from_samples, measuring_device
 from gen_lightning.metrics import (
     Estimate,
@@ -63,8 +64,7 @@ class ModeCoverage(SampleMeasure):
     """
 
     def __init__(self, num_samples: int = 2500, classifier: FeatureExtractor | None = None, seed: int = 0) -> None:
-        if num_samples < 1:
-            raise ValueError(f"ModeCoverage's num_samples is {num_samples}: choose 1 or more.")
+        check_counts(self, num_samples=num_samples)
         super().__init__(num_samples, seed)
         self.num_samples: int
         self.classifier = classifier

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
+from callbacks.counts import check_counts
 from callbacks.loggers import wandb_loggers
 
 
@@ -90,11 +91,16 @@ class SampleGrid(_SamplePictures):
 
     Args:
         every_n_iterations: how often, 1 or more
-        num_images: samples in the grid; to fill it, a square number, or a multiple of a conditional model's classes
+        num_images: samples in the grid, 1 or more; to fill it, a square number, or a multiple of a conditional
+            model's classes
         seed: of the latents
+
+    Raises:
+        ValueError: a number is too small; the data are no images (in `setup`).
     """
 
     def __init__(self, every_n_iterations: int = 500, num_images: int = 64, seed: int = 0) -> None:
+        check_counts(self, num_images=num_images)
         super().__init__(every_n_iterations, num_images, seed)
         self.num_images = num_images
 
@@ -116,11 +122,15 @@ class LatentCodeGrid(_PeriodicPictures):
 
     Args:
         every_n_iterations: how often, 1 or more
-        num_columns: latents
+        num_columns: latents, 1 or more
         seed: of the latents
+
+    Raises:
+        ValueError: a number is too small; the data are no images, or the model is none to be drawn so (in `setup`).
     """
 
     def __init__(self, every_n_iterations: int = 500, num_columns: int = 10, seed: int = 0) -> None:
+        check_counts(self, num_columns=num_columns)
         super().__init__("codes", every_n_iterations)
         self.num_columns = num_columns
         self.seed = seed
@@ -150,11 +160,15 @@ class ScatterPlot(_SamplePictures):
 
     Args:
         every_n_iterations: how often, 1 or more
-        num_points: samples, and at most as many validation points
+        num_points: samples, 1 or more, and at most as many validation points
         seed: of the latents
+
+    Raises:
+        ValueError: a number is too small; the data are no points of the plane (in `setup`).
     """
 
     def __init__(self, every_n_iterations: int = 500, num_points: int = 2500, seed: int = 0) -> None:
+        check_counts(self, num_points=num_points)
         super().__init__(every_n_iterations, num_points, seed)
         self.num_points = num_points
 
@@ -175,10 +189,14 @@ class Reconstructions(_PictureCallback):
     """The first images of each validation, each above its reconstruction.
 
     Args:
-        num_images: images in the grid, eight pairs in a row
+        num_images: images in the grid, 1 or more, eight pairs in a row
+
+    Raises:
+        ValueError: there are less; the model has no reconstructions (in `setup`).
     """
 
     def __init__(self, num_images: int = 32) -> None:
+        check_counts(self, num_images=num_images)
         super().__init__("reconstructions")
         self.num_images = num_images
 

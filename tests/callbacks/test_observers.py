@@ -7,7 +7,18 @@ from helpers import CONFIGS, gan, load
 from lightning.pytorch import Trainer
 from PIL import Image
 
-from callbacks import Compile, LatentCodeGrid, SampleGrid, ScatterPlot
+from callbacks import (
+    Compile,
+    Evaluation,
+    ImportanceSampledLikelihood,
+    LatentCodeGrid,
+    LatentInterpolations,
+    LatentManifold,
+    LatentTraversals,
+    Reconstructions,
+    SampleGrid,
+    ScatterPlot,
+)
 from callbacks.samples import save_scatter
 from datamodules import MNISTDataModule
 
@@ -53,6 +64,31 @@ def test_pictures_of_points_are_refused_before_training():
 def test_pictures_every_0_iterations_are_refused(pictures):
     with pytest.raises(ValueError, match=f"{pictures.__name__}'s every_n_iterations is 0: choose 1 or more"):
         pictures(every_n_iterations=0)
+
+
+@pytest.mark.parametrize(
+    ("callback", "number", "least"),
+    [
+        (SampleGrid, "num_images", 1),
+        (LatentCodeGrid, "num_columns", 1),
+        (ScatterPlot, "num_points", 1),
+        (Reconstructions, "num_images", 1),
+        (LatentInterpolations, "num_pairs", 1),
+        (LatentInterpolations, "num_steps", 1),
+        (LatentTraversals, "num_dimensions", 1),
+        (LatentTraversals, "num_steps", 1),
+        (LatentTraversals, "num_images", 2),
+        (LatentManifold, "num_steps", 1),
+        (Evaluation, "num_samples", 1),
+        (ImportanceSampledLikelihood, "num_samples", 1),
+        (ImportanceSampledLikelihood, "num_images", 2),
+    ],
+)
+def test_numbers_that_are_too_small_are_refused(callback, number, least):
+    sentence = f"{callback.__name__}'s {number} is {least - 1}: choose {least} or more"
+    with pytest.raises(ValueError, match=sentence):
+        callback(**{number: least - 1})
+    callback(**{number: least})
 
 
 def test_compiling_a_network_that_is_not_there_is_refused():

@@ -1,0 +1,19 @@
+"""The numbers that callbacks are given."""
+
+from lightning.pytorch import Callback
+
+
+def check_counts(callback: Callback, least: int = 1, **counts: int) -> None:
+    """Refuses numbers that are too small, before anything is trained.
+
+    Args:
+        callback: whose they are
+        least: the smallest that will do
+        counts: by the names of its arguments
+
+    Raises:
+        ValueError: one of them is less than `least`.
+    """
+    for name, count in counts.items():
+        if count < least:
+            raise ValueError(f"{type(callback).__name__}'s {name} is {count}: choose {least} or more.")

@@ -327,6 +327,13 @@ class CommandLine(LightningCLI):
             write_metrics(self.run_folder, "fit", last_values(self.trainer, iteration))
             write_summary(self.run_folder, iteration)
 
+    def before_validate(self) -> None:
+        """Lets SIGTERM end what has nothing to save at once; Lightning would wait for the next batch."""
+        # Lightning calls the handler that it finds beside its own.
+        signal.signal(signal.SIGTERM, terminate)
+
+    before_test = before_validate
+
     def after_validate(self) -> None:
         """Writes the metrics beside the checkpoint's run."""
         if not self.trainer.fast_dev_run:
@@ -667,6 +674,11 @@ def fail(sentence: str, status: int = 2) -> NoReturn:
     """Ends the program, by default as its user's mistake."""
     sys.stderr.write(f"train.py: {sentence}\n")
     sys.exit(status)
+
+
+def terminate(*_: Any) -> NoReturn:
+    """Ends the program as SIGTERM asks, behind what clears up."""
+    raise SIGTERMException
 
 
 def silence_libraries() -> None:

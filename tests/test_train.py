@@ -232,6 +232,32 @@ class TestTestAndSample:
         assert report["versions"]["torch"] == torch.__version__.partition("+")[0]
         assert (report["seed"], report["seconds"] > 0, "CPU threads" in report["hardware"]) == (0, True, True)
 
+    def test_sigterm_ends_a_measurement(self, vae_run, tmp_path):
+        """One that would take hours, behind the last batch."""
+        hours = [
+            "--trainer.callbacks+=callbacks.ImportanceSampledLikelihood",
+            "--trainer.callbacks.num_samples=10000000",
+        ]
+        checkpoint = str(vae_run / "checkpoints/last.ckpt")
+        process = subprocess.Popen(
+            [sys.executable, "-u", str(ROOT / "train.py"), "test", "--ckpt_path", checkpoint, *hours],
+            cwd=tmp_path,
+            env=own_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        output = ""
+        while "100%" not in output:
+            output += (part := process.stdout.read(1))
+            assert part, output
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert process.returncode == 128 + signal.SIGTERM
+
     def test_what_all_callbacks_measure_is_one_report(self, vae_run, capsys):
         likelihood = ["--trainer.callbacks+=callbacks.ImportanceSampledLikelihood", "--trainer.callbacks.num_samples=2"]
         train.main(["test", "--ckpt_path", str(vae_run / "checkpoints/last.ckpt"), *likelihood])

@@ -710,7 +710,7 @@ def compare_runs(args: list[str]) -> None:
 def look_for_gpus_once() -> None:
     """Where there is no GPU, spares an optimizer's step the search for NVIDIA's library."""
     # Every step asks torch whether there is one, and Lightning has torch answer by loading that library, for the sake
-    # of processes that are forked beside a GPU: half a millisecond of a step where there is none.
+    # of processes that are forked beside a GPU: some tenths of a millisecond of a step where there is none.
     if not torch.cuda.is_available():
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
 

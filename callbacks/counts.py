@@ -3,17 +3,17 @@
 from lightning.pytorch import Callback
 
 
-def check_counts(callback: Callback, least: int = 1, **counts: int) -> None:
+def check_counts(callback: Callback, least: int = 1, **counts: int | None) -> None:
     """Refuses numbers that are too small, before anything is trained.
 
     Args:
         callback: whose they are
         least: the smallest that will do
-        counts: by the names of its arguments
+        counts: by the names of its arguments; None for one that is not given
 
     Raises:
         ValueError: one of them is less than `least`.
     """
     for name, count in counts.items():
-        if count < least:
+        if count is not None and count < least:
             raise ValueError(f"{type(callback).__name__}'s {name} is {count}: choose {least} or more.")

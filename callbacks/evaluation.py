@@ -39,8 +39,7 @@ class Evaluation(SampleMeasure):
     def __init__(
         self, extractor: FeatureExtractor | None = None, num_samples: int | None = None, seed: int = 0
     ) -> None:
-        if num_samples is not None:
-            check_counts(self, num_samples=num_samples)
+        check_counts(self, num_samples=num_samples)
         super().__init__(num_samples, seed)
         self.extractor = extractor or MNISTFeatures()
         self._real: dict[str, RealFeatures] = {}

@@ -46,8 +46,7 @@ class ImportanceSampledLikelihood(Callback):
 
     def __init__(self, num_samples: int = 5000, num_images: int | None = None, seed: int = 0) -> None:
         check_counts(self, num_samples=num_samples)
-        if num_images is not None:
-            check_counts(self, 2, num_images=num_images)
+        check_counts(self, 2, num_images=num_images)
         self.num_samples = num_samples
         self.num_images = num_images
         self.seed = seed

@@ -4,6 +4,7 @@ import os
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -207,6 +208,31 @@ def own_environment() -> dict[str, str]:
 def run_command(*args: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
     """train.py in a process of its own."""
     return run_python(str(ROOT / "train.py"), *args, cwd=cwd, **environment)
+
+
+def run_until(when: Callable[[str], bool], signal_number: int, *args: str, cwd: Path) -> int:
+    """train.py in a process of its own, which is sent a signal once `when` holds of what it has printed.
+
+    Returns its exit status, which `subprocess` makes negative for a signal that killed it.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-u", str(ROOT / "train.py"), *args],
+        cwd=cwd,
+        env=own_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        output = ""
+        while not when(output):
+            part = process.stdout.read1()
+            assert part, output
+            output += part.decode(errors="ignore")
+        process.send_signal(signal_number)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+    return process.returncode
 
 
 def wandb_records(run_folder: Path) -> list:

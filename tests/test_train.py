@@ -4,14 +4,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import CONFIGS, ROOT, load, own_environment, run_command, wandb_records
+from helpers import CONFIGS, ROOT, load, run_command, run_until, wandb_records
 from PIL import Image
 
 import train
@@ -152,20 +150,11 @@ class TestResume:
         ]
         reference = run_command("fit", *arguments, "--trainer.default_root_dir=reference", cwd=tmp_path)
         assert reference.returncode == 0, reference.stderr
-        process = subprocess.Popen(
-            [sys.executable, "-u", str(ROOT / "train.py"), "fit", *arguments, "--trainer.default_root_dir=killed"],
-            cwd=tmp_path,
-            env=own_environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            bufsize=1,
-        )
-        for _ in iter(lambda: process.stdout.read(64), ""):
-            if list(tmp_path.glob("killed/*/*/checkpoints/last.ckpt")):
-                process.send_signal(signal.SIGKILL)
-                break
-        process.communicate()
+
+        def has_saved(_):
+            return any(tmp_path.glob("killed/*/*/checkpoints/last.ckpt"))
+
+        run_until(has_saved, signal.SIGKILL, "fit", *arguments, "--trainer.default_root_dir=killed", cwd=tmp_path)
         (killed,) = tmp_path.glob("killed/*/*")
         stopped_at = load(killed / "checkpoints/last.ckpt")["global_step"]
         assert 0 < stopped_at < 11 * 12
@@ -180,20 +169,9 @@ class TestResume:
         assert len(parts) == 2
 
     def test_sigterm_saves_and_exits_as_terminated(self, tmp_path):
-        process = subprocess.Popen(
-            [sys.executable, "-u", str(ROOT / "train.py"), "fit", *MLP, *DIGITS, "--trainer.max_epochs=10000"],
-            cwd=tmp_path,
-            env=own_environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for line in iter(lambda: process.stdout.read(64), ""):
-            if "Epoch 3" in line:
-                process.send_signal(signal.SIGTERM)
-                break
-        process.communicate(timeout=60)
-        assert process.returncode == 128 + signal.SIGTERM
+        arguments = ["fit", *MLP, *DIGITS, "--trainer.max_epochs=10000"]
+        status = run_until(lambda output: "Epoch 3" in output, signal.SIGTERM, *arguments, cwd=tmp_path)
+        assert status == 128 + signal.SIGTERM
         (checkpoint,) = tmp_path.glob("runs/*/*/checkpoints/last.ckpt")
         assert load(checkpoint)["global_step"] >= 12
 
@@ -238,25 +216,9 @@ class TestTestAndSample:
             "--trainer.callbacks+=callbacks.ImportanceSampledLikelihood",
             "--trainer.callbacks.num_samples=10000000",
         ]
-        checkpoint = str(vae_run / "checkpoints/last.ckpt")
-        process = subprocess.Popen(
-            [sys.executable, "-u", str(ROOT / "train.py"), "test", "--ckpt_path", checkpoint, *hours],
-            cwd=tmp_path,
-            env=own_environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        output = ""
-        while "100%" not in output:
-            output += (part := process.stdout.read(1))
-            assert part, output
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.communicate(timeout=60)
-        finally:
-            process.kill()
-        assert process.returncode == 128 + signal.SIGTERM
+        arguments = ["test", "--ckpt_path", str(vae_run / "checkpoints/last.ckpt"), *hours]
+        status = run_until(lambda output: "100%" in output, signal.SIGTERM, *arguments, cwd=tmp_path)
+        assert status == 128 + signal.SIGTERM
 
     def test_what_all_callbacks_measure_is_one_report(self, vae_run, capsys):
         likelihood = ["--trainer.callbacks+=callbacks.ImportanceSampledLikelihood", "--trainer.callbacks.num_samples=2"]

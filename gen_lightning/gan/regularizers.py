@@ -6,7 +6,7 @@ and for small differences.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 
 import torch
@@ -41,18 +41,17 @@ class DiscriminatorPass:
     iteration: int
     condition: Sequence[Tensor] = ()
 
-    def judge(self, data: Tensor, logits: Tensor | None = None, condition: Sequence[Tensor] | None = None) -> Tensor:
-        """The discriminator's logits `[N]`, without autocast.
+    def judge(self, data: Tensor, logits: Tensor | None = None) -> Tensor:
+        """The discriminator's logits `[N]`, without autocast, of data that are of the labels of their index.
 
         Args:
             data: `[N, ...]`
             logits: those that this step has computed of the data already, which are good enough without autocast
-            condition: what they are said to be; by default, of the labels of their index
         """
         if logits is not None and not torch.is_autocast_enabled(data.device.type):
             return logits
         with torch.autocast(data.device.type, enabled=False):
-            return self.discriminator(data, *(self.condition if condition is None else condition))
+            return self.discriminator(data, *self.condition)
 
     def value_of(self, weight: float | Schedule) -> float:
         """A weight's value in this iteration."""
@@ -243,7 +242,7 @@ class MismatchedLabels(DiscriminatorRegularizer):
         (labels,) = state.condition
         num_classes = cast(int, num_classes_of(state.discriminator))
         others = (labels + torch.randint_like(labels, 1, num_classes)) % num_classes
-        mismatched = state.judge(state.real.detach(), condition=(others,))
+        mismatched = replace(state, condition=(others,)).judge(state.real.detach())
         return state.value_of(self.weight) * F.softplus(mismatched - state.judge(state.real, state.real_logits)).mean()
 
 

@@ -18,6 +18,7 @@ from gen_lightning.networks.mlp import MLPDecoder, MLPDiscriminator, MLPEncoder,
 from gen_lightning.networks.r3gan import R3GANDiscriminator, R3GANEncoder, R3GANGenerator
 from gen_lightning.networks.residual import ResidualBlock, ResidualDecoder, ResidualEncoder
 from gen_lightning.networks.resnet import ResNetDiscriminator, ResNetEncoder, ResNetGenerator
+from gen_lightning.networks.strided import StridedDecoder, StridedEncoder
 from gen_lightning.networks.wrappers import AugmentedEncoder, DifferentiableAugmentation, Packing, SpectralNorm
 
 __all__ = [
@@ -48,6 +49,8 @@ __all__ = [
     "ResidualDecoder",
     "ResidualEncoder",
     "SpectralNorm",
+    "StridedDecoder",
+    "StridedEncoder",
     "Thickness",
     "Translation",
     "common_num_classes",

@@ -6,6 +6,7 @@ resolution costs the same.
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from gen_lightning.networks.sizes import map_size_and_stages
@@ -99,6 +100,13 @@ def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
+
+
+def of_maps(network: nn.Module, maps: Tensor) -> Tensor:
+    """A convolutional network's outputs for maps `[..., C, H, W]`, with any leading dimensions or none."""
+    # On CPUs its convolutions take about half the time where channels lie side by side.
+    outputs = network(maps.reshape(-1, *maps.shape[-3:]).contiguous(memory_format=torch.channels_last))
+    return outputs.reshape(*maps.shape[:-3], *outputs.shape[1:])
 
 
 def channels_of(size: int, map_size: int) -> int:

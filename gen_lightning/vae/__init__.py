@@ -7,6 +7,7 @@ from gen_lightning.vae.ex_post import aggregate_mixture
 from gen_lightning.vae.flows import Flow
 from gen_lightning.vae.hierarchy import Hierarchy
 from gen_lightning.vae.likelihoods import (
+    AutoregressiveBernoulli,
     Bernoulli,
     CenteredBernoulli,
     ContinuousBernoulli,
@@ -28,6 +29,7 @@ __all__ = [
     "IWAE",
     "MMD",
     "STL",
+    "AutoregressiveBernoulli",
     "Bernoulli",
     "Beta",
     "BetaTC",

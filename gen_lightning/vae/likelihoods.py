@@ -1,8 +1,8 @@
 """p(x | z): what the decoder's outputs say of the data.
 
-Probabilities of discrete data: Bernoulli (binary), DiscretizedLogistic and its mixture (256 levels n / 255). Densities
-of continuous data: ContinuousBernoulli and the Gaussians. The two have nothing to do with each other's numbers. Each
-refuses data outside its support, densities refuse binary data, and the means of images are in [0, 1].
+Probabilities of discrete data: the Bernoullis (binary), DiscretizedLogistic and its mixture (256 levels n / 255).
+Densities of continuous data: ContinuousBernoulli and the Gaussians. The two have nothing to do with each other's
+numbers. Each refuses data outside its support, densities refuse binary data, and the means of images are in [0, 1].
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
 from gen_lightning.vae import distributions
+from gen_lightning.vae.autoregressive import Autoregressive, LocalAutoregression
 
 
 class Likelihood(nn.Module):
@@ -68,7 +69,7 @@ class Bernoulli(Likelihood):
                 " --data.binarization=dynamic (or static)."
             )
 
-    def forward(self, parameters: Tensor) -> Independent:
+    def forward(self, parameters: Tensor) -> Distribution:
         """p(x | z): logits `[..., *data_shape]` -> batch shape `[...]`, event shape `[*data_shape]`."""
         return _pixels(distributions.Bernoulli(logits=parameters, validate_args=False), self.parameters_shape)
 
@@ -100,9 +101,44 @@ class CenteredBernoulli(Bernoulli):
             n += len(batch)
         self.offset.copy_((total / n).clamp(0.001, 0.999).logit())
 
-    def forward(self, parameters: Tensor) -> Independent:
+    def forward(self, parameters: Tensor) -> Distribution:
         """p(x | z): logits' differences `[..., *data_shape]` -> batch shape `[...]`, event shape `[*data_shape]`."""
         return super().forward(parameters + self.offset)
+
+
+class AutoregressiveBernoulli(CenteredBernoulli):
+    """Binary pixels, each given the latent and the pixels before it in a window (Chen et al. 2017).
+
+    The latent is left with what is not local. The decoder gives logits as for `CenteredBernoulli`, which a small
+    network corrects at each pixel by those above it and left of it. Samples are drawn pixel by pixel; the mean is
+    estimated from one of them, by each pixel's probability given those drawn before it.
+
+    Args:
+        data_shape: the shape of one image, `(C, H, W)`
+        width: channels of the network's hidden layer
+        window: height and width of what a pixel sees of the image, an odd number of 3 or more
+
+    Raises:
+        ValueError: the data are no images, or width or window is out of range.
+    """
+
+    def __init__(self, data_shape: Sequence[int], width: int = 16, window: int = 11) -> None:
+        super().__init__(data_shape)
+        if len(data_shape) != 3:
+            raise ValueError(
+                f"AutoregressiveBernoulli is of images (C, H, W), and the data have shape {tuple(data_shape)}: take"
+                " Bernoulli."
+            )
+        if width < 1 or window < 3 or window % 2 == 0:
+            raise ValueError(
+                f"AutoregressiveBernoulli's width is {width} and its window {window}: choose a width of 1 or more, and"
+                " a window of an odd number from 3."
+            )
+        self.network = LocalAutoregression(data_shape[0], width, window)
+
+    def forward(self, parameters: Tensor) -> Autoregressive:
+        """p(x | z): logits' differences `[..., *data_shape]` -> batch shape `[...]`, event shape `[*data_shape]`."""
+        return Autoregressive(parameters + self.offset, self.network)
 
 
 class ContinuousBernoulli(Likelihood):

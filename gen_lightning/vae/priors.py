@@ -10,7 +10,7 @@ from torch.distributions import Categorical, Distribution, Independent, MixtureS
 
 from gen_lightning.base import full_precision
 from gen_lightning.networks import MLPEncoder, ResidualBlock, ResidualDecoder, ResidualEncoder
-from gen_lightning.networks.residual import channels_of, zeroed
+from gen_lightning.networks.residual import channels_of, of_maps, zeroed
 from gen_lightning.vae.hierarchy import (
     Choose,
     Hierarchy,
@@ -244,17 +244,11 @@ class ResidualTopDown(Prior):
         """The features behind the last layer, `[..., width, map_size, map_size]`."""
         features: Tensor = self.start
         for layer in reversed(range(len(self.layer_dims))):
-            features = _of_maps(self.blocks[layer], features)
-            parameters = full_precision(_of_maps(self.heads[layer], features))
+            features = of_maps(self.blocks[layer], features)
+            parameters = full_precision(of_maps(self.heads[layer], features))
             z = choose(layer, diagonal_gaussian(parameters.flatten(-3)))
-            features = features + _of_maps(self.inlets[layer], self.latent_maps(z))
+            features = features + of_maps(self.inlets[layer], self.latent_maps(z))
         return features
-
-
-def _of_maps(network: nn.Module, maps: Tensor) -> Tensor:
-    """A network's outputs for maps `[..., C, H, W]`, with any leading dimensions or none."""
-    outputs = network(maps.reshape(-1, *maps.shape[-3:]))
-    return outputs.reshape(*maps.shape[:-3], *outputs.shape[1:])
 
 
 def _mixture(logits: Tensor, components: Distribution) -> MixtureSameFamily:

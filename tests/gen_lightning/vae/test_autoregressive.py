@@ -1,0 +1,115 @@
+"""Autoregressive pixels: a normalized probability of images, drawn from and estimated without bias."""
+
+import itertools
+
+import pytest
+import scipy.stats
+import torch
+from torch import Tensor, nn
+
+from gen_lightning.vae import AutoregressiveBernoulli, CenteredBernoulli
+
+SHAPE = (2, 2, 2)
+IMAGES = torch.tensor(list(itertools.product([0.0, 1.0], repeat=8)), dtype=torch.float64).view(-1, *SHAPE)
+
+
+@pytest.fixture
+def likelihood() -> AutoregressiveBernoulli:
+    """With weights at which pixels depend on each other."""
+    torch.manual_seed(0)
+    likelihood = AutoregressiveBernoulli(SHAPE, width=4, window=3).double()
+    for parameter in likelihood.parameters():
+        nn.init.normal_(parameter)
+    return likelihood
+
+
+def logits(*batch_shape: int) -> Tensor:
+    return torch.randn(*batch_shape, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def test_sums_to_one_over_all_images(likelihood):
+    probabilities = likelihood(logits()).log_prob(IMAGES).exp()
+    assert probabilities.sum().item() == pytest.approx(1)
+    independent = CenteredBernoulli(SHAPE).double()(logits()).log_prob(IMAGES).exp()
+    assert not torch.allclose(probabilities, independent, atol=1e-3)
+
+
+def test_a_pixel_depends_on_those_before_it_in_its_window():
+    torch.manual_seed(0)
+    network = AutoregressiveBernoulli((1, 6, 7), width=4, window=3).double().network
+    for parameter in network.parameters():
+        nn.init.normal_(parameter)
+    image = torch.rand(1, 6, 7, dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(lambda x: network(x, torch.zeros_like(x)), image)
+    rows, columns = torch.meshgrid(torch.arange(6), torch.arange(7), indexing="ij")
+    positions = torch.stack([rows.flatten(), columns.flatten()], 1)
+    offset = positions[None] - positions[:, None]
+    above = (offset[..., 0] == -1) & (offset[..., 1].abs() <= 1)
+    left = (offset[..., 0] == 0) & (offset[..., 1] == -1)
+    assert torch.equal(jacobian.view(42, 42) != 0, above | left)
+
+
+def test_starts_as_pixels_that_are_independent():
+    likelihood = AutoregressiveBernoulli(SHAPE).double()
+    likelihood.initialize([IMAGES[:100]])
+    independent = CenteredBernoulli(SHAPE).double()
+    independent.initialize([IMAGES[:100]])
+    expected = independent(logits(3, len(IMAGES))).log_prob(IMAGES)
+    torch.testing.assert_close(likelihood(logits(3, len(IMAGES))).log_prob(IMAGES), expected)
+
+
+def test_draws_are_of_the_logits_that_images_are_judged_by(likelihood):
+    images, corrected = likelihood.network.draw(logits(50))
+    assert ((images == 0) | (images == 1)).all()
+    torch.testing.assert_close(corrected, likelihood.network(images, logits(50)))
+
+
+def test_samples_are_of_the_distribution(likelihood):
+    torch.manual_seed(0)
+    distribution = likelihood(logits())
+    expected = distribution.log_prob(IMAGES).exp().detach()
+    weights = 2 ** torch.arange(7, -1, -1)
+    counts = torch.bincount((distribution.sample((20_000,)).flatten(1) @ weights.double()).long(), minlength=256)
+    often = expected > 5 / 20_000
+    observed = torch.cat([counts[often], counts[~often].sum()[None]]).double()
+    frequencies = torch.cat([expected[often], expected[~often].sum()[None]])
+    assert scipy.stats.chisquare(observed, frequencies / frequencies.sum() * 20_000).pvalue > 0.001
+
+
+def test_the_mean_is_estimated_without_bias(likelihood):
+    torch.manual_seed(0)
+    exact = (likelihood(logits()).log_prob(IMAGES).exp().view(-1, 1, 1, 1) * IMAGES).sum(0).detach()
+    estimates = likelihood(logits().expand(20_000, *SHAPE)).mean
+    standard_error = estimates.std(0) / 20_000**0.5
+    # The first pixel has nothing before it.
+    torch.testing.assert_close(estimates[:, :, 0, 0], exact[:, 0, 0].expand(20_000, 2))
+    assert ((estimates.mean(0) - exact).abs() <= 4 * standard_error + 1e-12).all()
+
+
+def test_broadcasts_over_samples(likelihood):
+    several = likelihood(logits(3, 5))
+    assert (several.batch_shape, several.event_shape) == ((3, 5), SHAPE)
+    images = IMAGES[:5]
+    one_by_one = [likelihood(each).log_prob(images) for each in logits(3, 5)]
+    torch.testing.assert_close(several.log_prob(images), torch.stack(one_by_one))
+    assert several.sample((2,)).shape == (2, 3, 5, *SHAPE)
+    assert several.mean.shape == (3, 5, *SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "message"),
+    [
+        ((4,), {}, "of images"),
+        (SHAPE, {"width": 0}, "width is 0"),
+        (SHAPE, {"window": 4}, "window 4"),
+        (SHAPE, {"window": 1}, "window 1"),
+    ],
+)
+def test_refuses_what_it_cannot_be(shape, options, message):
+    with pytest.raises(ValueError, match=message):
+        AutoregressiveBernoulli(shape, **options)
+
+
+def test_refuses_grey_pixels(likelihood):
+    with pytest.raises(ValueError, match=r"--data\.binarization=dynamic"):
+        likelihood.check_data(torch.tensor([0.0, 0.5]))

@@ -22,6 +22,8 @@ class MuonWithAdam(Optimizer):
         ns_steps: Newton-Schulz iterations, by which singular values are pushed; fewer are quicker and push less
         betas: of Adam's averages of gradients and of their squares
         eps: added to Adam's denominator
+        weight_decay: of the matrices, apart from gradients (Loshchilov & Hutter 2019): a step first multiplies them by
+            1 - lr * weight_decay
 
     Raises:
         ValueError: an option is outside its range; no parameter is a matrix, or all are.
@@ -35,6 +37,7 @@ class MuonWithAdam(Optimizer):
         ns_steps: int = 5,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
+        weight_decay: float = 0.0,
     ) -> None:
         parameters = list(params)
         matrices = [parameter for parameter in parameters if parameter.ndim == 2]
@@ -45,7 +48,7 @@ class MuonWithAdam(Optimizer):
                 " where there are no matrices, and torch.optim.Muon where there is nothing else."
             )
         self._muon = torch.optim.Muon(
-            matrices, lr, weight_decay=0.0, momentum=momentum, ns_steps=ns_steps, adjust_lr_fn="match_rms_adamw"
+            matrices, lr, weight_decay, momentum, ns_steps=ns_steps, adjust_lr_fn="match_rms_adamw"
         )
         self._adam = torch.optim.Adam(others, lr, betas, eps)
         super().__init__([*self._muon.param_groups, *self._adam.param_groups], {})

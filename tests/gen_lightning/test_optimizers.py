@@ -25,14 +25,14 @@ def test_its_parts_are_torchs_optimizers() -> None:
     model, reference = network(), network()
     train(
         model,
-        MuonWithAdam(model.parameters(), 0.01, momentum=0.9, ns_steps=3, betas=(0.8, 0.99), eps=1e-4),
+        MuonWithAdam(model.parameters(), 0.01, momentum=0.9, ns_steps=3, betas=(0.8, 0.99), eps=1e-4, weight_decay=0.3),
         iterations=range(4),
     )
     weights = [parameter for parameter in reference.parameters() if parameter.ndim == 2]
     biases = [parameter for parameter in reference.parameters() if parameter.ndim == 1]
     train(
         reference,
-        torch.optim.Muon(weights, 0.01, weight_decay=0.0, momentum=0.9, ns_steps=3, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Muon(weights, 0.01, weight_decay=0.3, momentum=0.9, ns_steps=3, adjust_lr_fn="match_rms_adamw"),
         torch.optim.Adam(biases, 0.01, (0.8, 0.99), 1e-4),
         iterations=range(4),
     )

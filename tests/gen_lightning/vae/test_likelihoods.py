@@ -67,6 +67,12 @@ def test_bernoullis_values_and_gradients_are_torchs_at_any_logit():
     torch.testing.assert_close(gradient.double(), exact, atol=1.2e-7, rtol=1e-6)
 
 
+def test_bernoullis_gradient_has_gradients():
+    logits = torch.linspace(-4, 4, 9, dtype=torch.float64, requires_grad=True)
+    values = torch.tensor([0.0, 1.0, 1.0]).repeat(3).double()
+    assert torch.autograd.gradgradcheck(lambda logits: Bernoulli((9,))(logits).log_prob(values), logits)
+
+
 def test_centered_bernoulli_starts_from_the_mean_image():
     """Kept to 0.001 to 0.999, from batches of any size."""
     likelihood = CenteredBernoulli((1, 1, 4))

@@ -2,9 +2,10 @@
 
 from typing import Literal
 
+import torch
 from lightning.pytorch import LightningDataModule
 
-from datamodules.loaders import EvaluationLoader, TrainLoader
+from datamodules.loaders import Batch, EvaluationLoader, TrainLoader
 from datamodules.sources import Split
 
 SplitName = Literal["train", "val", "test"]
@@ -55,6 +56,10 @@ class SplitDataModule(LightningDataModule):
     def test_dataloader(self) -> EvaluationLoader:
         """The test split, in order."""
         return self._evaluation_loader("test")
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """As Lightning does, without its search for tensors in whatever a batch may be."""
+        return Batch(batch.data.to(device), batch.labels.to(device), batch.seed)
 
     def _evaluation_loader(self, split: SplitName) -> EvaluationLoader:
         served = self._resident(self._for_evaluation(split))

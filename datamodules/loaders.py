@@ -71,10 +71,11 @@ class TrainLoader:
         # A generator, so that nothing is drawn before the first batch is asked for: set_epoch may come after iter().
         if self.position >= len(self):
             self.set_epoch(self.epoch + 1)
-        order = self._shard_of_epoch()
+        batches = self._shard_of_epoch().split(self.batch_size)
+        # All at once: one at a time, with an iteration's work between them, each would take ten times as long.
+        seeds = [_seed_of(_DRAWS, self.seed, self.rank, self.epoch, position) for position in range(len(self))]
         while self.position < len(self):
-            indices = order[self.position * self.batch_size :][: self.batch_size]
-            seed = _seed_of(_DRAWS, self.seed, self.rank, self.epoch, self.position)
+            indices, seed = batches[self.position], seeds[self.position]
             self.position += 1
             yield Batch(*self._examples(indices), seed)
 
@@ -86,7 +87,8 @@ class TrainLoader:
         return torch.randperm(len(self.split.data), generator=generator)
 
     def _examples(self, indices: Tensor) -> Split:
-        return Split(self.split.data[indices], self.split.labels[indices])
+        # On CPUs ten times as quick as an index in brackets.
+        return Split(*(tensor.index_select(0, indices) for tensor in self.split))
 
     def state_dict(self) -> dict[str, int]:
         """The epoch, and the number of its batches delivered."""

@@ -93,7 +93,9 @@ class MNISTDataModule(SplitDataModule):
         images = batch.data.float() / 255
         # A draw leaves the bits of an evaluation as they are.
         if self.binarization == "dynamic":
-            images = images.bernoulli(generator=torch.Generator(images.device).manual_seed(batch.seed))
+            generator = torch.Generator(images.device).manual_seed(batch.seed)
+            # As `bernoulli`, which takes nearly twice as long on CPUs.
+            images = torch.rand(images.shape, generator=generator, device=images.device).lt_(images)
         return images, batch.labels
 
     def images(self, split: SplitName) -> Iterator[Tensor]:

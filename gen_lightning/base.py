@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gen_lightning.clock import draws_from, rewind_to_iteration, seed_draws, seed_of
+from gen_lightning.clock import draws_from, rewind_to_iteration, seed_draws, seed_of, seed_of_iteration
 from gen_lightning.schedules import Schedule, check_schedules, follow_schedules
 
 # Two streams of seeds, apart from each other and from those of the data loaders.
@@ -162,10 +162,11 @@ class GenerativeModule(LightningModule, ABC):
             self.check_data(batch[0])
             self.check_labels(batch)
             self._data_checked = True
-        seed_draws(seed_of(_TRAINING, self.seed, self.global_rank, self.global_step), self.device)
-        self._scheduled_values = follow_schedules(self.schedules, self._optimizers_by_name(), self.global_step)
+        iteration = self.global_step
+        seed_draws(seed_of_iteration(iteration, _TRAINING, self.seed, self.global_rank), self.device)
+        self._scheduled_values = follow_schedules(self.schedules, self._optimizers_by_name(), iteration)
         # Lightning's own count, which says when scalars are written, is one too high after some resumptions.
-        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.global_step
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = iteration
 
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Makes each validation draw the same, of data that are those of the model."""

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from datamodules import MNISTDataModule
+from datamodules.loaders import Batch
 
 
 def digits(**arguments) -> MNISTDataModule:
@@ -30,6 +31,13 @@ def test_real_mnist_has_50000_10000_and_10000_images(mnist_root):
     data = MNISTDataModule("mnist", mnist_root)
     data.setup("fit")
     assert [sum(map(len, data.images(split))) for split in ("train", "val", "test")] == [50_000, 10_000, 10_000]
+
+
+def test_batches_are_moved_whole():
+    data = digits()
+    batch = next(iter(data.train_dataloader()))
+    moved = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
+    assert (moved.data.device.type, moved.labels.device.type, moved.seed) == ("meta", "meta", batch.seed)
 
 
 def test_batches_cross_as_uint8_and_arrive_as_float_in_the_unit_interval():
@@ -62,6 +70,13 @@ class TestBinarization:
         assert (bits[grey == 0] == 0).all()
         standard_error = (grey * (1 - grey)).sum().sqrt()
         assert (bits - grey).sum().abs() < 4 * standard_error
+
+    def test_dynamic_draws_every_grey_value_with_its_probability(self):
+        grey = torch.arange(256, dtype=torch.uint8).repeat(4000, 1, 1, 1)
+        bits, _ = digits(binarization="dynamic").on_after_batch_transfer(Batch(grey, torch.zeros(4000), 5), 0)
+        probability = torch.arange(256) / 255
+        standard_error = (probability * (1 - probability) / 4000).sqrt()
+        assert ((bits.mean((0, 1, 2)) - probability).abs() <= 4 * standard_error).all()
 
     def test_dynamic_is_drawn_anew_at_each_read_in_training_only(self):
         data = digits(binarization="dynamic", batch_size=1197)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shutil
 import signal
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import CONFIGS, ROOT, load, run_command, run_until, wandb_records
+from helpers import CONFIGS, ROOT, load, run_command, run_python, run_until, wandb_records
 from PIL import Image
 
 import train
@@ -473,3 +474,25 @@ def test_gpus_are_looked_for_once_where_there_are_none(monkeypatch):
     searches.clear()
     assert not torch.accelerator.is_available()
     assert searches == []
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_freed_memory_is_kept():
+    """In a process of its own, since it cannot be undone there."""
+    program = """
+import resource, torch, train
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(20_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+torch.ones(20_000_000)
+given_back = faults()
+train.keep_freed_memory()
+torch.ones(20_000_000)
+print(given_back, faults())
+"""
+    given_back, kept = map(int, run_python("-c", program, cwd=ROOT).stdout.split())
+    assert given_back > 20 * kept

@@ -37,6 +37,47 @@ class Stopwatch(Callback):
             Stopwatch.rate = (trainer.global_step - WARMUP) / (time.perf_counter() - self.start)
 
 
+class SideBySide(Callback):
+    """Times a run and the plain loop on the same networks, a few iterations of each in turn.
+
+    A machine that is shared changes its speed within seconds, and so for both.
+
+    Args:
+        recipe: one of `RECIPES`
+        iterations: of each turn
+    """
+
+    seconds: list[tuple[float, float]]
+    """Of each turn: the run's, with all that its callbacks and loggers do, and the loop's."""
+    start = 0.0
+
+    def __init__(self, recipe: str, iterations: int) -> None:
+        self.make_step = RECIPES[recipe]
+        self.iterations = iterations
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data = trainer.datamodule
+        self.step = self.make_step(pl_module.device, False)
+        self.batches = scaled_batches(data.source, data.root, pl_module.device)
+        self._seconds_of_loop(WARMUP)
+        SideBySide.seconds = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        done = trainer.global_step - WARMUP
+        if done < 0 or done % self.iterations:
+            return
+        if done:
+            seconds_of_run = time.perf_counter() - self.start
+            self.seconds.append((seconds_of_run, self._seconds_of_loop(self.iterations)))
+        self.start = time.perf_counter()
+
+    def _seconds_of_loop(self, iterations: int) -> float:
+        start = time.perf_counter()
+        for _ in range(iterations):
+            self.step(next(self.batches))
+        return time.perf_counter() - start
+
+
 def synchronize(device: torch.device) -> None:
     """Waits for what the device still has to do."""
     if device.type == "cuda":

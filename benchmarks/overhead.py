@@ -2,43 +2,71 @@
 
     python -m benchmarks.overhead
 
-The two sides take turns; the command line's includes its callbacks and loggers. Without real MNIST it uses the digits.
+The two sides take turns of a few iterations; the command line's includes its callbacks and loggers. Without real MNIST
+it uses the digits.
 """
 
 import argparse
-import statistics
 import tempfile
 
 import torch
 
-from benchmarks.bare import RECIPES, rate_of_command, rate_of_loop
+import train
+from benchmarks.bare import RECIPES, WARMUP, SideBySide
 
-ITERATIONS = {"gan/dcgan": 100, "vae/vae": 1000}
+# In all, and in each turn.
+ITERATIONS = {"gan/dcgan": (400, 5), "vae/vae": (10_000, 50)}
+PARTS = 5
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", default="digits")
     parser.add_argument("--root", default="data")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     args = parser.parse_args()
-    data = [f"--data.source={args.source}", f"--data.root={args.root}", "--trainer.limit_val_batches=0"]
-    lines = []
-    for recipe, make_step in RECIPES.items():
-        commands, loops = [], []
-        for _ in range(args.repeats):
-            with tempfile.TemporaryDirectory() as folder:
-                root = f"--trainer.default_root_dir={folder}"
-                commands.append(rate_of_command(recipe, ITERATIONS[recipe], "--trainer.accelerator=cpu", root, *data))
-            loops.append(rate_of_loop(make_step, ITERATIONS[recipe], args.source, args.root, torch.device("cpu")))
-        ratios = [command / loop for command, loop in zip(commands, loops, strict=True)]
-        lines.append(
-            f"{recipe:<12}{statistics.median(commands):>10.1f}{statistics.median(loops):>10.1f}"
-            f"{statistics.median(ratios):>8.3f}   ({min(ratios):.3f} to {max(ratios):.3f})"
-        )
+    lines = [line_of(recipe, f"--data.source={args.source}", f"--data.root={args.root}") for recipe in args.recipes]
     print(f"\n{'recipe':<12}{'train.py':>10}{'bare':>10}{'ratio':>8}   iterations/s on {args.source}, batch 128")
     print("\n".join(lines))
-    print(f"median of {args.repeats}, torch {torch.__version__}, {torch.get_num_threads()} CPU threads")
+    print(f"in brackets: each fifth of the run; torch {torch.__version__}, {torch.get_num_threads()} CPU threads")
+
+
+def line_of(recipe: str, *data: str) -> str:
+    """Trains a recipe beside the plain loop, and says how quick both were."""
+    iterations, turn = ITERATIONS[recipe]
+    with tempfile.TemporaryDirectory() as folder:
+        options = {
+            "trainer.accelerator": "cpu",
+            "trainer.default_root_dir": folder,
+            "trainer.limit_val_batches": 0,
+            "trainer.max_epochs": -1,
+            # The last turn is over when the iteration behind it begins.
+            "trainer.max_steps": WARMUP + iterations + 1,
+            "trainer.callbacks+": "benchmarks.bare.SideBySide",
+            "trainer.callbacks.recipe": recipe,
+            "trainer.callbacks.iterations": turn,
+        }
+        given = [f"--{name}={value}" for name, value in options.items()]
+        train.main(["fit", "--config", f"configs/{recipe}.yaml", *given, *data])
+    # Sums, not medians, which would leave out the turns in which pictures are drawn and checkpoints written.
+    run, loop = (sum(seconds) for seconds in zip(*SideBySide.seconds, strict=True))
+    ratios = sorted(ratio_of(part) for part in in_parts(SideBySide.seconds))
+    return (
+        f"{recipe:<12}{iterations / run:>10.1f}{iterations / loop:>10.1f}{loop / run:>8.3f}"
+        f"   ({ratios[0]:.3f} to {ratios[-1]:.3f})"
+    )
+
+
+def in_parts(turns: list[tuple[float, float]]) -> list[list[tuple[float, float]]]:
+    """The turns in parts that are as long and follow on each other."""
+    length = len(turns) // PARTS
+    return [turns[start : start + length] for start in range(0, PARTS * length, length)]
+
+
+def ratio_of(seconds: list[tuple[float, float]]) -> float:
+    """How quick the run was, with the loop as 1."""
+    run, loop = (sum(side) for side in zip(*seconds, strict=True))
+    return loop / run
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from helpers import CONFIGS, ROOT, load, run_command, run_python, run_until, wandb_records
+from lightning.pytorch.profilers import SimpleProfiler
 from PIL import Image
 
 import train
@@ -496,3 +497,11 @@ print(given_back, faults())
 """
     given_back, kept = map(int, run_python("-c", program, cwd=ROOT).stdout.split())
     assert given_back > 20 * kept
+
+
+@pytest.mark.parametrize(
+    ("options", "profiler"), [([], train.NoProfiler), (["--trainer.profiler=simple"], SimpleProfiler)]
+)
+def test_a_profiler_is_what_was_asked_for(tmp_path, options, profiler):
+    fit = ["fit", *VAE, *DIGITS, f"--trainer.default_root_dir={tmp_path}", "--trainer.fast_dev_run=true", *options]
+    assert type(train.CommandLine(fit).trainer.profiler) is profiler

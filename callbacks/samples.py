@@ -221,7 +221,9 @@ class Reconstructions(_PictureCallback):
         if batch_idx or not in_fit or not trainer.is_global_zero:
             return
         images, *condition = (part[: self.num_images] for part in (batch[0], *pl_module.condition_of(batch)))
-        rows = zip(images.split(8), pl_module.reconstruct(images, *condition).split(8), strict=True)
+        with pl_module.undisturbed(seed=0):
+            reconstructions = pl_module.reconstruct(images, *condition)
+        rows = zip(images.split(8), reconstructions.split(8), strict=True)
         grid = make_grid(torch.cat([row for pair in rows for row in pair]).cpu(), nrow=8)
         self._write(trainer, partial(save_image, grid))
 

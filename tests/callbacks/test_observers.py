@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from helpers import CONFIGS, gan, load
-from lightning.pytorch import Trainer
+from helpers import CONFIGS, gan, load, vae
+from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
 from callbacks import (
@@ -21,6 +21,7 @@ from callbacks import (
 )
 from callbacks.samples import save_scatter
 from datamodules import MNISTDataModule
+from gen_lightning.vae import AutoregressiveBernoulli
 
 COMMON = ["--data.source=digits", "--data.batch_size=256", "--trainer.logger=false", "--trainer.max_epochs=2"]
 
@@ -52,6 +53,25 @@ def test_pictures_are_of_the_same_latents_each_time(fit):
     assert pixels[0].shape == (4 * 30 + 2, 4 * 30 + 2, 3)
     assert all((one == pixels[0]).all() for one in pixels)
     assert len(list(folder.glob("reconstructions/*.png"))) == 2
+
+
+def test_reconstructions_leave_what_the_model_draws_alone(tmp_path):
+    """Of a likelihood whose means are drawn."""
+    states = []
+
+    class Watch(Callback):
+        def on_validation_batch_end(self, *_) -> None:
+            states.append(torch.get_rng_state())
+
+    data = MNISTDataModule("digits", binarization="dynamic")
+    callbacks = [Watch(), Reconstructions(num_images=2), Watch()]
+    options = {"max_steps": 1, "logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    Trainer(
+        default_root_dir=tmp_path, callbacks=callbacks, val_check_interval=1, num_sanity_val_steps=0, **options
+    ).fit(vae(likelihood=AutoregressiveBernoulli), data)
+    assert len(list(tmp_path.glob("reconstructions/*.png"))) == 1
+    before, after = states[::2], states[1::2]
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
 def test_pictures_of_points_are_refused_before_training():

@@ -1,7 +1,7 @@
 """Residual networks whose largest map is half the image, for VAEs whose latents are vectors.
 
-Between the image and the map of 4 x 4 to 7 x 7 lie strided 4 x 4 convolutions, as in DCGAN, each with residual blocks
-in place of normalization; between that map and the other end lies one hidden layer.
+Between the image and the map of 4 x 4 to 7 x 7 lie strided 4 x 4 convolutions, as in DCGAN (Radford et al. 2016), each
+with residual blocks (Child 2021) in place of normalization; between that map and the other end lies one hidden layer.
 """
 
 from collections.abc import Sequence

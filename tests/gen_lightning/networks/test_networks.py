@@ -69,6 +69,27 @@ def test_shapes_and_ranges(kind, shape):
     assert getattr(networks, f"{kind}Encoder")(shape, 7)(images).shape == (5, 7)
 
 
+@pytest.mark.parametrize("shape", [(1, 28, 28), (1, 32, 32), (3, 64, 64)])
+def test_shapes_of_strided_networks(shape):
+    decoder, encoder = drawn(networks.StridedDecoder(10, shape)), drawn(networks.StridedEncoder(shape, 7))
+    outputs = decoder(torch.randn(5, 10))
+    assert outputs.shape == (5, *shape)
+    assert outputs.min() < 0 < outputs.max()
+    assert encoder(outputs.sigmoid()).shape == (5, 7)
+    for network in (partial(networks.StridedDecoder, 10), partial(networks.StridedEncoder, out_features=7)):
+        with pytest.raises(ValueError, match="times a power of 2"):
+            network(data_shape=(1, 30, 30))
+
+
+def test_strided_networks_take_their_convolutions_for_maps_of_half_the_size():
+    """The closed form of 28 x 28 and width 4: two convolutions, two blocks of two, and two fully connected layers."""
+    blocks = 2 * (9 * 4 * 4 + 4) + 2 * (9 * 8 * 8 + 8)
+    encoder = networks.StridedEncoder((1, 28, 28), 7, width=4, hidden_dim=5)
+    assert count(encoder) == (16 * 4 + 4) + (16 * 4 * 8 + 8) + blocks + (8 * 49 * 5 + 5) + (5 * 7 + 7)
+    decoder = networks.StridedDecoder(3, (1, 28, 28), width=4, hidden_dim=5)
+    assert count(decoder) == (3 * 5 + 5) + (5 * 8 * 49 + 8 * 49) + blocks + (16 * 8 * 4 + 4) + (16 * 4 + 1)
+
+
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 28, 28), (1, 32, 32), (3, 32, 32)])
 @pytest.mark.parametrize("kind", SMALL_RESIDUAL)
 def test_shapes_and_ranges_of_residual_networks(kind, shape):

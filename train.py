@@ -157,7 +157,7 @@ class NoProfiler(PassThroughProfiler):
     _nothing = contextlib.nullcontext()
 
     def profile(self, action_name: str) -> contextlib.nullcontext[None]:
-        """Does nothing."""
+        """A context that does nothing."""
         return self._nothing
 
 
@@ -299,7 +299,9 @@ class CommandLine(LightningCLI):
         identify_wandb_run(config.trainer.logger, self.run_folder)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The Trainer with atomic checkpoints and, in `fit`, a CSV of the metrics, and a stop where they diverge."""
+        """The Trainer with atomic checkpoints, a profiler only where it is asked for and, in `fit`, a CSV of the metrics,
+        and a stop where they diverge.
+        """
         trainer_config = self._get(self.config_init, "trainer")
         loggers = as_list(trainer_config.logger)
         kwargs["plugins"] = [*as_list(trainer_config.plugins), AtomicCheckpointIO()]
@@ -735,8 +737,9 @@ def keep_freed_memory() -> None:
     with contextlib.suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         trim_threshold, mmap_threshold = -1, -3
-        mallopt(trim_threshold, 2**30)
-        mallopt(mmap_threshold, 2**30)
+        # Before 2.35 it takes 32 MiB at most. The other setting alone would stop it from going there by itself.
+        if mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25):
+            mallopt(trim_threshold, 2**30)
 
 
 def main(args: list[str] | None = None) -> None:

@@ -38,7 +38,7 @@ class Stopwatch(Callback):
 
 
 class SideBySide(Callback):
-    """Times a run and the plain loop on the same networks, a few iterations of each in turn.
+    """Times a run on a CPU and the plain loop on the same networks, a few iterations of each in turn.
 
     A machine that is shared changes its speed within seconds, and so for both.
 

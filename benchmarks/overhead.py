@@ -14,8 +14,8 @@ import torch
 import train
 from benchmarks.bare import RECIPES, WARMUP, SideBySide
 
-# In all, and in each turn.
-ITERATIONS = {"gan/dcgan": (400, 5), "vae/vae": (10_000, 50)}
+# In all, with pictures and checkpoints among them, and in each turn.
+ITERATIONS = {"gan/dcgan": (500, 5), "vae/vae": (10_000, 50)}
 PARTS = 5
 
 
@@ -28,7 +28,9 @@ def main() -> None:
     lines = [line_of(recipe, f"--data.source={args.source}", f"--data.root={args.root}") for recipe in args.recipes]
     print(f"\n{'recipe':<12}{'train.py':>10}{'bare':>10}{'ratio':>8}   iterations/s on {args.source}, batch 128")
     print("\n".join(lines))
-    print(f"in brackets: each fifth of the run; torch {torch.__version__}, {torch.get_num_threads()} CPU threads")
+    print(
+        f"in brackets: the least and the greatest of {PARTS} parts; torch {torch.__version__}, {torch.get_num_threads()} CPU threads"
+    )
 
 
 def line_of(recipe: str, *data: str) -> str:

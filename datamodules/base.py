@@ -59,7 +59,10 @@ class SplitDataModule(LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """As Lightning does, without its search for tensors in whatever a batch may be."""
-        return Batch(batch.data.to(device), batch.labels.to(device), batch.seed)
+        # As there: a copy from those two must have ended before it is used.
+        non_blocking = device.type not in ("cpu", "mps")
+        data, labels = (tensor.to(device, non_blocking=non_blocking) for tensor in (batch.data, batch.labels))
+        return Batch(data, labels, batch.seed)
 
     def _evaluation_loader(self, split: SplitName) -> EvaluationLoader:
         served = self._resident(self._for_evaluation(split))

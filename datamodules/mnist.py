@@ -95,7 +95,8 @@ class MNISTDataModule(SplitDataModule):
         if self.binarization == "dynamic":
             generator = torch.Generator(images.device).manual_seed(batch.seed)
             # As `bernoulli`, which takes nearly twice as long on CPUs.
-            images = torch.rand(images.shape, generator=generator, device=images.device).lt_(images)
+            uniform = torch.rand(images.shape, generator=generator, dtype=images.dtype, device=images.device)
+            images = uniform.lt_(images)
         return images, batch.labels
 
     def images(self, split: SplitName) -> Iterator[Tensor]:

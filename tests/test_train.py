@@ -479,20 +479,20 @@ def test_gpus_are_looked_for_once_where_there_are_none(monkeypatch):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 def test_freed_memory_is_kept():
-    """In a process of its own, since it cannot be undone there."""
+    """In a process of its own, since it cannot be undone."""
     program = """
 import resource, torch, train
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):
-        torch.ones(20_000_000)
+        torch.ones(4_000_000)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-torch.ones(20_000_000)
+torch.ones(4_000_000)
 given_back = faults()
 train.keep_freed_memory()
-torch.ones(20_000_000)
+torch.ones(4_000_000)
 print(given_back, faults())
 """
     given_back, kept = map(int, run_python("-c", program, cwd=ROOT).stdout.split())

@@ -44,7 +44,10 @@ class Likelihood(nn.Module):
         """
 
     def forward(self, parameters: Tensor) -> Distribution:
-        """p(x | z): decoder outputs `[..., *parameters_shape]` -> batch shape `[...]`, event shape `[*data_shape]`."""
+        """p(x | z): decoder outputs `[..., *parameters_shape]` -> batch shape `[...]`, event shape `[*data_shape]`.
+
+        Its `mean` may be an estimate that is drawn.
+        """
         raise NotImplementedError
 
 

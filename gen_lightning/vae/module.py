@@ -111,7 +111,7 @@ class VAEModule(GenerativeModule):
         return self.terms(x, 1, *condition).elbo
 
     def forward(self, z: Tensor, *condition: Tensor) -> Tensor:
-        """The means of p(x | z), `[N, *data_shape]`, from latents `[N, Z]`."""
+        """The means of p(x | z), or the likelihood's estimates of them, `[N, *data_shape]`, from latents `[N, Z]`."""
         return self.likelihood(z, *condition).mean
 
     def latents(self, n: int) -> Tensor:
@@ -120,12 +120,12 @@ class VAEModule(GenerativeModule):
         return distribution.sample(torch.Size([n]))
 
     def draw(self, n: int, *condition: Tensor) -> Tensor:
-        """The means of p(x | z), `[n, *data_shape]`, from latents of the prior, or of `ex_post`."""
+        """What the module makes, `[n, *data_shape]`, of latents from the prior, or from `ex_post`."""
         return self(self.latents(n), *condition)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, *condition: Tensor) -> Tensor:
-        """The mean of p(x | z) at the mean of q(z | x), `[N, *data_shape]`, in the module's present mode."""
+        """What the module makes, `[N, *data_shape]`, of the means of q(z | x), in its present mode."""
         return self(self.posterior(x, *condition).mean, *condition)
 
     def check_data(self, data: Tensor) -> None:

@@ -299,8 +299,8 @@ class CommandLine(LightningCLI):
         identify_wandb_run(config.trainer.logger, self.run_folder)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The Trainer with atomic checkpoints, a profiler only where it is asked for and, in `fit`, a CSV of the metrics,
-        and a stop where they diverge.
+        """The Trainer with atomic checkpoints, a profiler if it is asked for and, in `fit`, a CSV of the metrics and a
+        stop where they diverge.
         """
         trainer_config = self._get(self.config_init, "trainer")
         loggers = as_list(trainer_config.logger)

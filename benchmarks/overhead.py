@@ -28,9 +28,8 @@ def main() -> None:
     lines = [line_of(recipe, f"--data.source={args.source}", f"--data.root={args.root}") for recipe in args.recipes]
     print(f"\n{'recipe':<12}{'train.py':>10}{'bare':>10}{'ratio':>8}   iterations/s on {args.source}, batch 128")
     print("\n".join(lines))
-    print(
-        f"in brackets: the least and the greatest of {PARTS} parts; torch {torch.__version__}, {torch.get_num_threads()} CPU threads"
-    )
+    versions = f"torch {torch.__version__}, {torch.get_num_threads()} CPU threads"
+    print(f"in brackets: the least and the greatest of {PARTS} parts; {versions}")
 
 
 def line_of(recipe: str, *data: str) -> str:

@@ -65,10 +65,9 @@ def test_reconstructions_leave_what_the_model_draws_alone(tmp_path):
 
     data = MNISTDataModule("digits", binarization="dynamic")
     callbacks = [Watch(), Reconstructions(num_images=2), Watch()]
-    options = {"max_steps": 1, "logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
-    Trainer(
-        default_root_dir=tmp_path, callbacks=callbacks, val_check_interval=1, num_sanity_val_steps=0, **options
-    ).fit(vae(likelihood=AutoregressiveBernoulli), data)
+    options = {"logger": False, "enable_checkpointing": False, "num_sanity_val_steps": 0, "accelerator": "cpu"}
+    trainer = Trainer(default_root_dir=tmp_path, callbacks=callbacks, max_steps=1, val_check_interval=1, **options)
+    trainer.fit(vae(likelihood=AutoregressiveBernoulli), data)
     assert len(list(tmp_path.glob("reconstructions/*.png"))) == 1
     before, after = states[::2], states[1::2]
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))

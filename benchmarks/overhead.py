@@ -50,11 +50,11 @@ def line_of(recipe: str, *data: str) -> str:
         given = [f"--{name}={value}" for name, value in options.items()]
         train.main(["fit", "--config", f"configs/{recipe}.yaml", *given, *data])
     # Sums, not medians, which would leave out the turns in which pictures are drawn and checkpoints written.
-    run, loop = (sum(seconds) for seconds in zip(*SideBySide.seconds, strict=True))
-    ratios = sorted(ratio_of(part) for part in in_parts(SideBySide.seconds))
+    run, loop = totals(SideBySide.seconds)
+    ratios = [loop_of_part / run_of_part for run_of_part, loop_of_part in map(totals, in_parts(SideBySide.seconds))]
     return (
         f"{recipe:<12}{iterations / run:>10.1f}{iterations / loop:>10.1f}{loop / run:>8.3f}"
-        f"   ({ratios[0]:.3f} to {ratios[-1]:.3f})"
+        f"   ({min(ratios):.3f} to {max(ratios):.3f})"
     )
 
 
@@ -64,10 +64,10 @@ def in_parts(turns: list[tuple[float, float]]) -> list[list[tuple[float, float]]
     return [turns[start : start + length] for start in range(0, PARTS * length, length)]
 
 
-def ratio_of(seconds: list[tuple[float, float]]) -> float:
-    """How quick the run was, with the loop as 1."""
-    run, loop = (sum(side) for side in zip(*seconds, strict=True))
-    return loop / run
+def totals(turns: list[tuple[float, float]]) -> tuple[float, float]:
+    """The seconds of the run, and those of the loop."""
+    run, loop = zip(*turns, strict=True)
+    return sum(run), sum(loop)
 
 
 if __name__ == "__main__":

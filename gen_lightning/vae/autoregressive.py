@@ -122,9 +122,10 @@ class Autoregressive(Distribution):
 
     def _draw(self, sample_shape: torch.Size) -> tuple[Tensor, Tensor]:
         """Images, and the corrected logits that they were drawn with, `[*sample_shape, ..., C, H, W]` both."""
-        logits, context = (
-            maps.expand(*sample_shape, *maps.shape).reshape(-1, *maps.shape[-3:]) for maps in (self.logits, self.context)
-        )
+
+        def side_by_side(maps: Tensor) -> Tensor:
+            return maps.expand(*sample_shape, *maps.shape).reshape(-1, *maps.shape[-3:])
+
         shape = self._extended_shape(sample_shape)
-        images, corrected = self.network.draw(logits, context)
+        images, corrected = self.network.draw(side_by_side(self.logits), side_by_side(self.context))
         return images.reshape(shape), corrected.reshape(shape)

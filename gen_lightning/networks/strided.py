@@ -21,20 +21,13 @@ class StridedEncoder(nn.Module):
         width: channels of the largest map; they double where its size halves
         num_blocks: residual blocks at each size
         hidden_dim: the size of the hidden layer
-        dropout: the probability with which a value of the hidden layer is 0 in training
 
     Raises:
-        ValueError: the image size is not of that form; dropout is not in [0, 1].
+        ValueError: the image size is not of that form.
     """
 
     def __init__(
-        self,
-        data_shape: Sequence[int],
-        out_features: int,
-        width: int = 16,
-        num_blocks: int = 1,
-        hidden_dim: int = 400,
-        dropout: float = 0.0,
+        self, data_shape: Sequence[int], out_features: int, width: int = 16, num_blocks: int = 1, hidden_dim: int = 400
     ) -> None:
         super().__init__()
         map_size, num_stages = map_size_and_stages(data_shape)
@@ -45,11 +38,7 @@ class StridedEncoder(nn.Module):
             inputs = outputs
         self.convolutions = nn.Sequential(*layers)
         self.head = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(inputs * map_size**2, hidden_dim),
-            nn.SiLU(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden_dim, out_features),
+            nn.Flatten(), nn.Linear(inputs * map_size**2, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, out_features)
         )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -66,20 +55,13 @@ class StridedDecoder(nn.Module):
         width: as for `StridedEncoder`
         num_blocks: as for `StridedEncoder`
         hidden_dim: as for `StridedEncoder`
-        dropout: as for `StridedEncoder`
 
     Raises:
-        ValueError: the image size or dropout is not of the form that `StridedEncoder` takes.
+        ValueError: the image size is not of the form that `StridedEncoder` takes.
     """
 
     def __init__(
-        self,
-        latent_dim: int,
-        data_shape: Sequence[int],
-        width: int = 16,
-        num_blocks: int = 1,
-        hidden_dim: int = 400,
-        dropout: float = 0.0,
+        self, latent_dim: int, data_shape: Sequence[int], width: int = 16, num_blocks: int = 1, hidden_dim: int = 400
     ) -> None:
         super().__init__()
         map_size, num_stages = map_size_and_stages(data_shape)
@@ -87,7 +69,6 @@ class StridedDecoder(nn.Module):
         self.stem = nn.Sequential(
             nn.Linear(latent_dim, hidden_dim),
             nn.SiLU(),
-            nn.Dropout(dropout),
             nn.Linear(hidden_dim, channels[0] * map_size**2),
             nn.Unflatten(1, (channels[0], map_size, map_size)),
         )

@@ -90,19 +90,6 @@ def test_strided_networks_take_their_convolutions_for_maps_of_half_the_size():
     assert count(decoder) == (3 * 5 + 5) + (5 * 8 * 49 + 8 * 49) + blocks + (16 * 8 * 4 + 4) + (16 * 4 + 1)
 
 
-def test_dropout_of_strided_networks_is_that_of_the_hidden_layer_in_training():
-    """Without any of that layer nothing of the input is left, and out of training all of it is."""
-    for network, data in (
-        (partial(networks.StridedDecoder, 10, (1, 28, 28)), torch.randn(2, 10)),
-        (partial(networks.StridedEncoder, (1, 28, 28), 7), torch.rand(2, 1, 28, 28)),
-    ):
-        first, second = drawn(network(dropout=1.0))(data)
-        assert torch.equal(first, second)
-        torch.testing.assert_close(drawn(network(dropout=1.0)).eval()(data), drawn(network())(data))
-        with pytest.raises(ValueError, match="dropout probability has to be between 0 and 1"):
-            network(dropout=1.5)
-
-
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 28, 28), (1, 32, 32), (3, 32, 32)])
 @pytest.mark.parametrize("kind", SMALL_RESIDUAL)
 def test_shapes_and_ranges_of_residual_networks(kind, shape):

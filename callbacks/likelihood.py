@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from tqdm import tqdm
 
 from callbacks.counts import check_counts
 from gen_lightning.clock import draws_from, seed_of
@@ -83,10 +84,13 @@ class ImportanceSampledLikelihood(Callback):
     def _bounds(self, trainer: Trainer, pl_module: LightningModule, ks: list[int]) -> Tensor:
         """The bounds of each image at each k, float64 `[N, len(ks)]`, the same on all ranks."""
         rank, elsewhere = trainer.global_rank, torch.zeros(len(ks), dtype=torch.float64)
+        examples = list(self._examples(trainer))
+        # Thousands of latents for each image take minutes to hours.
+        silent = trainer.progress_bar_callback is None or rank > 0
         bounds = torch.stack(
             [
                 self._bounds_of(example, index, pl_module, ks) if index % trainer.world_size == rank else elsewhere
-                for index, example in enumerate(self._examples(trainer))
+                for index, example in enumerate(tqdm(examples, "Likelihood", disable=silent, mininterval=1, unit="image"))
             ]
         )
         # Apple's GPUs, of which Lightning uses one at most, have no float64.

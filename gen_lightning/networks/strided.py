@@ -1,7 +1,9 @@
 """Residual networks whose largest map is half the image, for VAEs whose latents are vectors.
 
-Between the image and the map of 4 x 4 to 7 x 7 lie strided 4 x 4 convolutions, as in DCGAN (Radford et al. 2016), each
-with residual blocks (Child 2021) in place of normalization; between that map and the other end lies one hidden layer.
+Down from the image to the map of 4 x 4 to 7 x 7 go strided 4 x 4 convolutions, as in DCGAN (Radford et al. 2016); up
+from that map each position becomes four (Shi et al. 2016), which CPUs are quicker at than at transposed convolutions.
+Each size has residual blocks (Child 2021) in place of normalization; between the smallest map and the other end lies one
+hidden layer.
 """
 
 from collections.abc import Sequence
@@ -75,7 +77,7 @@ class StridedDecoder(nn.Module):
         layers: list[nn.Module] = []
         for inputs, outputs in zip(channels, [*channels[1:], data_shape[0]], strict=True):
             blocks = (ResidualBlock(inputs) for _ in range(num_blocks))
-            layers += [*blocks, nn.SiLU(), nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)]
+            layers += [*blocks, nn.SiLU(), nn.Conv2d(inputs, 4 * outputs, 1), nn.PixelShuffle(2)]
         self.convolutions = nn.Sequential(*layers)
 
     def forward(self, z: Tensor) -> Tensor:

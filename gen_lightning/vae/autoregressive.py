@@ -52,30 +52,30 @@ class LocalAutoregression(nn.Module):
     def __init__(self, channels: int, width: int, window: int) -> None:
         super().__init__()
         self.before = CausalConv2d(channels, width, window)
-        self.context = nn.Conv2d(channels, width, 5, padding=2, bias=False)
         self.head = nn.Sequential(nn.SiLU(), zeroed(nn.Conv2d(width, channels, 1)))
 
-    def forward(self, images: Tensor, logits: Tensor) -> Tensor:
+    def forward(self, images: Tensor, logits: Tensor, context: Tensor) -> Tensor:
         """The corrected logits of all pixels.
 
         Args:
             images: `[..., C, H, W]`
             logits: `[..., C, H, W]`, with the same leading dimensions or more of them
+            context: what is added to the hidden layer before its activation, `[..., width, H, W]`, as many as logits
         """
-        features = of_maps(self.before, images) + of_maps(self.context, logits)
+        features = of_maps(self.before, images) + context
         return logits + full_precision(of_maps(self.head, features))
 
     @torch.no_grad()
-    def draw(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def draw(self, logits: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Images, pixel by pixel, and the corrected logits that each pixel was drawn with, `[N, C, H, W]` both.
 
         Args:
             logits: `[N, C, H, W]`
+            context: `[N, width, H, W]`
         """
         height, width = logits.shape[-2:]
         reach = self.before.kernel_size[0] // 2
         images, corrected = F.pad(torch.zeros_like(logits), (reach,) * 4), torch.empty_like(logits)
-        context = self.context(logits)
         for row in range(height):
             for column in range(width):
                 window = images[..., row : row + 2 * reach + 1, column : column + 2 * reach + 1]
@@ -91,24 +91,26 @@ class Autoregressive(Distribution):
 
     Args:
         logits: `[..., C, H, W]`; the batch shape is `[...]`
+        context: what the network is to know beside them, `[..., width, H, W]`
         network: corrects them by the pixels before each
     """
 
     arg_constraints = {}  # noqa: RUF012
 
-    def __init__(self, logits: Tensor, network: LocalAutoregression) -> None:
+    def __init__(self, logits: Tensor, context: Tensor, network: LocalAutoregression) -> None:
         self.logits = logits
+        self.context = context
         self.network = network
         super().__init__(logits.shape[:-3], logits.shape[-3:], validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log-probability `[...]` of images of values 0 and 1, `[..., C, H, W]`."""
-        pixels = distributions.Bernoulli(logits=self.network(value, self.logits), validate_args=False)
+        pixels = distributions.Bernoulli(logits=self.network(value, self.logits, self.context), validate_args=False)
         return pixels.log_prob(value).sum((-3, -2, -1))
 
     def sample(self, sample_shape: _size = ()) -> Tensor:
         """Images of values 0 and 1, `[*sample_shape, ..., C, H, W]`."""
-        return self._draw(self.logits.expand(*sample_shape, *self.logits.shape))[0]
+        return self._draw(torch.Size(sample_shape))[0]
 
     @property
     def mean(self) -> Tensor:
@@ -116,8 +118,13 @@ class Autoregressive(Distribution):
 
         It is of one image, which it draws.
         """
-        return self._draw(self.logits)[1].sigmoid()
+        return self._draw(torch.Size())[1].sigmoid()
 
-    def _draw(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        images, corrected = self.network.draw(logits.reshape(-1, *self.event_shape))
-        return images.reshape(logits.shape), corrected.reshape(logits.shape)
+    def _draw(self, sample_shape: torch.Size) -> tuple[Tensor, Tensor]:
+        """Images, and the corrected logits that they were drawn with, `[*sample_shape, ..., C, H, W]` both."""
+        logits, context = (
+            maps.expand(*sample_shape, *maps.shape).reshape(-1, *maps.shape[-3:]) for maps in (self.logits, self.context)
+        )
+        shape = self._extended_shape(sample_shape)
+        images, corrected = self.network.draw(logits, context)
+        return images.reshape(shape), corrected.reshape(shape)

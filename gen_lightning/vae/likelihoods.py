@@ -98,7 +98,7 @@ class CenteredBernoulli(Bernoulli):
 
     def initialize(self, batches: Iterator[Tensor]) -> None:
         """Sets the offset to the logits of the mean image."""
-        total, n = torch.zeros(self.parameters_shape, dtype=torch.float64), 0
+        total, n = torch.zeros(self.offset.shape, dtype=torch.float64), 0
         for batch in batches:
             total += batch.cpu().double().sum(0)
             n += len(batch)
@@ -112,9 +112,10 @@ class CenteredBernoulli(Bernoulli):
 class AutoregressiveBernoulli(CenteredBernoulli):
     """Binary pixels, each given the latent and the pixels before it in a window (Chen et al. 2017).
 
-    The latent is left with what is not local. The decoder gives logits as for `CenteredBernoulli`, which a small
-    network corrects at each pixel by those above it and left of it. Samples are drawn pixel by pixel; the mean is
-    estimated from one of them, by each pixel's probability given those drawn before it.
+    The latent is left with what is not local. The decoder gives logits as for `CenteredBernoulli`, and a context of
+    `width` maps, with which a small network corrects the logits at each pixel by the pixels above it and left of it.
+    Samples are drawn pixel by pixel; the mean is estimated from one of them, by each pixel's probability given those
+    drawn before it.
 
     Args:
         data_shape: the shape of one image, `(C, H, W)`
@@ -138,10 +139,12 @@ class AutoregressiveBernoulli(CenteredBernoulli):
                 " a window of an odd number from 3."
             )
         self.network = LocalAutoregression(data_shape[0], width, window)
+        self.parameters_shape = (data_shape[0] + width, *data_shape[1:])
 
     def forward(self, parameters: Tensor) -> Autoregressive:
-        """p(x | z): logits' differences `[..., *data_shape]` -> batch shape `[...]`, event shape `[*data_shape]`."""
-        return Autoregressive(parameters + self.offset, self.network)
+        """p(x | z): logits' differences and context `[..., C + width, H, W]` -> batch shape `[...]`, of `(C, H, W)`."""
+        logits, context = parameters.tensor_split([self.offset.shape[0]], -3)
+        return Autoregressive(logits + self.offset, context, self.network)
 
 
 class ContinuousBernoulli(Likelihood):

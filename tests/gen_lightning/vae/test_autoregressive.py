@@ -23,14 +23,16 @@ def likelihood() -> AutoregressiveBernoulli:
     return likelihood
 
 
-def logits(*batch_shape: int) -> Tensor:
-    return torch.randn(*batch_shape, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+def parameters(*batch_shape: int, width: int = 4) -> Tensor:
+    """A decoder's outputs: logits and `width` maps of context."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(*batch_shape, SHAPE[0] + width, *SHAPE[1:], dtype=torch.float64, generator=generator)
 
 
 def test_sums_to_one_over_all_images(likelihood):
-    probabilities = likelihood(logits()).log_prob(IMAGES).exp()
+    probabilities = likelihood(parameters()).log_prob(IMAGES).exp()
     assert probabilities.sum().item() == pytest.approx(1)
-    independent = CenteredBernoulli(SHAPE).double()(logits()).log_prob(IMAGES).exp()
+    independent = CenteredBernoulli(SHAPE).double()(parameters()[:2]).log_prob(IMAGES).exp()
     assert not torch.allclose(probabilities, independent, atol=1e-3)
 
 
@@ -40,7 +42,8 @@ def test_a_pixel_depends_on_those_before_it_in_its_window():
     for parameter in network.parameters():
         nn.init.normal_(parameter)
     image = torch.rand(1, 6, 7, dtype=torch.float64)
-    jacobian = torch.autograd.functional.jacobian(lambda x: network(x, torch.zeros_like(x)), image)
+    context = torch.zeros(4, 6, 7, dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(lambda x: network(x, torch.zeros_like(x), context), image)
     rows, columns = torch.meshgrid(torch.arange(6), torch.arange(7), indexing="ij")
     positions = torch.stack([rows.flatten(), columns.flatten()], 1)
     offset = positions[None] - positions[:, None]
@@ -54,19 +57,28 @@ def test_starts_as_pixels_that_are_independent():
     likelihood.initialize([IMAGES[:100]])
     independent = CenteredBernoulli(SHAPE).double()
     independent.initialize([IMAGES[:100]])
-    expected = independent(logits(3, len(IMAGES))).log_prob(IMAGES)
-    torch.testing.assert_close(likelihood(logits(3, len(IMAGES))).log_prob(IMAGES), expected)
+    outputs = parameters(3, len(IMAGES), width=16)
+    expected = independent(outputs[..., :2, :, :]).log_prob(IMAGES)
+    torch.testing.assert_close(likelihood(outputs).log_prob(IMAGES), expected)
 
 
 def test_draws_are_of_the_logits_that_images_are_judged_by(likelihood):
-    images, corrected = likelihood.network.draw(logits(50))
+    logits, context = parameters(50).tensor_split([2], -3)
+    images, corrected = likelihood.network.draw(logits, context)
     assert ((images == 0) | (images == 1)).all()
-    torch.testing.assert_close(corrected, likelihood.network(images, logits(50)))
+    torch.testing.assert_close(corrected, likelihood.network(images, logits, context))
+
+
+def test_what_a_pixel_depends_on_is_the_context_as_well_as_the_logits(likelihood):
+    context = torch.zeros(1, 4, 2, 2, dtype=torch.float64, requires_grad=True)
+    likelihood.network(IMAGES[:1], torch.zeros(1, *SHAPE, dtype=torch.float64), context)[..., 1, 0].sum().backward()
+    at_its_own_place = torch.tensor([[False, False], [True, False]]).expand(1, 4, 2, 2)
+    assert torch.equal(context.grad != 0, at_its_own_place)
 
 
 def test_samples_are_of_the_distribution(likelihood):
     torch.manual_seed(0)
-    distribution = likelihood(logits())
+    distribution = likelihood(parameters())
     expected = distribution.log_prob(IMAGES).exp().detach()
     weights = 2 ** torch.arange(7, -1, -1)
     counts = torch.bincount((distribution.sample((20_000,)).flatten(1) @ weights.double()).long(), minlength=256)
@@ -78,8 +90,8 @@ def test_samples_are_of_the_distribution(likelihood):
 
 def test_the_mean_is_estimated_without_bias(likelihood):
     torch.manual_seed(0)
-    exact = (likelihood(logits()).log_prob(IMAGES).exp().view(-1, 1, 1, 1) * IMAGES).sum(0).detach()
-    estimates = likelihood(logits().expand(20_000, *SHAPE)).mean
+    exact = (likelihood(parameters()).log_prob(IMAGES).exp().view(-1, 1, 1, 1) * IMAGES).sum(0).detach()
+    estimates = likelihood(parameters().expand(20_000, -1, -1, -1)).mean
     standard_error = estimates.std(0) / 20_000**0.5
     # The first pixel has nothing before it.
     torch.testing.assert_close(estimates[:, :, 0, 0], exact[:, 0, 0].expand(20_000, 2))
@@ -87,10 +99,10 @@ def test_the_mean_is_estimated_without_bias(likelihood):
 
 
 def test_broadcasts_over_samples(likelihood):
-    several = likelihood(logits(3, 5))
+    several = likelihood(parameters(3, 5))
     assert (several.batch_shape, several.event_shape) == ((3, 5), SHAPE)
     images = IMAGES[:5]
-    one_by_one = [likelihood(each).log_prob(images) for each in logits(3, 5)]
+    one_by_one = [likelihood(each).log_prob(images) for each in parameters(3, 5)]
     torch.testing.assert_close(several.log_prob(images), torch.stack(one_by_one))
     assert several.sample((2,)).shape == (2, 3, 5, *SHAPE)
     assert several.mean.shape == (3, 5, *SHAPE)

@@ -31,7 +31,8 @@ class ImportanceSampledLikelihood(Callback):
     of 256 levels, the same as `bits_per_dimension/K`. Logged as `test/...`.
 
     An image's latents are a function of the seed, its index in the split and the kind of device alone, and it is
-    measured by itself, so that its bounds are the same bits whatever the batch size and the number of ranks.
+    measured by itself, so that its bounds are the same bits whatever the batch size and the number of ranks. Where the
+    Trainer has a progress bar, one counts the images.
 
     Needs a model with `log_weights(x, k, *condition)`, and a data module with `examples(split, n)`: the first n of a
     split, as it is evaluated on, in batches of (data, labels). Of a conditional model it is log p(x | label).
@@ -84,13 +85,12 @@ class ImportanceSampledLikelihood(Callback):
     def _bounds(self, trainer: Trainer, pl_module: LightningModule, ks: list[int]) -> Tensor:
         """The bounds of each image at each k, float64 `[N, len(ks)]`, the same on all ranks."""
         rank, elsewhere = trainer.global_rank, torch.zeros(len(ks), dtype=torch.float64)
-        examples = list(self._examples(trainer))
-        # Thousands of latents for each image take minutes to hours.
         silent = trainer.progress_bar_callback is None or rank > 0
+        examples = tqdm(list(self._examples(trainer)), "Likelihood", mininterval=1, disable=silent, unit="image")
         bounds = torch.stack(
             [
                 self._bounds_of(example, index, pl_module, ks) if index % trainer.world_size == rank else elsewhere
-                for index, example in enumerate(tqdm(examples, "Likelihood", disable=silent, mininterval=1, unit="image"))
+                for index, example in enumerate(examples)
             ]
         )
         # Apple's GPUs, of which Lightning uses one at most, have no float64.

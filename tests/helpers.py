@@ -182,9 +182,11 @@ class Examples(LightningDataModule):
         return zip(*(tensor[:n].split(self.batch_size) for tensor in self.tensors), strict=True)
 
 
-def run_test(callback: Callback, module: LightningModule, data: LightningDataModule) -> dict[str, Row]:
+def run_test(
+    callback: Callback, module: LightningModule, data: LightningDataModule, enable_progress_bar: bool = False
+) -> dict[str, Row]:
     """What a callback measures of a module in `test`."""
-    trainer = Trainer(accelerator="cpu", logger=False, callbacks=[callback], enable_progress_bar=False)
+    trainer = Trainer(accelerator="cpu", logger=False, callbacks=[callback], enable_progress_bar=enable_progress_bar)
     trainer.test(module, data, verbose=False)
     return callback.rows
 

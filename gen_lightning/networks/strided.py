@@ -2,7 +2,7 @@
 
 Down from the image to the map of 4 x 4 to 7 x 7 go strided 4 x 4 convolutions, as in DCGAN (Radford et al. 2016); up
 from that map each position becomes four (Shi et al. 2016), which CPUs are quicker at than at transposed convolutions.
-Each size has residual blocks (Child 2021) in place of normalization; between the smallest map and the other end lies one
+Each size has residual blocks (Child 2021) in place of normalization. Between the smallest map and the vectors lies one
 hidden layer.
 """
 

@@ -122,9 +122,8 @@ class Autoregressive(Distribution):
 
     def _draw(self, sample_shape: torch.Size) -> tuple[Tensor, Tensor]:
         """Images, and the corrected logits that they were drawn with, `[*sample_shape, ..., C, H, W]` both."""
-        logits, context = (
-            maps.expand(*sample_shape, *maps.shape).reshape(-1, *maps.shape[-3:]) for maps in (self.logits, self.context)
-        )
         shape = self._extended_shape(sample_shape)
+        logits = self.logits.expand(shape).reshape(-1, *shape[-3:])
+        context = self.context.expand(*sample_shape, *self.context.shape).reshape(-1, *self.context.shape[-3:])
         images, corrected = self.network.draw(logits, context)
         return images.reshape(shape), corrected.reshape(shape)

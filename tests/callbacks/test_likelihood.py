@@ -122,6 +122,12 @@ def test_few_samples_have_fewer_bounds():
     assert rows.keys() == {"bound/1", "nll/1"}
 
 
+@pytest.mark.parametrize("enable_progress_bar", [True, False])
+def test_a_bar_counts_the_images_where_bars_are_asked_for(enable_progress_bar, capsys):
+    run_test(ImportanceSampledLikelihood(1), Weights(), Examples(torch.zeros(5, 1)), enable_progress_bar)
+    assert ("Likelihood: 100%" in capsys.readouterr().err) == enable_progress_bar
+
+
 @pytest.mark.parametrize(
     ("likelihood", "binarization", "in_bits"),
     [(DiscretizedLogistic, "none", True), (Bernoulli, "static", False), (Gaussian, "none", False)],

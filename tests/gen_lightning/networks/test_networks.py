@@ -82,7 +82,7 @@ def test_shapes_of_strided_networks(shape):
 
 
 def test_strided_networks_take_their_convolutions_for_maps_of_half_the_size():
-    """The closed form of 28 x 28 and width 4: two layers between sizes, two blocks of two, two fully connected layers."""
+    """The closed form of 28 x 28 and width 4: two changes of size, two blocks, and two fully connected layers."""
     blocks = 2 * (9 * 4 * 4 + 4) + 2 * (9 * 8 * 8 + 8)
     encoder = networks.StridedEncoder((1, 28, 28), 7, width=4, hidden_dim=5)
     assert count(encoder) == (16 * 4 + 4) + (16 * 4 * 8 + 8) + blocks + (8 * 49 * 5 + 5) + (5 * 7 + 7)

@@ -23,8 +23,8 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, astuple, fields
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -99,7 +99,7 @@ class Trainer(LightningTrainer):
             evaluation.extractor = extractor or evaluation.extractor
         if latents == "gmm":
             model.load_state_dict(load_checkpoint(ckpt_path)["state_dict"])
-            draw_from_mixture(model.to(self.strategy.root_device), datamodule)
+            draw_from_mixture(model.to(self.strategy.root_device), datamodule, Path(ckpt_path).parent)
         start = time.perf_counter()
         super().test(model, ckpt_path=ckpt_path, datamodule=datamodule, weights_only=True, verbose=False)
         self.test_seconds = time.perf_counter() - start
@@ -132,7 +132,7 @@ class Trainer(LightningTrainer):
         model.load_state_dict(load_checkpoint(ckpt_path)["state_dict"])
         model.to(self.strategy.root_device)
         if latents == "gmm":
-            draw_from_mixture(model, datamodule)
+            draw_from_mixture(model, datamodule, Path(ckpt_path).parent)
         generator = torch.Generator().manual_seed(seed)
         classes = model.draw_labels(num_samples, generator) if labels is None else in_turn(labels, num_samples)
         # So many fit in any memory; blocks of another size would be other samples of the same seed.
@@ -366,6 +366,7 @@ class CommandLine(LightningCLI):
             "metrics": {name: asdict(row) for name, row in rows.items()},
             **(evaluation.provenance() if evaluation else {}),
             "latents": self.config.test.latents,
+            "likelihood": getattr(self.model, "kind_of_likelihood", None),
             "seconds": round(self.trainer.test_seconds, 1),
             "iteration": self.iteration_of_checkpoint,
             "seed": self.config.test.seed_everything,
@@ -378,8 +379,10 @@ class CommandLine(LightningCLI):
         print_report(rows, self.trainer.test_seconds, self.run_folder)
 
 
-def draw_from_mixture(model: GenerativeModule, datamodule: LightningDataModule | None) -> None:
+def draw_from_mixture(model: GenerativeModule, datamodule: LightningDataModule | None, folder: Path) -> None:
     """Has a VAE sample from a mixture that is fitted to the latents of the training images.
+
+    The mixture is stored in `folder`; where it is there already, no data are needed.
 
     Raises:
         ValueError: the model has no latents to infer, or too many dimensions of them, or the data have no examples.
@@ -388,9 +391,13 @@ def draw_from_mixture(model: GenerativeModule, datamodule: LightningDataModule |
         raise ValueError(f"{type(model).__name__} infers no latents to fit a mixture to: leave out --latents.")
     if datamodule is None or not hasattr(datamodule, "examples"):
         raise ValueError("--latents gmm needs a data module with examples(split), such as MNISTDataModule.")
-    datamodule.prepare_data()
-    datamodule.setup("test")
-    model.ex_post = aggregate_mixture(model, partial(datamodule.examples, "train"))
+
+    def training_examples() -> Iterator[tuple[Tensor, Tensor]]:
+        datamodule.prepare_data()
+        datamodule.setup("test")
+        yield from datamodule.examples("train")
+
+    model.ex_post = aggregate_mixture(model, training_examples, folder)
 
 
 def in_turn(labels: int | list[int], n: int) -> Tensor:

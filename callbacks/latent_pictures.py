@@ -153,10 +153,15 @@ class LatentManifold(_LatentPictures):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses latents of other dimensions, and conditional models, which have a manifold for each class, too."""
         super().setup(trainer, pl_module, stage)
-        if pl_module.latent_dim != 2 or pl_module.num_classes is not None:
+        if pl_module.num_classes is not None:
             raise ValueError(
-                "LatentManifold draws two latent dimensions of a model without classes, and latent_dim is"
-                f" {pl_module.latent_dim}: set model.latent_dim to 2, or leave it out of trainer.callbacks."
+                "LatentManifold draws a latent alone, and this model is conditional: take networks that are not, or"
+                " leave it out of trainer.callbacks."
+            )
+        if pl_module.latent_dim != 2:
+            raise ValueError(
+                f"LatentManifold draws two latent dimensions, and latent_dim is {pl_module.latent_dim}: set"
+                " model.latent_dim to 2, or leave it out of trainer.callbacks."
             )
 
     def _latents(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, ...]:

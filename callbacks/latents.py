@@ -1,11 +1,14 @@
 """What a VAE's latents hold, and whether they hold anything."""
 
+from typing import Any
+
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.distributions import Distribution
 
+from callbacks.loggers import alert
 from gen_lightning.clock import draws_from, seed_of
 from gen_lightning.metrics.estimates import Estimate
 from gen_lightning.metrics.latents import active_units, mutual_information, probe_accuracies
@@ -29,6 +32,9 @@ class Latents(Callback):
     posterior is told the label; and `posterior_collapse`, 1 or 0: whether no unit, or less than 5 % of them, is active,
     or the mutual information is below 0.1 nats, as it is wherever the rate is. It is warned of.
 
+    In `fit`, each validation logs `val/active_units`, of all its images, and of the first one with so few it is warned,
+    in the log and by W&B alerts.
+
     Needs a model with `posterior(x, *condition)`, whose distributions have a mean, and a data module with
     `examples(split, n)`: the first n of a split, as it is evaluated on, in batches of (data, labels).
 
@@ -48,6 +54,7 @@ class Latents(Callback):
         self.num_training_images = num_training_images
         self.seed = seed
         self.rows: dict[str, Row] = {}
+        self._warned = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses what has no latents to infer.
@@ -59,6 +66,27 @@ class Latents(Callback):
             raise ValueError(f"{type(pl_module).__name__} has no posterior: leave Latents out of trainer.callbacks.")
         if not hasattr(trainer.datamodule, "examples"):
             raise ValueError("Latents needs a data module with examples(split, n), such as MNISTDataModule.")
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs how many units are active, and says so when they are hardly any."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        _, means, _ = _encoded(trainer, pl_module, "val")
+        active, latent_dim = active_units(means).value, means.shape[1]
+        pl_module.log("val/active_units", active)
+        if _hardly_any(active, latent_dim) and not self._warned:
+            self._warned = True
+            text = _sentence(active, latent_dim, f" at iteration {trainer.global_step:,}")
+            rank_zero_warn(text)
+            alert(trainer, "The posterior has collapsed", text)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run has to know, so that it warns of nothing twice."""
+        return {"warned": self._warned}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from there."""
+        self._warned = state_dict["warned"]
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures, and logs what was measured."""
@@ -95,14 +123,21 @@ def _active_units(posterior: Distribution, means: Tensor) -> dict[str, Estimate]
     return {"active_units": active_units(means)} | (by_layer if len(layers) > 1 else {})
 
 
+def _hardly_any(active: float, latent_dim: int) -> bool:
+    return active < max(1, _LEAST_ACTIVE * latent_dim)
+
+
 def _collapse(estimates: dict[str, Estimate], latent_dim: int) -> Estimate:
     """1 where the posterior has collapsed, of which it warns, else 0."""
     active, nats = estimates["active_units"].value, estimates["mutual_information"].value
-    collapsed = active < max(1, _LEAST_ACTIVE * latent_dim) or nats < _LEAST_NATS
+    collapsed = _hardly_any(active, latent_dim) or nats < _LEAST_NATS
     if collapsed:
-        rank_zero_warn(
-            f"The posterior has collapsed: {active:.0f} of {latent_dim} latent dimensions are active, and they tell"
-            f" {nats:.2g} nats of an image; train with a warm-up (gen_lightning.vae.Beta) or FreeBits, or a smaller"
-            " latent_dim."
-        )
+        rank_zero_warn(_sentence(active, latent_dim, f", and they tell {nats:.2g} nats of an image"))
     return Estimate(float(collapsed), 0.0)
+
+
+def _sentence(active: float, latent_dim: int, more: str) -> str:
+    return (
+        f"The posterior has collapsed: {active:.0f} of {latent_dim} latent dimensions are active{more}; train with a"
+        " warm-up (gen_lightning.vae.Beta) or FreeBits, or a smaller latent_dim."
+    )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
@@ -223,9 +224,14 @@ class Reconstructions(_PictureCallback):
         images, *condition = (part[: self.num_images] for part in (batch[0], *pl_module.condition_of(batch)))
         with pl_module.undisturbed(seed=0):
             reconstructions = pl_module.reconstruct(images, *condition)
-        rows = zip(images.split(8), reconstructions.split(8), strict=True)
+        rows = zip(_rows_of_eight(images), _rows_of_eight(reconstructions), strict=True)
         grid = make_grid(torch.cat([row for pair in rows for row in pair]).cpu(), nrow=8)
         self._write(trainer, partial(save_image, grid))
+
+
+def _rows_of_eight(images: Tensor) -> tuple[Tensor, ...]:
+    """Images in rows, of which the last is filled up with black."""
+    return F.pad(images, (0,) * 7 + (-len(images) % 8,)).split(8)
 
 
 def save_scatter(real: Tensor, samples: Tensor, path: Path) -> None:

@@ -15,11 +15,14 @@ class MuonWithAdam(Optimizer):
     left behind. It is scaled to the root mean square of Adam's steps (Liu et al. 2025, equation 4), so that both take
     the same learning rate.
 
+    A matrix is whatever has two dimensions: an embedding's table, or the means of a mixture, are taken for one too.
+
     Args:
         params: parameters, at least one of them a matrix and one not
         lr: the learning rate, 0 or more
         momentum: of Muon's averages of gradients, in [0, 1)
-        ns_steps: Newton-Schulz iterations, by which singular values are pushed; fewer are quicker and push less
+        ns_steps: Newton-Schulz iterations, by which singular values are pushed, 1 or more; fewer are quicker and push
+            less
         betas: of Adam's averages of gradients and of their squares
         eps: added to Adam's denominator
         weight_decay: of the matrices, apart from gradients (Loshchilov & Hutter 2019): a step first multiplies them by
@@ -39,6 +42,11 @@ class MuonWithAdam(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
+        if not 0 <= momentum < 1 or ns_steps < 1:
+            raise ValueError(
+                f"MuonWithAdam's momentum is {momentum} and ns_steps {ns_steps}: choose a momentum of 0 or more and"
+                " below 1, and ns_steps of 1 or more."
+            )
         parameters = list(params)
         matrices = [parameter for parameter in parameters if parameter.ndim == 2]
         others = [parameter for parameter in parameters if parameter.ndim != 2]

@@ -303,6 +303,10 @@ class TestTestAndSample:
             train.main(["sample", *checkpoint, f"--latents={latents}", f"--output={tmp_path / latents}"])
             arrays[latents] = np.load(tmp_path / latents / "samples.npz")["arr_0"]
         assert (arrays["prior"] != arrays["gmm"]).any()
+        # The mixture lies beside the checkpoint, so that the data are not looked for again.
+        without_data = ["--data.source=mnist", f"--data.root={tmp_path / 'nowhere'}", f"--output={tmp_path / 'again'}"]
+        train.main(["sample", *checkpoint, "--latents=gmm", *without_data])
+        assert np.array_equal(np.load(tmp_path / "again" / "samples.npz")["arr_0"], arrays["gmm"])
         train.main(["test", *checkpoint])
         before = json.loads((vae_run / "metrics.json").read_text())["test"]
         train.main(["test", *checkpoint, "--latents=gmm"])

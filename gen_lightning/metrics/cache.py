@@ -1,4 +1,4 @@
-"""What is known of real images, kept on disk so that a machine computes it once."""
+"""Tensors that are kept on disk, so that what takes long is computed once."""
 
 import hashlib
 import os
@@ -29,15 +29,25 @@ def fingerprint(batches: Iterable[Tensor]) -> str:
 
 
 def cached(what: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Tensors by name, from the cache where they are there, else computed and put there.
-
-    Processes may ask for the same at once: each writes a file of its own, and renames it when it is whole.
+    """Tensors by name, from the machine's cache where they are there, else computed and put there.
 
     Args:
         what: everything that the tensors depend on, fingerprints of data and weights among it
         compute: makes them
     """
-    path = cache_folder() / f"{hashlib.sha256(what.encode()).hexdigest()}.safetensors"
+    return stored(cache_folder() / f"{hashlib.sha256(what.encode()).hexdigest()}.safetensors", compute)
+
+
+def stored(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensors by name, from a file where it is there and whole, else computed and put there.
+
+    Processes may ask for the same at once: each writes a file of its own, and renames it when it is whole. A folder
+    that cannot be written is warned of.
+
+    Args:
+        path: a safetensors file, whose name says what the tensors depend on
+        compute: makes them
+    """
     try:
         return load(path.read_bytes())
     except (OSError, SafetensorError):
@@ -46,5 +56,5 @@ def cached(what: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Ten
         with whole_file(path) as file:
             file.write(save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
     except OSError as error:
-        warnings.warn(f"{path.parent} cannot be written ({error}), so real images are measured anew.", stacklevel=2)
+        warnings.warn(f"{path.parent} cannot be written ({error}): {path.name} will be computed anew.", stacklevel=2)
     return tensors

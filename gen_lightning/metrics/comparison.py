@@ -20,18 +20,25 @@ if TYPE_CHECKING:
 CHANCE = 2
 PANELS_IN_A_ROW = 3
 LETTERS_IN_A_TITLE = 32
+# What is measured of p(x | z) or p(x): metrics, or what stands before a K in their names.
+OF_LIKELIHOODS = {"elbo", "distortion", "bound", "nll", "bits_per_dimension"}
 ARROWS = {"lower": " ↓", "higher": " ↑", None: ""}
 
 Curve = list[tuple[int, float]]
 
 
 class Run(NamedTuple):
-    """A run's folder, and what `test` measured in it: after which iteration, on which data and with which extractor."""
+    """A run's folder, and what `test` measured in it.
+
+    After which iteration, on which data, with which extractor, and of what a likelihood is (as
+    `VAEModule.kind_of_likelihood` says).
+    """
 
     folder: Path
     iteration: int
     data: str
     extractor: str
+    likelihood: str
     metrics: dict[str, Row]
 
     @property
@@ -80,7 +87,10 @@ def read_run(folder: Path) -> Run:
     if "metrics" not in test:
         checkpoint = folder / "checkpoints" / "last.ckpt"
         raise ValueError(f"{folder} has not been tested: run `python train.py test --ckpt_path {checkpoint}` first.")
-    return Run(folder.resolve(), test["iteration"], test["data"][:8], extractor_of(test), measurements_of(test))
+    likelihood = test.get("likelihood") or "unknown"
+    return Run(
+        folder.resolve(), test["iteration"], test["data"][:8], extractor_of(test), likelihood, measurements_of(test)
+    )
 
 
 def measurements_of(test: dict[str, Any]) -> dict[str, Row]:
@@ -150,15 +160,16 @@ def notes(runs: list[Run]) -> str:
 
 
 def differences(runs: list[Run], metric: str) -> list[str]:
-    """What makes the values of a metric incomparable between runs: nothing, or different data, N or extractors."""
+    """What makes the values of a metric incomparable between runs: data, N, extractors or likelihoods."""
     tested = [run for run in runs if metric in run.metrics]
+    name, slash, _ = metric.partition("/")
     # A metric of features, such as fid/mnist_cnn, is compared with fid/inception of another run too.
-    family = metric.partition("/")[0] + "/"
-    of_features = [run for run in runs if "/" in metric and any(name.startswith(family) for name in run.metrics)]
+    of_features = [run for run in runs if slash and any(other.startswith(f"{name}/") for other in run.metrics)]
     facts = {
         "on different data": {run.name: run.data for run in tested},
         "at different N": {run.name: f"{run.metrics[metric].n:,}" for run in tested},
         "with different extractors": {run.name: run.extractor for run in of_features},
+        "of different likelihoods": {run.name: run.likelihood for run in tested if name in OF_LIKELIHOODS},
     }
     return [
         f"{what} ({'; '.join(f'{run}: {value}' for run, value in values.items())})"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from gen_lightning.networks.sizes import map_size_and_stages
+from gen_lightning.networks.sizes import check_sizes, map_size_and_stages
 
 
 class ResidualBlock(nn.Module):
@@ -40,13 +40,14 @@ class ResidualEncoder(nn.Module):
         num_blocks: residual blocks at each resolution
 
     Raises:
-        ValueError: the image size, the number of outputs, or the width is not of that form.
+        ValueError: the image size, the number of outputs, or the width is not of that form; num_blocks is less than 1.
     """
 
     def __init__(self, data_shape: Sequence[int], out_features: int, width: int = 128, num_blocks: int = 3) -> None:
         super().__init__()
         self.map_size, num_stages = map_size_and_stages(data_shape)
         _check_width(width, num_stages)
+        check_sizes(self, num_blocks=num_blocks)
         out_channels = channels_of(out_features, self.map_size)
         channels = width // 2**num_stages
         layers: list[nn.Module] = [nn.Conv2d(data_shape[0], channels, 3, padding=1), *_blocks(channels, num_blocks)]
@@ -70,13 +71,15 @@ class ResidualDecoder(nn.Module):
         num_blocks: residual blocks at each resolution
 
     Raises:
-        ValueError: the image size, the dimension of the latent, or the width is not of that form.
+        ValueError: the image size, the dimension of the latent, or the width is not of that form; num_blocks is less
+            than 1.
     """
 
     def __init__(self, latent_dim: int, data_shape: Sequence[int], width: int = 128, num_blocks: int = 3) -> None:
         super().__init__()
         self.map_size, num_stages = map_size_and_stages(data_shape)
         _check_width(width, num_stages)
+        check_sizes(self, num_blocks=num_blocks)
         in_channels = channels_of(latent_dim, self.map_size)
         layers: list[nn.Module] = [
             nn.Unflatten(1, (in_channels, self.map_size, self.map_size)),

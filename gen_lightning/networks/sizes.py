@@ -1,4 +1,4 @@
-"""From the size of an image to the smallest map inside a network."""
+"""The sizes of networks: of their maps, from that of an image, and of their layers."""
 
 from collections.abc import Sequence
 
@@ -22,3 +22,18 @@ def map_size_and_stages(data_shape: Sequence[int], least_stages: int = 1) -> tup
             f" least {4 * 2**least_stages}, not {tuple(data_shape)}: pad the images, or choose other networks."
         )
     return size, num_stages
+
+
+def check_sizes(network: object, **sizes: int) -> None:
+    """Refuses sizes below 1, of which a network cannot be made.
+
+    Args:
+        network: whose they are
+        sizes: by the names of its arguments
+
+    Raises:
+        ValueError: one of them is less than 1.
+    """
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{type(network).__name__}'s {name} is {size}: choose 1 or more.")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from gen_lightning.networks.residual import ResidualBlock, of_maps
-from gen_lightning.networks.sizes import map_size_and_stages
+from gen_lightning.networks.sizes import check_sizes, map_size_and_stages
 
 
 class StridedEncoder(nn.Module):
@@ -25,13 +25,14 @@ class StridedEncoder(nn.Module):
         hidden_dim: the size of the hidden layer
 
     Raises:
-        ValueError: the image size is not of that form.
+        ValueError: the image size is not of that form; another size is less than 1.
     """
 
     def __init__(
         self, data_shape: Sequence[int], out_features: int, width: int = 16, num_blocks: int = 1, hidden_dim: int = 400
     ) -> None:
         super().__init__()
+        check_sizes(self, width=width, num_blocks=num_blocks, hidden_dim=hidden_dim)
         map_size, num_stages = map_size_and_stages(data_shape)
         inputs, layers = data_shape[0], []
         for outputs in (width * 2**stage for stage in range(num_stages)):
@@ -59,13 +60,14 @@ class StridedDecoder(nn.Module):
         hidden_dim: as for `StridedEncoder`
 
     Raises:
-        ValueError: the image size is not of the form that `StridedEncoder` takes.
+        ValueError: a size is none that `StridedEncoder` takes.
     """
 
     def __init__(
         self, latent_dim: int, data_shape: Sequence[int], width: int = 16, num_blocks: int = 1, hidden_dim: int = 400
     ) -> None:
         super().__init__()
+        check_sizes(self, width=width, num_blocks=num_blocks, hidden_dim=hidden_dim)
         map_size, num_stages = map_size_and_stages(data_shape)
         channels = [width * 2**stage for stage in reversed(range(num_stages))]
         self.stem = nn.Sequential(

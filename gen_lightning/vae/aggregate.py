@@ -94,7 +94,8 @@ class MMD(Objective):
         num_samples: latents for each example
 
     Raises:
-        ValueError: a weight is negative; the batch has fewer than 2 examples (at the first iteration).
+        ValueError: a weight is negative; the batch has fewer than 2 examples, or samples of the prior have no gradient,
+            without which a prior of mixed normals would never be trained (at the first iteration).
     """
 
     def __init__(self, weight: float, kl_weight: float = 0.0, num_samples: int = 1) -> None:
@@ -104,7 +105,12 @@ class MMD(Objective):
 
     def __call__(self, terms: Terms, iteration: int) -> Tensor:
         """Values `[N]` whose mean is the objective."""
-        discrepancy = squared_mmd(terms.z, terms.prior.sample(terms.z.shape[:-1])).mean()
+        if not terms.prior.has_rsample:
+            raise ValueError(
+                "MMD would leave this prior untrained, since samples of a mixture have no gradient: take StandardNormal"
+                " or TopDown, or another objective."
+            )
+        discrepancy = squared_mmd(terms.z, terms.prior.rsample(terms.z.shape[:-1])).mean()
         return terms.log_likelihood.mean(0) - self.kl_weight * terms.kl - self.weight * discrepancy
 
 

@@ -22,7 +22,7 @@ class ContinuousBernoulli(torch.distributions.ContinuousBernoulli):
     """p(x) = exp(l x) / Z(l) on [0, 1] for a logit l (Loaiza-Ganem & Cunningham 2019), normalized at every logit.
 
     torch's own clamps the probability away from 0 and 1, so that in float32 its density at a logit of 30 integrates
-    to 0.53.
+    to 0.53. Density, mean and samples are of this class; its variance and entropy are still torch's.
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -33,6 +33,17 @@ class ContinuousBernoulli(torch.distributions.ContinuousBernoulli):
     def mean(self) -> Tensor:
         """The mean, in [0, 1]: half of 1 + coth(l / 2) - 2 / l."""
         return 0.5 + 0.5 * self.logits.sign() * _langevin(self.logits.abs() / 2)
+
+    def icdf(self, value: Tensor) -> Tensor:
+        """The quantiles `[...]` of probabilities in [0, 1], from which samples are drawn."""
+        # Of the logit's absolute value, since x is distributed for l as 1 - x is for -l.
+        size, negative = self.logits.abs(), self.logits < 0
+        probability = torch.where(negative, 1 - value, value)
+        # Where the density is nearly flat the formula loses its digits.
+        flat = size < 1e-2
+        steep = 1 + (probability + (1 - probability) * (-size).exp()).log() / torch.where(flat, 1.0, size)
+        quantile = torch.where(flat, probability + size * probability * (1 - probability) / 2, steep)
+        return torch.where(negative, 1 - quantile, quantile)
 
 
 class _LogSigmoid(torch.autograd.Function):

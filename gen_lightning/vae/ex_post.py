@@ -1,33 +1,39 @@
 """A density of the latents that is fitted after training, to sample from in place of the prior."""
 
+import hashlib
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from gen_lightning.metrics.cache import cached, fingerprint
+from gen_lightning.metrics.cache import fingerprint, stored
 from gen_lightning.vae.module import VAEModule
 
 Batches = Callable[[], Iterable[tuple[Tensor, ...]]]
-"""Examples to be read any number of times, as batches of (data, labels)."""
+"""Called for examples, as batches of (data, labels)."""
 
 # Of full covariances: 10 of them take 80 MB in float64.
 _MOST_DIMENSIONS = 1000
 
-# Part of the key in the cache: raise it when what is fitted changes.
+# Part of the name of what is stored: raise it when what is fitted changes.
 _VERSION = 1
 
 
-def aggregate_mixture(model: VAEModule, batches: Batches, num_components: int = 10, seed: int = 0) -> MixtureSameFamily:
+def aggregate_mixture(
+    model: VAEModule, batches: Batches, folder: Path, num_components: int = 10, seed: int = 0
+) -> MixtureSameFamily:
     """A mixture of normals with full covariances, fitted to q(z) = E_x q(z | x) (Ghosh et al. 2020, section 4).
 
-    By expectation maximization, on one latent of each example. It is cached, by the model's weights and the data.
+    By expectation maximization, on one latent of each example; of a conditional model, of the examples of all classes.
+    It is stored, and fitted once for the same weights: from then on no examples are needed.
 
     Args:
         model: on the device to compute on
-        batches: of the training examples
+        batches: of the training examples, read where nothing is stored
+        folder: where it is stored, as gmm-DIGEST.safetensors, the digest of model, weights and the arguments below
         num_components: normals in the mixture, at most as many as there are examples
         seed: of the latents and of where the fit starts
 
@@ -42,9 +48,9 @@ def aggregate_mixture(model: VAEModule, batches: Batches, num_components: int = 
             f"A mixture with full covariances is fitted in at most {_MOST_DIMENSIONS:,} dimensions, and latent_dim is"
             f" {model.latent_dim:,}: sample with --latents prior."
         )
-    fingerprints = fingerprint(model.state_dict().values()), fingerprint(batch[0] for batch in batches())
-    tensors = cached(
-        f"aggregate mixture {_VERSION} {num_components} {seed} {fingerprints} {model}",
+    what = f"{_VERSION} {num_components} {seed} {fingerprint(model.state_dict().values())} {model}"
+    tensors = stored(
+        folder / f"gmm-{hashlib.sha256(what.encode()).hexdigest()[:16]}.safetensors",
         lambda: fit_mixture(aggregate_latents(model, batches(), seed), num_components, seed),
     )
     weights, means, scale_trils = (tensors[name].to(model.device) for name in ("weights", "means", "scale_trils"))

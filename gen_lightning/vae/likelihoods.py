@@ -242,6 +242,8 @@ class LearnedScaleGaussian(Gaussian):
     def __init__(
         self, data_shape: Sequence[int], min_scale: float = 0.01, squash: Callable[[], nn.Module] = nn.Sigmoid
     ) -> None:
+        if min_scale <= 0:
+            raise ValueError(f"LearnedScaleGaussian's min_scale is {min_scale}: choose a number above 0.")
         super().__init__(data_shape, min_scale, squash)
         self.parameters_shape = (2 * self.data_shape[0], *self.data_shape[1:])
 

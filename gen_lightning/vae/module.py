@@ -81,6 +81,12 @@ class VAEModule(GenerativeModule):
         """The levels of a pixel that p(x) is a probability of; None where it is a density."""
         return self._likelihood.levels
 
+    @property
+    def kind_of_likelihood(self) -> str:
+        """Of what its bounds are: only those of the same kind are comparable."""
+        kind = "a density" if self.levels is None else f"a probability of {self.levels} levels"
+        return kind if self.num_classes is None else f"{kind}, given the class"
+
     def posterior(self, x: Tensor, *condition: Tensor) -> Distribution:
         """q(z | x): data `[N, *data_shape]` -> batch shape `[N]`, event shape `[Z]`."""
         return self._posterior(full_precision(self.encoder(x, *condition)))
@@ -156,7 +162,9 @@ class VAEModule(GenerativeModule):
         terms = self.terms(batch[0], self.objective.num_samples, *self.condition_of(batch))
         loss = -self.objective(terms, self.global_step).mean()
         # Lightning counts this iteration after the method has returned.
-        self.log_iteration({"loss": loss} | _means(terms), self.global_step + 1, len(batch[0]))
+        iteration = self.global_step + 1
+        if self.is_logged(iteration):
+            self.log_iteration({"loss": loss} | _means(terms), iteration, len(batch[0]))
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

@@ -11,6 +11,7 @@ from torch.distributions import Categorical, Distribution, Independent, MixtureS
 from gen_lightning.base import full_precision
 from gen_lightning.networks import MLPEncoder, ResidualBlock, ResidualDecoder, ResidualEncoder
 from gen_lightning.networks.residual import channels_of, of_maps, zeroed
+from gen_lightning.networks.sizes import check_sizes
 from gen_lightning.vae.hierarchy import (
     Choose,
     Hierarchy,
@@ -192,7 +193,8 @@ class ResidualTopDown(Prior):
         num_blocks: residual blocks in front of each layer
 
     Raises:
-        ValueError: the latent is not that many maps of that size; those of the networks are of another (in `bind`).
+        ValueError: a number is less than 1; the latent is not that many maps of that size; those of the networks are of
+            another (in `bind`).
     """
 
     descending = True
@@ -201,8 +203,7 @@ class ResidualTopDown(Prior):
         self, latent_dim: int, num_layers: int = 6, map_size: int = 7, width: int = 128, num_blocks: int = 1
     ) -> None:
         super().__init__(latent_dim)
-        if num_layers < 1:
-            raise ValueError(f"ResidualTopDown's num_layers is {num_layers}: choose 1 or more.")
+        check_sizes(self, num_layers=num_layers, width=width, num_blocks=num_blocks)
         if latent_dim % num_layers:
             raise ValueError(
                 f"A latent_dim of {latent_dim} is not {num_layers} equal layers: choose a multiple of"

@@ -122,7 +122,7 @@ def test_conditional_models_and_gans_are_drawn_too(tmp_path):
     ("callback", "model", "sentence"),
     [
         (LatentManifold, {"latent_dim": 3}, "latent_dim is 3: set model.latent_dim to 2"),
-        (LatentManifold, CONDITIONAL | {"latent_dim": 2}, "of a model without classes"),
+        (LatentManifold, CONDITIONAL | {"latent_dim": 2}, "this model is conditional: take networks that are not"),
         (
             LatentInterpolations,
             {"prior": MixtureOfGaussians},

@@ -2,16 +2,17 @@
 
 import math
 import warnings
+from functools import partial
 
 import pytest
 import torch
 from helpers import Examples, gan, run_test, vae
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch.distributions import Independent, Normal
 
 from callbacks import Latents
 from datamodules import MNISTDataModule
-from gen_lightning.vae import Hierarchy
+from gen_lightning.vae import Beta, Hierarchy
 
 DIGITS = torch.arange(100) % 10
 
@@ -60,6 +61,23 @@ def test_a_collapsed_posterior_is_warned_of():
         rows = run_test(Latents(), Posteriors(0.0), one_hot())
     assert [rows[name].value for name in ("active_units", "mutual_information", "posterior_collapse")] == [0, 0, 1]
     assert rows["linear_accuracy"].value == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("beta", "collapsed"), [(1e6, True), (0.0, False)])
+def test_a_posterior_that_collapses_in_training_is_warned_of_once(beta, collapsed):
+    """A weight on the rate that leaves nothing else to be trained, or none."""
+    model = vae(objective=Beta(beta), latent_dim=10, optimizer=partial(torch.optim.Adam, lr=0.01))
+    data, latents = MNISTDataModule("digits", binarization="dynamic"), Latents()
+    trainer = Trainer(max_epochs=4, accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[latents])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.fit(model, data)
+    told = [str(warning.message) for warning in caught if "posterior has collapsed" in str(warning.message)]
+    assert len(told) == collapsed
+    assert latents.state_dict() == {"warned": collapsed}
+    with torch.no_grad():
+        means = torch.cat([model.posterior(images).mean for images, _ in data.examples("val")])
+    assert trainer.callback_metrics["val/active_units"] == (means.var(0) > 0.01).sum()
 
 
 @pytest.mark.parametrize(("dimensions", "collapsed"), [(20, 0), (21, 1)])

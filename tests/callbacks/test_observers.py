@@ -55,6 +55,23 @@ def test_pictures_are_of_the_same_latents_each_time(fit):
     assert len(list(folder.glob("reconstructions/*.png"))) == 2
 
 
+def test_reconstructions_lie_below_their_originals(tmp_path):
+    """Twelve negatives, of which the last four have a row of their own."""
+
+    model = vae()
+    model.reconstruct = lambda x: 1 - x
+    callbacks = [Reconstructions(num_images=12)]
+    options = {"logger": False, "enable_checkpointing": False, "num_sanity_val_steps": 0, "accelerator": "cpu"}
+    trainer = Trainer(default_root_dir=tmp_path, callbacks=callbacks, max_steps=1, val_check_interval=1, **options)
+    trainer.fit(model, MNISTDataModule("digits", binarization="dynamic"))
+    (path,) = tmp_path.glob("reconstructions/*.png")
+    grey = np.asarray(Image.open(path).convert("L"))
+    cells = np.stack([[grey[y : y + 28, x : x + 28] for x in range(2, 242, 30)] for y in range(2, 122, 30)]).astype(int)
+    originals, negatives = cells[::2].reshape(16, 28, 28)[:12], cells[1::2].reshape(16, 28, 28)[:12]
+    assert (originals + negatives == 255).all()
+    assert not cells[2:, 4:].any()
+
+
 def test_reconstructions_leave_what_the_model_draws_alone(tmp_path):
     """Of a likelihood whose means are drawn."""
     states = []

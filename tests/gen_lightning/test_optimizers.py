@@ -77,6 +77,12 @@ def test_a_schedule_sets_both_learning_rates() -> None:
         assert torch.equal(parameter, expected)
 
 
+@pytest.mark.parametrize(("option", "value"), [("momentum", 1.0), ("momentum", -0.1), ("ns_steps", 0)])
+def test_options_out_of_range_are_refused(option: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{option} (is )?{value}.*: choose"):
+        MuonWithAdam(network().parameters(), **{option: value})
+
+
 @pytest.mark.parametrize("shapes", [[(2, 2)], [(2,), (2, 2, 3, 3)]])
 def test_parameters_of_one_kind_are_refused(shapes: list[tuple[int, ...]]) -> None:
     parameters: list[Tensor] = [nn.Parameter(torch.zeros(shape)) for shape in shapes]

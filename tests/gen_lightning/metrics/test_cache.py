@@ -49,7 +49,7 @@ def test_a_corrupt_file_is_computed_anew():
 
 def test_a_folder_that_cannot_be_written_is_warned_of(tmp_path):
     (tmp_path / "gen_lightning").write_text("a file where the folder should be")
-    with pytest.warns(UserWarning, match="measured anew"):
+    with pytest.warns(UserWarning, match="computed anew"):
         assert torch.equal(cached("this", Counter())["x"], torch.arange(3.0))
 
 

@@ -28,13 +28,13 @@ def measurement(value, error=0.1, better="lower", n=10_000, floor=0.5, floor_err
 def make_run(tmp_path):
     """Makes the folder of a run that has been tested."""
 
-    def make(name, metrics, color=MAGENTA, sha256="ba5793e8" * 8, extractor="mnist_cnn", data="da7a" * 16):
+    def make(name, metrics, color=MAGENTA, sha256="ba5793e8" * 8, extractor="mnist_cnn", data="da7a" * 16, **more):
         folder = tmp_path / "runs" / name / "20260101-000000-abcd"
         (folder / "samples").mkdir(parents=True)
         Image.new("RGB", (64, 64), color).save(folder / "samples" / "iteration_0000900.png")
         Image.new("RGB", (64, 64), YELLOW).save(folder / "samples" / "iteration_0000100.png")
         (folder / "config.yaml").touch()
-        facts = {"extractor": {"name": extractor, "sha256": sha256}, "data": data, "iteration": 900}
+        facts = {"extractor": {"name": extractor, "sha256": sha256}, "data": data, "iteration": 900} | more
         test = {"metrics": metrics} | facts
         (folder / "metrics.json").write_text(json.dumps({"fit": {}, "test": test}))
         return folder
@@ -127,6 +127,20 @@ def test_incomparable_values_are_called_so_and_not_bold(make_run, tmp_path, othe
     assert "Not comparable, and so never bold: fid/mnist_cnn" in text
     assert sentence in text
     assert "**" not in text
+
+
+def test_bounds_of_different_likelihoods_are_called_so_and_not_bold(make_run, tmp_path):
+    """A density's nats may be of either sign; distances of samples remain comparable."""
+    bits = {"elbo": measurement(-99.0), "nll/5000": measurement(95.0), "fid/mnist_cnn": measurement(1.0)}
+    density = {"elbo": measurement(1500.0), "nll/5000": measurement(-1600.0), "fid/mnist_cnn": measurement(9.0)}
+    a = make_run("a", bits, likelihood="a probability of 2 levels")
+    b = make_run("b", density, likelihood="a density")
+    text = compare([a, b], tmp_path / "out")
+    assert (
+        "never bold: elbo, nll/5000, tested of different likelihoods"
+        " (a/20260101-000000-abcd: a probability of 2 levels; b/20260101-000000-abcd: a density)."
+    ) in text
+    assert cells(text, "a/20260101-000000-abcd")["fid/mnist_cnn ↓"] == "**1.00 ± 0.10**"
 
 
 def test_comparable_runs_are_not_called_incomparable(make_run, tmp_path):

@@ -81,6 +81,13 @@ def test_shapes_of_strided_networks(shape):
             network(data_shape=(1, 30, 30))
 
 
+@pytest.mark.parametrize("size", ["width", "num_blocks", "hidden_dim"])
+def test_strided_networks_of_no_size_are_refused(size):
+    for network in (partial(networks.StridedDecoder, 10), partial(networks.StridedEncoder, out_features=7)):
+        with pytest.raises(ValueError, match=f"Strided.*'s {size} is 0: choose 1 or more"):
+            network(data_shape=(1, 28, 28), **{size: 0})
+
+
 def test_strided_networks_take_their_convolutions_for_maps_of_half_the_size():
     """The closed form of 28 x 28 and width 4: two changes of size, two blocks, and two fully connected layers."""
     blocks = 2 * (9 * 4 * 4 + 4) + 2 * (9 * 8 * 8 + 8)

@@ -1,12 +1,14 @@
 """The aggregate posterior where it is known: of a batch that is the dataset, and over all batches of a small one."""
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
+from helpers import vae
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from gen_lightning.vae import MMD, BetaTC, Terms
+from gen_lightning.vae import MMD, BetaTC, MixtureOfGaussians, Terms, TopDown
 from gen_lightning.vae.aggregate import decompose_kl, squared_mmd
 
 
@@ -117,6 +119,17 @@ def test_squared_mmd_is_unbiased():
     error = equal.std().item() / 2000**0.5
     assert abs(equal.mean().item()) < 4 * error
     assert shifted.mean().item() > 10 * error
+
+
+def test_mmd_trains_a_prior_that_is_learned():
+    """Without a weight on the KL, by the samples that it is compared with; a mixture's have no gradient."""
+    model = vae(prior=partial(TopDown, layer_dims=[4, 2]), data_shape=(6,), latent_dim=6)
+    terms = model.terms(torch.rand(5, 6).round(), 1)
+    MMD(weight=10.0)(terms, 0).mean().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in model._prior.parameters())
+    mixture = vae(prior=MixtureOfGaussians, data_shape=(6,)).terms(torch.rand(5, 6).round(), 1)
+    with pytest.raises(ValueError, match=r"leave this prior untrained.*take StandardNormal"):
+        MMD(weight=10.0)(mixture, 0)
 
 
 def test_mmd_is_the_elbo_less_the_weighted_discrepancy(terms):

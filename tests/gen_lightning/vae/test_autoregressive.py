@@ -36,6 +36,13 @@ def test_sums_to_one_over_all_images(likelihood):
     assert not torch.allclose(probabilities, independent, atol=1e-3)
 
 
+def test_sums_to_one_in_mixed_precision(likelihood):
+    """Whose rounding moves probability between images, and makes none."""
+    with torch.autocast("cpu", torch.bfloat16):
+        probabilities = likelihood.float()(parameters().float()).log_prob(IMAGES.float()).exp()
+    assert probabilities.sum().item() == pytest.approx(1, abs=1e-5)
+
+
 def test_a_pixel_depends_on_those_before_it_in_its_window():
     torch.manual_seed(0)
     network = AutoregressiveBernoulli((1, 6, 7), width=4, window=3).double().network

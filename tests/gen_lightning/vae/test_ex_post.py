@@ -1,18 +1,12 @@
-"""A mixture fitted to latents whose density is known, kept for the model and the data that it was fitted to."""
+"""A mixture fitted to latents whose density is known, stored for the weights that it was fitted to."""
 
 import pytest
 import torch
 from helpers import linear_gaussian, vae
 from torch.distributions import Independent, Normal
 
-from gen_lightning.metrics.cache import cache_folder
 from gen_lightning.vae import aggregate_mixture
 from gen_lightning.vae.ex_post import fit_mixture
-
-
-@pytest.fixture(autouse=True)
-def empty_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
 def batches_of(x):
@@ -32,29 +26,31 @@ def test_a_mixture_is_found_from_its_samples():
 
 
 @torch.no_grad()
-def test_the_aggregate_of_exact_posteriors_is_the_prior():
+def test_the_aggregate_of_exact_posteriors_is_the_prior(tmp_path):
     """E_p(x) p(z | x) = p(z), the standard normal; and the mixture's samples are of the density that it says."""
     model = linear_gaussian()
     torch.manual_seed(1)
     x = model.likelihood(model.prior().sample(torch.Size([4000]))).sample()
-    mixture = aggregate_mixture(model, batches_of(x), num_components=2)
+    mixture = aggregate_mixture(model, batches_of(x), tmp_path, num_components=2)
     z = mixture.sample(torch.Size([4000]))
     log_ratio = mixture.log_prob(z) - Independent(Normal(torch.zeros(2), 1.0), 1).log_prob(z)
     assert 0 <= log_ratio.mean() + 4 * log_ratio.std() / 4000**0.5 < 0.02  # KL(fitted || prior), of 11 parameters
 
 
 @torch.no_grad()
-def test_it_is_fitted_once_for_each_model_and_data():
+def test_it_is_fitted_once_for_the_same_weights(tmp_path):
+    def nothing_left():
+        raise AssertionError("the examples are read again")
+
     model = linear_gaussian()
     x = torch.randn(50, 4, dtype=torch.float64)
-    one, other = (aggregate_mixture(model, batches_of(x), num_components=2) for _ in range(2))
-    assert len(list(cache_folder().iterdir())) == 1
-    assert torch.equal(one.component_distribution.loc, other.component_distribution.loc)
-    aggregate_mixture(model, batches_of(x + 1), num_components=2)
+    fitted = aggregate_mixture(model, batches_of(x), tmp_path, num_components=2)
+    stored = aggregate_mixture(model, nothing_left, tmp_path, num_components=2)
+    assert torch.equal(fitted.component_distribution.loc, stored.component_distribution.loc)
     model.encoder.bias[0] += 1
-    moved = aggregate_mixture(model, batches_of(x), num_components=2)
-    assert len(list(cache_folder().iterdir())) == 3
-    torch.testing.assert_close(moved.mean[0] - one.mean[0], torch.tensor(1.0))
+    moved = aggregate_mixture(model, batches_of(x), tmp_path, num_components=2)
+    torch.testing.assert_close(moved.mean[0] - fitted.mean[0], torch.tensor(1.0))
+    assert len(list(tmp_path.glob("gmm-*.safetensors"))) == 2
 
 
 def test_samples_are_decoded_from_the_density_that_is_set():
@@ -65,6 +61,6 @@ def test_samples_are_decoded_from_the_density_that_is_set():
     torch.testing.assert_close(samples, model.likelihood(point.expand(4, 2)).mean)
 
 
-def test_refuses_covariances_that_are_too_large():
+def test_refuses_covariances_that_are_too_large(tmp_path):
     with pytest.raises(ValueError, match="latent_dim is 1,001: sample with --latents prior"):
-        aggregate_mixture(vae(data_shape=(2,), latent_dim=1001), batches_of(torch.zeros(5, 2)))
+        aggregate_mixture(vae(data_shape=(2,), latent_dim=1001), batches_of(torch.zeros(5, 2)), tmp_path)

@@ -114,6 +114,21 @@ def test_continuous_bernoulli_is_normalized_in_float32(logit):
     assert pixel.mean.item() == pytest.approx((x * density * weights).sum().item(), abs=2e-5)
 
 
+@pytest.mark.parametrize("logit", [-30.0, -1.0, -0.02, -0.005, 0.0, 0.005, 0.02, 1.0, 30.0])
+def test_continuous_bernoulli_has_quantiles_that_its_distribution_function_takes_back(logit):
+    probability = torch.linspace(0, 1, 101)
+    quantile = distributions.ContinuousBernoulli(logits=torch.tensor(logit)).icdf(probability).double().numpy()
+    expected = np.expm1(logit * quantile) / np.expm1(logit) if logit else quantile
+    np.testing.assert_allclose(expected, probability, atol=1e-5)
+
+
+def test_samples_of_a_continuous_bernoulli_have_its_mean():
+    torch.manual_seed(0)
+    pixel = distributions.ContinuousBernoulli(logits=torch.tensor([-30.0, 0.0, 30.0]))
+    samples = pixel.sample(torch.Size([100_000]))
+    assert ((samples.mean(0) - pixel.mean).abs() < 4 * samples.std(0) / 100_000**0.5).all()
+
+
 def test_continuous_bernoulli_is_torchs_where_that_is_exact():
     logits = torch.linspace(-8, 8, 65, dtype=torch.float64, requires_grad=True)
     x = torch.rand(65, dtype=torch.float64)
@@ -274,7 +289,7 @@ def test_probabilities_of_levels_refuse_what_is_not_one(family):
 
 @pytest.mark.parametrize("family", [Gaussian, LearnedScaleGaussian])
 def test_refuses_no_scale(family):
-    with pytest.raises(ValueError, match="choose a number above 0"):
+    with pytest.raises(ValueError, match=f"{family.__name__}'s .* is 0.0: choose a number above 0"):
         family(IMAGE, 0.0)
 
 

@@ -101,6 +101,22 @@ def test_dreg_is_unbiased_with_less_variance_and_stl_is_biased(model, x):
     assert dreg.var(0).sum() < 0.3 * iwae.var(0).sum()
 
 
+def test_dreg_is_unbiased_for_a_prior_that_is_a_part_of_the_posterior(x):
+    """A ladder's, whose gradients come by the density and by the path."""
+    model = ladder_linear_gaussian(posterior_error=0.15)
+
+    def of_prior(objective, seed):
+        for i in range(40):
+            gradients(model, objective(num_samples=8), x.repeat(200, 1), seed + i)
+            yield torch.cat([parameter.grad.flatten() for parameter in model._prior.parameters()])
+
+    iwae, dreg, stl = (
+        torch.stack(list(of_prior(objective, seed))) for objective, seed in ((IWAE, 0), (DReG, 1000), (STL, 2000))
+    )
+    assert standardized_differences(iwae, dreg).abs().max() < 4
+    assert standardized_differences(iwae, stl).abs().max() > 8
+
+
 def test_stl_is_unbiased_for_one_sample(model, x):
     iwae, stl = (posterior_gradients(model, objective(num_samples=1), x, 0) for objective in (IWAE, STL))
     assert standardized_differences(iwae, stl).abs().max() < 4

@@ -191,7 +191,7 @@ def test_objectives_train_and_the_elbo_is_logged(objective):
     model.objective = lambda terms, iteration: losses.append((objective(terms, iteration), terms)) or losses[-1][0]
     model.objective.num_samples = objective.num_samples
     before = copy.deepcopy(model.state_dict())
-    train(model, torch.rand(20, 2).bernoulli(), batch_size=10, steps=2)
+    train(model, torch.rand(20, 2).bernoulli(), batch_size=10, steps=2, log_every_n_steps=1)
     for scalars, (values, terms) in zip(seen, losses, strict=True):
         assert values.shape == (10,)
         assert scalars["loss"] == -values.mean()

@@ -16,7 +16,7 @@ from datamodules.sources import Source, Split, check_source, download, load
 class MNISTDataModule(SplitDataModule):
     """Grey images of ten classes, delivered as (images, labels): float32 `[N, 1, H, W]` in [0, 1] and int64 `[N]`.
 
-    Batches cross to the device as uint8; scaling and binarization happen there.
+    Batches cross to the device as uint8; scaling, binarization and dequantization happen there.
     The official test split is only ever tested on; validation is carved from the training split.
 
     Args:
@@ -29,7 +29,10 @@ class MNISTDataModule(SplitDataModule):
             grey value as its probability.
         val_fraction: the part of the training split that is held out, in (0, 1)
         device_resident: keep the splits on the training device
-        seed: of the order of the training images and of the dynamic binarization
+        seed: of the order of the training images, and of what is drawn at each read
+        dequantize: for densities: a grey value stands for a level's width of values, and is drawn uniformly from it,
+            anew at each read in training and once for evaluation: (n + u) / 256 for level n (Theis et al. 2016, section
+            3.1)
 
     Raises:
         ValueError: an argument is out of range; the files are absent and cannot be had, or are corrupt (in
@@ -46,6 +49,7 @@ class MNISTDataModule(SplitDataModule):
         val_fraction: float = 1 / 6,
         device_resident: bool = False,
         seed: int = 0,
+        dequantize: bool = False,
     ) -> None:
         super().__init__(batch_size, device_resident, seed)
         check_source(source)
@@ -53,12 +57,18 @@ class MNISTDataModule(SplitDataModule):
             raise ValueError(f"image_size is {image_size}: choose 28 or 32.")
         if binarization not in ("none", "static", "dynamic"):
             raise ValueError(f"binarization is {binarization!r}: choose none, static or dynamic.")
+        if dequantize and binarization != "none":
+            raise ValueError(
+                f"Dequantized images are grey, and binarization is {binarization}: set --data.binarization=none, or"
+                " leave dequantize out."
+            )
         if not 0 < val_fraction < 1:
             raise ValueError(f"val_fraction is {val_fraction}: choose a number between 0 and 1.")
         self.source = source
         self.root = Path(root)
         self.image_size = image_size
         self.binarization = binarization
+        self.dequantize = dequantize
         self.val_fraction = val_fraction
 
     @property
@@ -89,7 +99,9 @@ class MNISTDataModule(SplitDataModule):
         }
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[Tensor, Tensor]:
-        """uint8 on the device -> float32 in [0, 1], drawn to {0, 1} under dynamic binarization."""
+        """uint8 on the device -> float32 in [0, 1], drawn under dynamic binarization or dequantization."""
+        if self.dequantize:
+            return _dequantized(batch.data, batch.seed), batch.labels
         images = batch.data.float() / 255
         # A draw leaves the bits of an evaluation as they are.
         if self.binarization == "dynamic":
@@ -106,15 +118,22 @@ class MNISTDataModule(SplitDataModule):
     def examples(self, split: SplitName, n: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """The first n examples of a split, by default all, on every rank, as they are evaluated on.
 
-        Batches of (images, labels), whatever `batch_size` is; the images are binarized where the data are.
+        Batches of (images, labels), whatever `batch_size` is; the images are drawn where the data are.
         """
         images, labels = (tensor[:n] for tensor in self._for_evaluation(split))
-        return zip((part.float() / 255 for part in images.split(500)), labels.split(500), strict=True)
+        return zip(
+            (part if self.dequantize else part.float() / 255 for part in images.split(500)),
+            labels.split(500),
+            strict=True,
+        )
 
     def _for_training(self) -> Split:
         return self._drawn_once("train") if self.binarization == "static" else self._splits["train"]
 
     def _for_evaluation(self, split: SplitName) -> Split:
+        images, labels = self._splits[split]
+        if self.dequantize:
+            return Split(_dequantized(images, DATA_SEED), labels)
         return self._splits[split] if self.binarization == "none" else self._drawn_once(split)
 
     def _drawn_once(self, split: SplitName) -> Split:
@@ -125,3 +144,11 @@ class MNISTDataModule(SplitDataModule):
     def _padded(self, split: Split, indices: Tensor) -> Split:
         margin = (self.image_size - 28) // 2
         return Split(F.pad(split.data[indices], (margin,) * 4), split.labels[indices])
+
+
+def _dequantized(images: Tensor, seed: int) -> Tensor:
+    """Levels, uint8 -> float32 in [0, 1]; what has been drawn once is left as it is."""
+    if images.is_floating_point():
+        return images
+    generator = torch.Generator(images.device).manual_seed(seed)
+    return (images + torch.rand(images.shape, generator=generator, device=images.device)) / 256

@@ -2,13 +2,15 @@
 
 Probabilities of discrete data: the Bernoullis (binary), DiscretizedLogistic and its mixture (256 levels n / 255).
 Densities of continuous data: ContinuousBernoulli and the Gaussians. The two have nothing to do with each other's
-numbers. Each refuses data outside its support, densities refuse binary data, and the means of images are in [0, 1].
+numbers. Each refuses data outside its support, densities refuse binary data and warn of levels, and the
+means of images are in [0, 1].
 """
 
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
@@ -339,12 +341,22 @@ def _check_density(data: Tensor, lowest: float, highest: float) -> None:
             f"The data reach from {data.min():.3g} to {data.max():.3g}, and the likelihood is for data from"
             f" {lowest:.3g} to {highest:.3g}: scale the data, or take a Gaussian with squash=torch.nn.Identity."
         )
+    if _is_levels(data):
+        rank_zero_warn(
+            "This likelihood is a density of continuous data, and these are of 256 levels, at which a density may grow"
+            " without bound: set --data.dequantize=true, or take gen_lightning.vae.DiscretizedLogistic, whose nats are"
+            " those of a probability."
+        )
+
+
+def _is_levels(data: Tensor) -> bool:
+    levels = data * (distributions.LEVELS - 1)
+    # float32 rounds n / 255 by far less.
+    return bool(data.min() >= 0 and data.max() <= 1 and (levels - levels.round()).abs().max() <= 1e-3)
 
 
 def _check_levels(data: Tensor) -> None:
-    levels = data * (distributions.LEVELS - 1)
-    # float32 rounds n / 255 by far less.
-    if data.min() < 0 or data.max() > 1 or (levels - levels.round()).abs().max() > 1e-3:
+    if not _is_levels(data):
         raise ValueError(
             "This likelihood is a probability of pixels of 256 levels, n / 255, and these are others: round the data,"
             " or take a density such as gen_lightning.vae.Gaussian."

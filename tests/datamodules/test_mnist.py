@@ -108,6 +108,29 @@ class TestBinarization:
         assert len(torch.cat(list(digits(binarization=binarization).images("val"))).unique()) > 2
 
 
+class TestDequantization:
+    def test_a_level_is_uniform_in_its_width(self):
+        levels = torch.arange(256, dtype=torch.uint8).repeat(4000, 1, 1, 1)
+        images, _ = digits(dequantize=True).on_after_batch_transfer(Batch(levels, torch.zeros(4000), 5), 0)
+        rest = images.double() * 256 - torch.arange(256)
+        assert 0 <= rest.min() < rest.max() <= 1
+        assert (rest.mean((0, 1, 2)) - 0.5).abs().max() < 5 * (1 / 12 / 4000) ** 0.5
+        assert (rest.var((0, 1, 2)) - 1 / 12).abs().max() < 5 * (1 / 180 / 4000) ** 0.5
+
+    def test_is_drawn_anew_at_each_read_in_training_and_once_for_evaluation(self):
+        data, other = digits(dequantize=True), digits(dequantize=True, batch_size=17, seed=3)
+        (first, *_), (again, *_) = data.train_dataloader(), data.train_dataloader()
+        next_epoch = first._replace(seed=again.seed + 1)
+        assert torch.equal(*(data.on_after_batch_transfer(batch, 0)[0] for batch in (first, again)))
+        assert not torch.equal(*(data.on_after_batch_transfer(batch, 0)[0] for batch in (first, next_epoch)))
+        evaluated = delivered(data, data.test_dataloader())
+        assert torch.equal(evaluated, delivered(other, other.test_dataloader()))
+        assert torch.equal(evaluated, torch.cat([images for images, _ in data.examples("test")]))
+
+    def test_images_are_never_dequantized(self):
+        assert torch.equal(*(torch.cat(list(digits(dequantize=drawn).images("val"))) for drawn in (True, False)))
+
+
 def test_examples_are_the_first_of_a_split_with_their_labels():
     data = digits()
     images, labels = map(torch.cat, zip(*data.examples("train", 600), strict=True))
@@ -124,6 +147,7 @@ def test_examples_are_the_first_of_a_split_with_their_labels():
         ({"batch_size": 0}, "choose 1 or more"),
         ({"val_fraction": 1.0}, "choose a number between 0 and 1"),
         ({"binarization": "dynamc"}, "choose none, static or dynamic"),
+        ({"binarization": "static", "dequantize": True}, "set --data.binarization=none, or leave dequantize out"),
     ],
 )
 def test_bad_arguments_are_refused_with_the_way_out(arguments, sentence):

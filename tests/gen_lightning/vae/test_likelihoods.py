@@ -1,6 +1,7 @@
 """Likelihoods are normalized on the data that they accept, and refuse others."""
 
 import itertools
+import warnings
 from functools import partial
 
 import numpy as np
@@ -267,6 +268,15 @@ def test_densities_refuse_binary_data(family):
     family(IMAGE).check_data(torch.tensor([0.0, 0.5, 1.0]))
     with pytest.raises(ValueError, match=r"--data\.binarization=none"):
         family(IMAGE).check_data(torch.tensor([0.0, 1.0]))
+
+
+@pytest.mark.parametrize("family", DENSITIES)
+def test_densities_warn_of_levels(family):
+    with pytest.warns(UserWarning, match=r"set --data\.dequantize=true"):
+        family(IMAGE).check_data(torch.arange(256) / 255)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        family(IMAGE).check_data((torch.arange(256) + 0.3) / 256)
 
 
 @pytest.mark.parametrize("family", DENSITIES)

@@ -315,6 +315,7 @@ class TestTestAndSample:
         assert (before["latents"], metrics["test"]["latents"]) == ("prior", "gmm")
         assert {"fid/mnist_cnn/gmm", "elbo"} <= metrics["test"]["metrics"].keys()
         assert metrics["test"]["metrics"]["elbo"] == before["metrics"]["elbo"]
+        assert metrics["test"]["likelihood"] == "a probability of 2 levels"
         with pytest.raises(SystemExit):
             train.main(["sample", "--ckpt_path", str(gan_checkpoint), "--latents=gmm"])
         assert "GANModule infers no latents to fit a mixture to: leave out --latents" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import ImportanceSampledLikelihood, Latents
 from gen_lightning.networks import ConditionalEncoder, ConditionalGenerator, MLPDecoder, MLPEncoder
-from gen_lightning.vae import VampPrior
+from gen_lightning.vae import Bernoulli, DiscretizedLogistic, Gaussian, VampPrior
 
 PIXELS = (1, 2, 2)
 ENCODER = partial(ConditionalEncoder, encoder=MLPEncoder, num_classes=3)
@@ -96,3 +96,17 @@ def test_refuses_pseudo_inputs_without_labels():
 def test_labels_are_a_channel_of_any_data(shape):
     encoder = ConditionalEncoder(shape, 7, MLPEncoder, num_classes=3)
     assert encoder(torch.rand(5, *shape), LABELS).shape == (5, 7)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "kind"),
+    [
+        (Bernoulli, "a probability of 2 levels"),
+        (DiscretizedLogistic, "a probability of 256 levels"),
+        (Gaussian, "a density"),
+    ],
+)
+def test_bounds_are_of_what_the_likelihood_is_and_is_given(likelihood, kind):
+    assert vae(likelihood=likelihood).kind_of_likelihood == kind
+    conditional = vae(likelihood=likelihood, encoder=ENCODER, decoder=DECODER)
+    assert conditional.kind_of_likelihood == f"{kind}, given the class"

@@ -112,13 +112,15 @@ def test_an_average_over_two_ranks_counts_the_images_of_both(tmp_path):
         torch.testing.assert_close(run[f"ema.network.{name}"], (before + after) / 2)
 
 
-def test_ddp_resumes_exactly(tmp_path):
-    arguments = ["--config", str(CONFIGS / "vae/conv.yaml"), "--trainer.logger=false", *DDP]
+@pytest.mark.parametrize(("recipe", "num_images"), [("conv", 1197), ("autoregressive", 1427)])
+def test_ddp_resumes_exactly(recipe, num_images, tmp_path):
+    """With batch normalization; and in bfloat16, with layers of latents, the path gradient and Muon."""
+    arguments = ["--config", str(CONFIGS / f"vae/{recipe}.yaml"), "--trainer.logger=false", *DDP]
     reference = fit(tmp_path, *arguments, "--trainer.max_epochs=2")
     stopped = fit(tmp_path, *arguments, "--trainer.max_epochs=1")
     fit(tmp_path, "--resume", str(stopped), "--trainer.max_epochs=2")
     one, other = (load(run / "checkpoints/last.ckpt") for run in (stopped, reference))
-    assert one["global_step"] == 2 * (1197 // 128)
+    assert one["global_step"] == 2 * (num_images // 128)
     for name, value in one["state_dict"].items():
         assert torch.equal(value, other["state_dict"][name])
 

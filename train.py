@@ -318,7 +318,7 @@ class CommandLine(LightningCLI):
         return super().instantiate_trainer(logger=loggers or False, **kwargs)
 
     def before_fit(self) -> None:
-        """Makes the run's folder, now that nothing is wrong with what was asked."""
+        """Makes the run's folder, now that nothing is wrong with the command line."""
         if not self.config.fit.resume and not self.config.fit.trainer.fast_dev_run:
             make_folder(self.run_folder)
 
@@ -366,7 +366,7 @@ class CommandLine(LightningCLI):
             "metrics": {name: asdict(row) for name, row in rows.items()},
             **(evaluation.provenance() if evaluation else {}),
             "latents": self.config.test.latents,
-            "likelihood": getattr(self.model, "kind_of_likelihood", None),
+            "likelihood": likelihood_of(self.model, self.datamodule),
             "seconds": round(self.trainer.test_seconds, 1),
             "iteration": self.iteration_of_checkpoint,
             "seed": self.config.test.seed_everything,
@@ -382,22 +382,30 @@ class CommandLine(LightningCLI):
 def draw_from_mixture(model: GenerativeModule, datamodule: LightningDataModule | None, folder: Path) -> None:
     """Has a VAE sample from a mixture that is fitted to the latents of the training images.
 
-    The mixture is stored in `folder`; where it is there already, no data are needed.
+    The mixture is stored in `folder`; where that of these data is there already, they are not needed.
 
     Raises:
         ValueError: the model has no latents to infer, or too many dimensions of them, or the data have no examples.
     """
     if not isinstance(model, VAEModule):
         raise ValueError(f"{type(model).__name__} infers no latents to fit a mixture to: leave out --latents.")
-    if datamodule is None or not hasattr(datamodule, "examples"):
-        raise ValueError("--latents gmm needs a data module with examples(split), such as MNISTDataModule.")
+    if datamodule is None or not (hasattr(datamodule, "examples") and hasattr(datamodule, "identity")):
+        raise ValueError(
+            "--latents gmm needs a data module with examples(split) and identity, such as MNISTDataModule."
+        )
 
     def training_examples() -> Iterator[tuple[Tensor, Tensor]]:
         datamodule.prepare_data()
         datamodule.setup("test")
         yield from datamodule.examples("train")
 
-    model.ex_post = aggregate_mixture(model, training_examples, folder)
+    model.ex_post = aggregate_mixture(model, training_examples, datamodule.identity, folder)
+
+
+def likelihood_of(model: LightningModule, datamodule: LightningDataModule) -> str | None:
+    """Of what a VAE's bounds are; those of a density depend on whether its images are dequantized, too."""
+    kind = getattr(model, "kind_of_likelihood", None)
+    return f"{kind}, of dequantized images" if kind and getattr(datamodule, "dequantize", False) else kind
 
 
 def in_turn(labels: int | list[int], n: int) -> Tensor:

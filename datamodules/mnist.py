@@ -16,7 +16,8 @@ from datamodules.sources import Source, Split, check_source, download, load
 class MNISTDataModule(SplitDataModule):
     """Grey images of ten classes, delivered as (images, labels): float32 `[N, 1, H, W]` in [0, 1] and int64 `[N]`.
 
-    Batches cross to the device as uint8; scaling, binarization and dequantization happen there.
+    Batches cross to the device as uint8, but those dequantized once for evaluation; scaling, binarization and
+    dequantization in training happen there.
     The official test split is only ever tested on; validation is carved from the training split.
 
     Args:
@@ -75,6 +76,12 @@ class MNISTDataModule(SplitDataModule):
     def shape(self) -> tuple[int, int, int]:
         """The shape of one image, `(C, H, W)`."""
         return (1, self.image_size, self.image_size)
+
+    @property
+    def identity(self) -> str:
+        """Which examples the splits hold: the same text on every machine, for any batches and order."""
+        drawn = "dequantized" if self.dequantize else self.binarization
+        return f"{type(self).__name__} {self.source} {self.image_size} {drawn} {self.val_fraction}"
 
     def prepare_data(self) -> None:
         """Downloads what is missing."""

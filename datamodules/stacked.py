@@ -76,6 +76,11 @@ class StackedMNISTDataModule(MNISTDataModule):
         return (3, self.image_size, self.image_size)
 
     @property
+    def identity(self) -> str:
+        """Which examples the splits hold: the same text on every machine, for any batches and order."""
+        return f"{super().identity} {self.num_triples}"
+
+    @property
     def mode_weights(self) -> Tensor:
         """The share of each mode among the stacks that training draws from, float64 `[1000]`."""
         share = self._digits.labels.bincount(minlength=10).double() / len(self._digits.labels)
@@ -95,12 +100,13 @@ class StackedMNISTDataModule(MNISTDataModule):
     def images(self, split: SplitName) -> Iterator[Tensor]:
         """A whole split on every rank, in batches of float32 `[N, 3, H, W]` in [0, 1].
 
-        Of training stacks that are new in each epoch, as many fixed ones.
+        Of training stacks that are new in each epoch, as many fixed ones, as in `examples`.
         """
-        stacks = self._splits[split].data
-        if stacks.shape[1] == 1:
-            stacks = _fixed(self._digits, len(stacks)).data
-        return (images.float() / 255 for images in stacks.split(500))
+        return (images.float() / 255 for images in self._for_evaluation(split).data.split(500))
+
+    def _for_evaluation(self, split: SplitName) -> Split:
+        new_in_each_epoch = split == "train" and not self.num_triples
+        return _fixed(self._digits, len(self._digits.data)) if new_in_each_epoch else self._splits[split]
 
 
 def _fixed(digits: Split, n: int) -> Split:

@@ -28,6 +28,13 @@ def test_runs_one_batch(fit, recipe):
     assert (folder / "checkpoints/last.ckpt").is_file()
 
 
+@pytest.mark.parametrize("recipe", sorted(CONFIGS.glob("vae/**/*.yaml")), ids=name)
+def test_the_best_checkpoint_of_a_vae_is_by_the_bound(recipe):
+    callbacks = yaml.safe_load(recipe.read_text())["trainer"]["callbacks"]
+    (best,) = [entry["init_args"] for entry in callbacks if entry["class_path"].endswith("ModelCheckpoint")]
+    assert (best["monitor"], best["mode"]) == ("val/elbo", "max")
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=name)
 def test_header_names_command_time_and_score_or_that_they_are_not_measured(recipe):
     header = recipe.read_text().split("\n\n")[0].splitlines()

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import CONFIGS, ROOT, load, run_command, run_python, run_until, wandb_records
+from helpers import CONFIGS, ROOT, load, run_command, run_python, run_until, vae, wandb_records
 from lightning.pytorch.profilers import SimpleProfiler
 from PIL import Image
 
 import train
+from datamodules import MNISTDataModule
 from gen_lightning.metrics import MNISTFeatures
+from gen_lightning.vae import Gaussian
 
 DCGAN, VAE, MLP = (["--config", str(CONFIGS / recipe)] for recipe in ("gan/dcgan.yaml", "vae/vae.yaml", "gan/mlp.yaml"))
 DIGITS = ["--data.source=digits", "--data.batch_size=256", "--trainer.logger=false"]
@@ -303,10 +305,13 @@ class TestTestAndSample:
             train.main(["sample", *checkpoint, f"--latents={latents}", f"--output={tmp_path / latents}"])
             arrays[latents] = np.load(tmp_path / latents / "samples.npz")["arr_0"]
         assert (arrays["prior"] != arrays["gmm"]).any()
-        # The mixture lies beside the checkpoint, so that the data are not looked for again.
-        without_data = ["--data.source=mnist", f"--data.root={tmp_path / 'nowhere'}", f"--output={tmp_path / 'again'}"]
-        train.main(["sample", *checkpoint, "--latents=gmm", *without_data])
-        assert np.array_equal(np.load(tmp_path / "again" / "samples.npz")["arr_0"], arrays["gmm"])
+        # The mixture lies beside the checkpoint, and that of other data is another.
+        for latents, of_other_data in (("again", []), ("other", ["--data.val_fraction=0.5"])):
+            train.main(["sample", *checkpoint, "--latents=gmm", f"--output={tmp_path / latents}", *of_other_data])
+            arrays[latents] = np.load(tmp_path / latents / "samples.npz")["arr_0"]
+        assert np.array_equal(arrays["again"], arrays["gmm"])
+        assert not np.array_equal(arrays["other"], arrays["gmm"])
+        assert len(list(vae_run.glob("checkpoints/gmm-*.safetensors"))) == 2
         train.main(["test", *checkpoint])
         before = json.loads((vae_run / "metrics.json").read_text())["test"]
         train.main(["test", *checkpoint, "--latents=gmm"])
@@ -319,6 +324,12 @@ class TestTestAndSample:
         with pytest.raises(SystemExit):
             train.main(["sample", "--ckpt_path", str(gan_checkpoint), "--latents=gmm"])
         assert "GANModule infers no latents to fit a mixture to: leave out --latents" in capsys.readouterr().err
+
+
+def test_a_density_of_dequantized_images_is_another_than_one_of_levels():
+    model = vae(likelihood=Gaussian)
+    for dequantize, kind in ((False, "a density"), (True, "a density, of dequantized images")):
+        assert train.likelihood_of(model, MNISTDataModule(dequantize=dequantize)) == kind
 
 
 class TestPointsAndStacks:

@@ -87,10 +87,8 @@ def read_run(folder: Path) -> Run:
     if "metrics" not in test:
         checkpoint = folder / "checkpoints" / "last.ckpt"
         raise ValueError(f"{folder} has not been tested: run `python train.py test --ckpt_path {checkpoint}` first.")
-    likelihood = test.get("likelihood") or "unknown"
-    return Run(
-        folder.resolve(), test["iteration"], test["data"][:8], extractor_of(test), likelihood, measurements_of(test)
-    )
+    data, likelihood = test.get("data", "")[:8], test.get("likelihood") or "unknown"
+    return Run(folder.resolve(), test["iteration"], data, extractor_of(test), likelihood, measurements_of(test))
 
 
 def measurements_of(test: dict[str, Any]) -> dict[str, Row]:
@@ -162,9 +160,10 @@ def notes(runs: list[Run]) -> str:
 def differences(runs: list[Run], metric: str) -> list[str]:
     """What makes the values of a metric incomparable between runs: data, N, extractors or likelihoods."""
     tested = [run for run in runs if metric in run.metrics]
-    name, slash, _ = metric.partition("/")
-    # A metric of features, such as fid/mnist_cnn, is compared with fid/inception of another run too.
-    of_features = [run for run in runs if slash and any(other.startswith(f"{name}/") for other in run.metrics)]
+    name, _, subject = metric.partition("/")
+    # A metric of features, such as fid/mnist_cnn, is compared with fid/inception of another run too. nll/5000 is none.
+    family = f"{name}/" if subject and not subject.isdigit() else None
+    of_features = [run for run in runs if family and any(other.startswith(family) for other in run.metrics)]
     facts = {
         "on different data": {run.name: run.data for run in tested},
         "at different N": {run.name: f"{run.metrics[metric].n:,}" for run in tested},

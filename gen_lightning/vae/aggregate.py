@@ -94,8 +94,8 @@ class MMD(Objective):
         num_samples: latents for each example
 
     Raises:
-        ValueError: a weight is negative; the batch has fewer than 2 examples, or samples of the prior have no gradient,
-            without which a prior of mixed normals would never be trained (at the first iteration).
+        ValueError: a weight is negative; the batch has fewer than 2 examples, or nothing would train the prior, whose
+            samples have no gradient where it is a mixture (at the first iteration).
     """
 
     def __init__(self, weight: float, kl_weight: float = 0.0, num_samples: int = 1) -> None:
@@ -105,12 +105,13 @@ class MMD(Objective):
 
     def __call__(self, terms: Terms, iteration: int) -> Tensor:
         """Values `[N]` whose mean is the objective."""
-        if not terms.prior.has_rsample:
+        if not (terms.prior.has_rsample or self.kl_weight):
             raise ValueError(
-                "MMD would leave this prior untrained, since samples of a mixture have no gradient: take StandardNormal"
-                " or TopDown, or another objective."
+                "MMD without a KL would leave this prior untrained, since samples of a mixture have no gradient: choose"
+                " a kl_weight above 0, or StandardNormal or TopDown."
             )
-        discrepancy = squared_mmd(terms.z, terms.prior.rsample(terms.z.shape[:-1])).mean()
+        draw = terms.prior.rsample if terms.prior.has_rsample else terms.prior.sample
+        discrepancy = squared_mmd(terms.z, draw(terms.z.shape[:-1])).mean()
         return terms.log_likelihood.mean(0) - self.kl_weight * terms.kl - self.weight * discrepancy
 
 

@@ -23,17 +23,18 @@ _VERSION = 1
 
 
 def aggregate_mixture(
-    model: VAEModule, batches: Batches, folder: Path, num_components: int = 10, seed: int = 0
+    model: VAEModule, batches: Batches, identity: str, folder: Path, num_components: int = 10, seed: int = 0
 ) -> MixtureSameFamily:
     """A mixture of normals with full covariances, fitted to q(z) = E_x q(z | x) (Ghosh et al. 2020, section 4).
 
     By expectation maximization, on one latent of each example; of a conditional model, of the examples of all classes.
-    It is stored, and fitted once for the same weights: from then on no examples are needed.
+    It is stored, and fitted once for the same weights and data: from then on no examples are needed.
 
     Args:
         model: on the device to compute on
         batches: of the training examples, read where nothing is stored
-        folder: where it is stored, as gmm-DIGEST.safetensors, the digest of model, weights and the arguments below
+        identity: says which examples these are
+        folder: where it is stored, as gmm-DIGEST.safetensors, of the digest of model, weights and all other arguments
         num_components: normals in the mixture, at most as many as there are examples
         seed: of the latents and of where the fit starts
 
@@ -48,7 +49,7 @@ def aggregate_mixture(
             f"A mixture with full covariances is fitted in at most {_MOST_DIMENSIONS:,} dimensions, and latent_dim is"
             f" {model.latent_dim:,}: sample with --latents prior."
         )
-    what = f"{_VERSION} {num_components} {seed} {fingerprint(model.state_dict().values())} {model}"
+    what = f"{_VERSION} {num_components} {seed} {identity} {fingerprint(model.state_dict().values())} {model}"
     tensors = stored(
         folder / f"gmm-{hashlib.sha256(what.encode()).hexdigest()[:16]}.safetensors",
         lambda: fit_mixture(aggregate_latents(model, batches(), seed), num_components, seed),

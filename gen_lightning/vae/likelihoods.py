@@ -213,7 +213,8 @@ class OptimalScaleGaussian(Gaussian):
     """A normal for each pixel with one shared scale, at its optimum: the sigma-VAE (Rybkin et al. 2021).
 
     In training the variance is the batch's mean squared error, which maximizes the batch's likelihood; otherwise it is
-    that of the last training batch, so that held-out data meet a density that does not depend on them.
+    that of the last training batch, so that held-out data meet a density that does not depend on them. It is 1e-4 at
+    least, since the density of data without an error would have no bound.
 
     Args:
         data_shape: the shape of one example
@@ -226,7 +227,7 @@ class OptimalScaleGaussian(Gaussian):
 
     def fit(self, parameters: Tensor, data: Tensor) -> None:
         """Sets the scale to the root of the mean squared error."""
-        self.scale.copy_((data - self.squash(parameters)).square().mean().sqrt())
+        self.scale.copy_((data - self.squash(parameters)).square().mean().sqrt().clamp(min=1e-4))
 
 
 class LearnedScaleGaussian(Gaussian):
@@ -322,8 +323,11 @@ def _pixels(distribution: Distribution, data_shape: Sequence[int]) -> Independen
 
 
 def _logistics(loc: Tensor, log_scale: Tensor) -> distributions.DiscretizedLogistic:
-    """Of outputs in Salimans et al.'s units, in which pixels are in [-1, 1], and with their least scale."""
-    return distributions.DiscretizedLogistic((loc + 1) / 2, log_scale.clamp(min=-7).exp() / 2, validate_args=False)
+    """Of outputs in Salimans et al.'s units, in which pixels are in [-1, 1], with their least scale.
+
+    At the greatest, which is ours, all but a thousandth is black or white.
+    """
+    return distributions.DiscretizedLogistic((loc + 1) / 2, log_scale.clamp(-7, 7).exp() / 2, validate_args=False)
 
 
 def _is_binary(data: Tensor) -> bool:
@@ -358,6 +362,6 @@ def _is_levels(data: Tensor) -> bool:
 def _check_levels(data: Tensor) -> None:
     if not _is_levels(data):
         raise ValueError(
-            "This likelihood is a probability of pixels of 256 levels, n / 255, and these are others: round the data,"
-            " or take a density such as gen_lightning.vae.Gaussian."
+            "This likelihood is a probability of pixels of 256 levels, n / 255, and these are others: set"
+            " --data.dequantize=false, round the data, or take a density such as gen_lightning.vae.Gaussian."
         )

@@ -203,7 +203,7 @@ class ResidualTopDown(Prior):
         self, latent_dim: int, num_layers: int = 6, map_size: int = 7, width: int = 128, num_blocks: int = 1
     ) -> None:
         super().__init__(latent_dim)
-        check_sizes(self, num_layers=num_layers, width=width, num_blocks=num_blocks)
+        check_sizes(self, num_layers=num_layers, map_size=map_size, width=width, num_blocks=num_blocks)
         if latent_dim % num_layers:
             raise ValueError(
                 f"A latent_dim of {latent_dim} is not {num_layers} equal layers: choose a multiple of"

@@ -76,6 +76,20 @@ def test_training_images_are_fixed_stacks(num_triples, size):
     assert one.shape == (size, 3, 28, 28)
 
 
+@pytest.mark.parametrize("num_triples", [None, 300])
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_examples_are_the_stacks_and_their_modes(num_triples, split):
+    data = stacks(num_triples=num_triples)
+    images, modes = (torch.cat(parts) for parts in zip(*data.examples(split), strict=True))
+    assert torch.equal(images, torch.cat(list(data.images(split))))
+    assert images.shape == (len(modes), 3, 28, 28)
+    assert modes.max() > 9
+
+
+def test_identity_is_of_the_examples_alone():
+    assert stacks(batch_size=10, seed=3).identity == stacks().identity != stacks(num_triples=300).identity
+
+
 def test_fixed_triples_come_back_each_epoch_and_fresh_ones_do_not():
     def epochs(num_triples):
         loader = stacks(num_triples=num_triples).train_dataloader()

@@ -143,6 +143,24 @@ def test_bounds_of_different_likelihoods_are_called_so_and_not_bold(make_run, tm
     assert cells(text, "a/20260101-000000-abcd")["fid/mnist_cnn ↓"] == "**1.00 ± 0.10**"
 
 
+def test_bounds_are_not_of_an_extractor(make_run, tmp_path):
+    """What stands behind the slash is how many latents, or which layer."""
+    rows = {"nll/5000": measurement(1.0), "active_units/1": measurement(1.0)}
+    a, b = make_run("a", rows), make_run("b", {name: measurement(9.0) for name in rows}, extractor="inception")
+    text = compare([a, b], tmp_path / "out")
+    assert "Not comparable" not in text
+    assert cells(text, "a/20260101-000000-abcd")["nll/5000 ↓"] == "**1.00 ± 0.10**"
+
+
+def test_runs_that_were_tested_without_an_evaluation_are_compared(make_run, tmp_path):
+    runs = [make_run(name, {"modes": measurement(value)}) for name, value in (("a", 1.0), ("b", 9.0))]
+    for run in runs:
+        metrics = json.loads((run / "metrics.json").read_text())
+        del metrics["test"]["data"], metrics["test"]["extractor"]
+        (run / "metrics.json").write_text(json.dumps(metrics))
+    assert cells(compare(runs, tmp_path / "out"), "a/20260101-000000-abcd")["modes ↓"] == "**1.00 ± 0.10**"
+
+
 def test_comparable_runs_are_not_called_incomparable(make_run, tmp_path):
     runs = [make_run(name, {"fid/mnist_cnn": measurement(1.0)}) for name in ("a", "b")]
     assert "Not comparable" not in compare(runs, tmp_path / "out")

@@ -243,6 +243,7 @@ def test_maps_are_drawn_and_decoded_for_any_number_of_examples():
     [
         ({"num_layers": 0}, "choose 1 or more"),
         ({"width": 0}, "ResidualTopDown's width is 0: choose 1 or more"),
+        ({"map_size": 0}, "ResidualTopDown's map_size is 0: choose 1 or more"),
         ({"num_layers": 5}, "is not 5 equal layers: choose a multiple of 245"),
         ({"num_layers": 4}, "24 values are no map of 7 x 7: choose a multiple of 49"),
     ],

@@ -123,6 +123,12 @@ def test_continuous_bernoulli_has_quantiles_that_its_distribution_function_takes
     np.testing.assert_allclose(expected, probability, atol=1e-5)
 
 
+def test_quantiles_of_a_continuous_bernoulli_are_in_its_support_at_any_logit():
+    pixel = distributions.ContinuousBernoulli(logits=torch.tensor([-1e3, -200.0, 200.0, 1e3]))
+    assert pixel.icdf(torch.tensor([[0.0]])).tolist() == [[0.0] * 4]
+    assert pixel.icdf(torch.tensor([[1.0]])).tolist() == [[1.0] * 4]
+
+
 def test_samples_of_a_continuous_bernoulli_have_its_mean():
     torch.manual_seed(0)
     pixel = distributions.ContinuousBernoulli(logits=torch.tensor([-30.0, 0.0, 30.0]))
@@ -191,6 +197,12 @@ def test_optimal_scale_has_the_gradient_of_its_own_value():
     torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-9)
 
 
+def test_optimal_scale_is_positive_without_an_error():
+    likelihood = OptimalScaleGaussian((2,))
+    likelihood.fit(torch.zeros(1, 1, 2), torch.full((1, 2), 0.5))
+    assert likelihood(torch.zeros(1, 1, 2)).log_prob(torch.full((1, 2), 0.5)).isfinite()
+
+
 def test_optimal_scale_may_be_fitted_again_before_the_gradient():
     likelihood = OptimalScaleGaussian((2,))
     outputs = torch.zeros(1, 1, 2, requires_grad=True)
@@ -230,9 +242,9 @@ def test_discretized_logistic_is_the_difference_of_two_cdfs():
 @pytest.mark.parametrize("family", PROBABILITIES_OF_LEVELS)
 def test_discretized_logistics_have_finite_values_and_gradients_at_any_output(family):
     likelihood = family((1, 2, 2))
-    for value in (-1e3, 1e3):
+    for value, log_scale in itertools.product((-1e3, 1e3), (-50.0, 100.0)):
         outputs = torch.full(likelihood.parameters_shape, value)
-        outputs[len(outputs) // 2 :] = -50.0  # the least scale
+        outputs[len(outputs) // 2 :] = log_scale
         outputs.requires_grad_()
         log_prob = likelihood(outputs).log_prob(torch.tensor([[[0.0, 1.0], [3 / 255, 0.6]]]))
         log_prob.backward()

@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from datamodules import MNISTDataModule
+from gen_lightning import VAEModule
 from gen_lightning.clock import seed_of
 from gen_lightning.vae import (
     ELBO,
@@ -19,6 +20,7 @@ from gen_lightning.vae import (
     MMD,
     STL,
     Bernoulli,
+    Beta,
     BetaTC,
     CenteredBernoulli,
     DReG,
@@ -171,6 +173,24 @@ def test_centered_pixels_train_as_those_of_a_decoder_whose_bias_starts_there():
         Trainer(max_steps=5, accelerator="cpu", logger=False, enable_checkpointing=False).fit(model, data)
     z = torch.randn(4, 8)
     torch.testing.assert_close(centered.likelihood(z).mean, biased.likelihood(z).mean)
+
+
+@pytest.mark.parametrize("objective", [Beta(0.0), MMD(100.0), IWAE(50)], ids=lambda value: type(value).__name__)
+def test_the_elbo_is_what_validation_and_test_report(objective):
+    """At weight 1, of one latent each, whatever is trained."""
+    torch.manual_seed(0)
+    model = vae(data_shape=(2,), objective=objective)
+    x = torch.rand(20, 2).bernoulli()
+    loader = DataLoader(TensorDataset(x, torch.zeros(20)), batch_size=20)
+    trainer = Trainer(accelerator="cpu", logger=False)
+    for name, measure in (("val", trainer.validate), ("test", trainer.test)):
+        seen = []
+        model.terms = lambda *args, seen=seen: seen.append(VAEModule.terms(model, *args)) or seen[-1]
+        (values,) = measure(model, loader, verbose=False)
+        (terms,) = seen
+        assert terms.z.shape == (1, 20, model.latent_dim)
+        exact = torch.distributions.kl_divergence(terms.posterior, terms.prior)
+        assert values[f"{name}/elbo"] == pytest.approx((terms.log_likelihood[0] - exact).mean().item(), rel=1e-5)
 
 
 def test_centered_pixels_need_images():

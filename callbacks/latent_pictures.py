@@ -10,35 +10,40 @@ from torchvision.utils import make_grid, save_image
 
 from callbacks.counts import check_counts
 from callbacks.samples import _check_images, _PeriodicPictures
+from gen_lightning.vae.hierarchy import Hierarchy
 
 # Traversals and their like go as far from 0, in standard deviations of the prior.
 _FARTHEST = 3.0
 
 
 class _LatentPictures(_PeriodicPictures):
-    """Pictures of models whose latents are standard normal, a row of images for each row of latents."""
+    """Pictures of models whose latents are made of standard normal noise, a row of images for each row of noise.
+
+    The noise is the latents themselves, or where the prior has layers, what each of them is drawn with.
+    """
 
     seed = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses data that are no images, and latents that are not standard normal."""
+        """Refuses data that are no images, and latents that are not made of normal noise."""
         super().setup(trainer, pl_module, stage)
         _check_images(self, pl_module)
-        of_another_prior = hasattr(pl_module, "prior") and not isinstance(pl_module.prior(), Independent)
+        of_another_prior = hasattr(pl_module, "prior") and not isinstance(pl_module.prior(), Independent | Hierarchy)
         if of_another_prior or getattr(pl_module, "codes", None) is not None:
             raise ValueError(
-                f"{type(self).__name__} draws latents of a standard normal, and this model's have another prior, layers"
-                " or codes: leave it out of trainer.callbacks."
+                f"{type(self).__name__} draws latents that are normal, in one layer or in several, and this model's"
+                " have another prior, or codes: leave it out of trainer.callbacks."
             )
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
         with pl_module.undisturbed(self.seed):
-            z, *condition = self._latents(trainer, pl_module)
-            images = pl_module(z.flatten(0, 1), *(labels.flatten() for labels in condition)).float().cpu()
-        self._write(trainer, partial(save_image, make_grid(images, nrow=z.shape[1])))
+            noise, *condition = self._noise(trainer, pl_module)
+            z = _at_noise(pl_module, noise.flatten(0, 1))
+            images = pl_module(z, *(labels.flatten() for labels in condition)).float().cpu()
+        self._write(trainer, partial(save_image, make_grid(images, nrow=noise.shape[1])))
 
-    def _latents(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, ...]:
-        """What is drawn: latents `[rows, columns, Z]`, and labels `[rows, columns]` of a conditional model."""
+    def _noise(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, ...]:
+        """What is drawn: noise `[rows, columns, Z]`, and labels `[rows, columns]` of a conditional model."""
         raise NotImplementedError
 
 
@@ -74,21 +79,22 @@ class LatentInterpolations(_LatentPictures):
                 " it out of trainer.callbacks."
             )
 
-    def _latents(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, ...]:
-        starts, ends = pl_module.latents(2 * self.num_pairs).unsqueeze(1).chunk(2)
+    def _noise(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, ...]:
+        starts, ends = _noise_of(pl_module, pl_module.latents(2 * self.num_pairs)).unsqueeze(1).chunk(2)
         way = torch.linspace(0, 1, self.num_steps, device=starts.device).unsqueeze(1)
-        z = slerp(starts, ends, way)
+        noise = slerp(starts, ends, way)
         if pl_module.num_classes is None:
-            return (z,)
-        labels = torch.arange(self.num_pairs, device=z.device) % pl_module.num_classes
-        return z, labels.unsqueeze(1).expand(z.shape[:2])
+            return (noise,)
+        labels = torch.arange(self.num_pairs, device=noise.device) % pl_module.num_classes
+        return noise, labels.unsqueeze(1).expand(noise.shape[:2])
 
 
 class LatentTraversals(_LatentPictures):
     """What the most active latent dimensions change, one a row: every n iterations and at the end.
 
     Each row is of the latent of the first validation image, with one dimension from -3 to 3. The dimensions are in the
-    order of their activity, the variance of their posterior means over validation images (Burda et al. 2016).
+    order of their activity, the variance of their posterior means over validation images (Burda et al. 2016). Of layers
+    it is the noise that goes from -3 to 3, and by whose variance they are ordered: what is drawn behind a layer follows.
 
     Needs a model with `posterior(x, *condition)`, and a data module with `examples(split, n)`.
 
@@ -124,11 +130,11 @@ class LatentTraversals(_LatentPictures):
             # Once, since binarizing a split for each picture takes longer than drawing it.
             self._examples = list(trainer.datamodule.examples("val", self.num_images))
 
-    def _latents(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, ...]:
+    def _noise(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, ...]:
         inputs = [pl_module.inputs_of(batch) for batch in self._examples]
-        means = torch.cat([pl_module.posterior(*parts).mean for parts in inputs])
-        z = traversals(means[0], most_active(means, self.num_dimensions), self.num_steps)
-        return z, *(labels[0].expand(z.shape[:2]) for labels in inputs[0][1:])
+        means = torch.cat([_noise_of(pl_module, pl_module.posterior(*parts).mean) for parts in inputs])
+        noise = traversals(means[0], most_active(means, self.num_dimensions), self.num_steps)
+        return noise, *(labels[0].expand(noise.shape[:2]) for labels in inputs[0][1:])
 
 
 class LatentManifold(_LatentPictures):
@@ -164,8 +170,20 @@ class LatentManifold(_LatentPictures):
                 " model.latent_dim to 2, or leave it out of trainer.callbacks."
             )
 
-    def _latents(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, ...]:
+    def _noise(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, ...]:
         return (quantile_grid(self.num_steps).to(pl_module.device),)
+
+
+def _at_noise(pl_module: LightningModule, noise: Tensor) -> Tensor:
+    """The latents `[N, Z]` that noise `[N, Z]` is turned into."""
+    prior = pl_module.prior() if hasattr(pl_module, "prior") else None
+    return prior.at_noise(noise) if isinstance(prior, Hierarchy) else noise
+
+
+def _noise_of(pl_module: LightningModule, z: Tensor) -> Tensor:
+    """The noise `[N, Z]` that is turned into latents `[N, Z]`."""
+    prior = pl_module.prior() if hasattr(pl_module, "prior") else None
+    return prior.noise_of(z) if isinstance(prior, Hierarchy) else z
 
 
 def slerp(start: Tensor, end: Tensor, way: Tensor) -> Tensor:

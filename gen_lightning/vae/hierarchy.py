@@ -72,6 +72,17 @@ class Hierarchy(Distribution):
         self.visit(look)
         return conditionals
 
+    def at_noise(self, noise: Tensor) -> Tensor:
+        """The latents `[..., Z]` that standard normal noise `[..., Z]` is turned into, layer by layer."""
+        parts = noise.split(self.layer_dims, -1)
+        return self._collect(lambda layer, conditional: conditional.mean + conditional.base_dist.scale * parts[layer])
+
+    def noise_of(self, z: Tensor) -> Tensor:
+        """The noise `[..., Z]` that `at_noise` turns into latents `[..., Z]`."""
+        layers, conditionals = z.split(self.layer_dims, -1), self.conditionals(z)
+        parts = ((layers[i] - conditionals[i].mean) / conditionals[i].base_dist.scale for i in sorted(conditionals))
+        return torch.cat(list(parts), -1)
+
     def log_prob(self, z: Tensor) -> Tensor:
         """The log-density `[...]` of latents `[..., Z]`."""
         layers = z.split(self.layer_dims, -1)

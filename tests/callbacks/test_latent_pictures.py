@@ -21,7 +21,7 @@ from gen_lightning.networks import (
     MLPDecoder,
     MLPEncoder,
 )
-from gen_lightning.vae import MixtureOfGaussians
+from gen_lightning.vae import BottomUp, MixtureOfGaussians, TopDown
 
 CONDITIONAL = {
     "encoder": partial(ConditionalEncoder, encoder=MLPEncoder),
@@ -110,9 +110,12 @@ def test_each_draws_its_rows_and_columns_in_time_and_at_the_end(tmp_path):
     assert drawn == {f"{name}/iteration_000000{i}.png": size for name, size in sizes.items() for i in (2, 3)}
 
 
-def test_conditional_models_and_gans_are_drawn_too(tmp_path):
+def test_conditional_models_layers_and_gans_are_drawn_too(tmp_path):
     callbacks = [LatentInterpolations(9, num_pairs=12, num_steps=2), LatentTraversals(9, num_steps=3)]
     drawn = pictures(callbacks, vae(**CONDITIONAL, latent_dim=4), tmp_path / "vae")
+    assert sorted(drawn.values()) == [size_of(4, 3), size_of(12, 2)]
+    layers = {"posterior": partial(BottomUp, layer_dims=[3, 1]), "prior": partial(TopDown, layer_dims=[3, 1])}
+    drawn = pictures(callbacks, vae(**layers, latent_dim=4), tmp_path / "layers")
     assert sorted(drawn.values()) == [size_of(4, 3), size_of(12, 2)]
     drawn = pictures([LatentInterpolations(9, num_pairs=2), LatentManifold(9)], gan(latent_dim=2), tmp_path / "gan")
     assert sorted(drawn.values()) == [size_of(2, 10), size_of(20, 20)]
@@ -126,7 +129,7 @@ def test_conditional_models_and_gans_are_drawn_too(tmp_path):
         (
             LatentInterpolations,
             {"prior": MixtureOfGaussians},
-            "LatentInterpolations draws latents of a standard normal",
+            "LatentInterpolations draws latents that are normal, in one layer or in several",
         ),
         (LatentInterpolations, {"latent_dim": 1}, "goes on circles, and latent_dim is 1"),
         (LatentTraversals, None, "LatentTraversals needs a model with a posterior"),

@@ -238,6 +238,16 @@ def test_maps_are_drawn_and_decoded_for_any_number_of_examples():
     torch.testing.assert_close(every.diagonal(), posterior.log_prob(z))
 
 
+@pytest.mark.parametrize("make", [model, maps])
+def test_noise_is_turned_into_latents_by_a_change_of_variables(make):
+    prior = make().prior()
+    noise = torch.randn(prior.event_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    z = prior.at_noise(noise)
+    torch.testing.assert_close(prior.noise_of(z), noise)
+    volume = torch.autograd.functional.jacobian(prior.at_noise, noise).slogdet().logabsdet
+    torch.testing.assert_close(prior.log_prob(z) + volume, Normal(0.0, 1.0).log_prob(noise).sum())
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

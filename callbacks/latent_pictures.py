@@ -94,7 +94,7 @@ class LatentTraversals(_LatentPictures):
 
     Each row is of the latent of the first validation image, with one dimension from -3 to 3. The dimensions are in the
     order of their activity, the variance of their posterior means over validation images (Burda et al. 2016). Of layers
-    it is the noise that goes from -3 to 3, and by whose variance they are ordered: what is drawn behind a layer follows.
+    it is the noise that goes from -3 to 3, and by whose variance they are ordered: layers behind follow.
 
     Needs a model with `posterior(x, *condition)`, and a data module with `examples(split, n)`.
 

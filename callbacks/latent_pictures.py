@@ -1,6 +1,7 @@
 """Pictures of a latent space, decoded along paths through it, as PNG files in the run's folder and in W&B."""
 
 from functools import partial
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -10,7 +11,6 @@ from torchvision.utils import make_grid, save_image
 
 from callbacks.counts import check_counts
 from callbacks.samples import _check_images, _PeriodicPictures
-from gen_lightning.vae.hierarchy import Hierarchy
 
 # Traversals and their like go as far from 0, in standard deviations of the prior.
 _FARTHEST = 3.0
@@ -28,7 +28,8 @@ class _LatentPictures(_PeriodicPictures):
         """Refuses data that are no images, and latents that are not made of normal noise."""
         super().setup(trainer, pl_module, stage)
         _check_images(self, pl_module)
-        of_another_prior = hasattr(pl_module, "prior") and not isinstance(pl_module.prior(), Independent | Hierarchy)
+        in_one_layer = not hasattr(pl_module, "prior") or isinstance(pl_module.prior(), Independent)
+        of_another_prior = not in_one_layer and _prior_in_layers(pl_module) is None
         if of_another_prior or getattr(pl_module, "codes", None) is not None:
             raise ValueError(
                 f"{type(self).__name__} draws latents that are normal, in one layer or in several, and this model's"
@@ -176,14 +177,20 @@ class LatentManifold(_LatentPictures):
 
 def _at_noise(pl_module: LightningModule, noise: Tensor) -> Tensor:
     """The latents `[N, Z]` that noise `[N, Z]` is turned into."""
-    prior = pl_module.prior() if hasattr(pl_module, "prior") else None
-    return prior.at_noise(noise) if isinstance(prior, Hierarchy) else noise
+    layers = _prior_in_layers(pl_module)
+    return noise if layers is None else layers.at_noise(noise)
 
 
 def _noise_of(pl_module: LightningModule, z: Tensor) -> Tensor:
     """The noise `[N, Z]` that is turned into latents `[N, Z]`."""
+    layers = _prior_in_layers(pl_module)
+    return z if layers is None else layers.noise_of(z)
+
+
+def _prior_in_layers(pl_module: LightningModule) -> Any:
+    """The prior if it has layers, else None."""
     prior = pl_module.prior() if hasattr(pl_module, "prior") else None
-    return prior.noise_of(z) if isinstance(prior, Hierarchy) else z
+    return prior if hasattr(prior, "at_noise") else None
 
 
 def slerp(start: Tensor, end: Tensor, way: Tensor) -> Tensor:

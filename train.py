@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import ctypes
 import difflib
+import hashlib
 import importlib
 import inspect
 import json
@@ -364,7 +365,7 @@ class CommandLine(LightningCLI):
         evaluation = evaluation_of(self.trainer)
         report = {
             "metrics": {name: asdict(row) for name, row in rows.items()},
-            **(evaluation.provenance() if evaluation else {}),
+            **(evaluation.provenance() if evaluation else provenance_of(self.datamodule)),
             "latents": self.config.test.latents,
             "likelihood": likelihood_of(self.model, self.datamodule),
             "seconds": round(self.trainer.test_seconds, 1),
@@ -385,7 +386,8 @@ def draw_from_mixture(model: GenerativeModule, datamodule: LightningDataModule |
     The mixture is stored in `folder`; where that of these data is there already, they are not needed.
 
     Raises:
-        ValueError: the model has no latents to infer, or too many dimensions of them, or the data have no examples.
+        ValueError: the model has no latents to infer, or too many dimensions of them, or the data have no examples or
+            identity.
     """
     if not isinstance(model, VAEModule):
         raise ValueError(f"{type(model).__name__} infers no latents to fit a mixture to: leave out --latents.")
@@ -400,6 +402,12 @@ def draw_from_mixture(model: GenerativeModule, datamodule: LightningDataModule |
         yield from datamodule.examples("train")
 
     model.ex_post = aggregate_mixture(model, training_examples, datamodule.identity, folder)
+
+
+def provenance_of(datamodule: LightningDataModule) -> dict[str, str]:
+    """What is known of the data where no evaluation has looked at them: a digest of what they say they are."""
+    identity = getattr(datamodule, "identity", None)
+    return {"data": hashlib.sha256(identity.encode()).hexdigest()} if identity else {}
 
 
 def likelihood_of(model: LightningModule, datamodule: LightningDataModule) -> str | None:

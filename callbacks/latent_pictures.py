@@ -51,8 +51,8 @@ class _LatentPictures(_PeriodicPictures):
 class LatentInterpolations(_LatentPictures):
     """Ways from one latent to another on great circles, one a row: every n iterations and at the end.
 
-    Straight ways would pass nearer to the origin than almost all of the prior's latents are (White 2016). The rows of a
-    conditional model are of each class in turn.
+    Straight ways would pass nearer to the origin than almost all of the prior's latents are (White 2016). Of layers, it
+    is their noise that goes on circles. The rows of a conditional model are of each class in turn.
 
     Args:
         every_n_iterations: how often
@@ -95,7 +95,7 @@ class LatentTraversals(_LatentPictures):
 
     Each row is of the latent of the first validation image, with one dimension from -3 to 3. The dimensions are in the
     order of their activity, the variance of their posterior means over validation images (Burda et al. 2016). Of layers
-    it is the noise that goes from -3 to 3, and by whose variance they are ordered: layers behind follow.
+    it is the noise that goes from -3 to 3, and by whose variance they are ordered: layers drawn later follow.
 
     Needs a model with `posterior(x, *condition)`, and a data module with `examples(split, n)`.
 
@@ -141,8 +141,8 @@ class LatentTraversals(_LatentPictures):
 class LatentManifold(_LatentPictures):
     """A latent of two dimensions laid out as a square: every n iterations and at the end.
 
-    At equal steps of the prior's distribution function, so that each image stands for as much of the prior (Kingma &
-    Welling 2014, figure 4).
+    At equal steps of the distribution function of the prior, or of its layers' noise, so that each image stands for as
+    much of the prior (Kingma & Welling 2014, figure 4).
 
     Args:
         every_n_iterations: how often

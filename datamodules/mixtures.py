@@ -114,6 +114,12 @@ class GaussianMixtureDataModule(SplitDataModule):
         """The shape of one point, `(D,)`."""
         return (self.mixture.means.shape[1],)
 
+    @property
+    def identity(self) -> str:
+        """Which points the splits hold: the same text on every machine, for any batches and order."""
+        mixture = (self.mixture.means.tolist(), self.mixture.sigma, self.mixture.weights.tolist())
+        return f"{type(self).__name__} {mixture} {self.num_samples} {self.num_held_out}"
+
     def setup(self, stage: str) -> None:
         """Draws the points, once."""
         if self._splits:

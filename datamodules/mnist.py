@@ -16,8 +16,8 @@ from datamodules.sources import Source, Split, check_source, download, load
 class MNISTDataModule(SplitDataModule):
     """Grey images of ten classes, delivered as (images, labels): float32 `[N, 1, H, W]` in [0, 1] and int64 `[N]`.
 
-    Batches cross to the device as uint8, but those dequantized once for evaluation; scaling, binarization and
-    dequantization in training happen there.
+    Batches cross to the device as uint8, where they are scaled, and drawn if that is done anew at each read. What is
+    dequantized once, for evaluation, crosses as float32.
     The official test split is only ever tested on; validation is carved from the training split.
 
     Args:

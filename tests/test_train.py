@@ -297,7 +297,7 @@ class TestTestAndSample:
         with pytest.raises(ValueError, match="--labels is empty"):
             train.in_turn([], 3)
 
-    def test_samples_of_the_aggregate_posterior(self, vae_run, gan_checkpoint, tmp_path, capsys):
+    def test_samples_of_the_aggregate_posterior(self, vae_run, gan_checkpoint, tmp_path, capsys, monkeypatch):
         """In another report than the prior's, under names of their own."""
         checkpoint = ["--ckpt_path", str(vae_run / "checkpoints/last.ckpt")]
         arrays = {}
@@ -306,9 +306,12 @@ class TestTestAndSample:
             arrays[latents] = np.load(tmp_path / latents / "samples.npz")["arr_0"]
         assert (arrays["prior"] != arrays["gmm"]).any()
         # The mixture lies beside the checkpoint, and that of other data is another.
-        for latents, of_other_data in (("again", []), ("other", ["--data.val_fraction=0.5"])):
-            train.main(["sample", *checkpoint, "--latents=gmm", f"--output={tmp_path / latents}", *of_other_data])
-            arrays[latents] = np.load(tmp_path / latents / "samples.npz")["arr_0"]
+        with monkeypatch.context() as patched:
+            for latents, of_other_data in (("other", ["--data.val_fraction=0.5"]), ("again", [])):
+                train.main(["sample", *checkpoint, "--latents=gmm", f"--output={tmp_path / latents}", *of_other_data])
+                arrays[latents] = np.load(tmp_path / latents / "samples.npz")["arr_0"]
+                # Which would fail if it were called.
+                patched.setattr(MNISTDataModule, "examples", None)
         assert np.array_equal(arrays["again"], arrays["gmm"])
         assert not np.array_equal(arrays["other"], arrays["gmm"])
         assert len(list(vae_run.glob("checkpoints/gmm-*.safetensors"))) == 2
@@ -352,6 +355,7 @@ class TestPointsAndStacks:
         metrics = json.loads((folder / "metrics.json").read_text())
         assert metrics["fit"]["val/modes/2500"] == metrics["fit"]["val/modes"]
         assert metrics["test"]["metrics"]["high_quality"]["n"] == 700
+        assert len(metrics["test"]["data"]) == 64
         train.main(["sample", "--ckpt_path", checkpoint, "--num_samples=600", "--output=points"])
         points = np.load(tmp_path / "points/samples.npz")["arr_0"]
         assert (points.shape, points.dtype) == ((600, 2), np.float32)

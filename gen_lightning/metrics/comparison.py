@@ -22,6 +22,8 @@ PANELS_IN_A_ROW = 3
 LETTERS_IN_A_TITLE = 32
 # What is measured of p(x | z) or p(x): metrics, or what stands before a K in their names.
 OF_LIKELIHOODS = {"elbo", "distortion", "bound", "nll", "bits_per_dimension"}
+# On such data, and of such likelihoods, nothing is comparable.
+UNKNOWN = "unknown"
 ARROWS = {"lower": " ↓", "higher": " ↑", None: ""}
 
 Curve = list[tuple[int, float]]
@@ -30,8 +32,7 @@ Curve = list[tuple[int, float]]
 class Run(NamedTuple):
     """A run's folder, and what `test` measured in it.
 
-    After which iteration, on which data, with which extractor, and of what a likelihood is (as
-    `VAEModule.kind_of_likelihood` says).
+    After which iteration, on which data, with which extractor, and of what a likelihood is, as metrics.json has it.
     """
 
     folder: Path
@@ -87,7 +88,7 @@ def read_run(folder: Path) -> Run:
     if "metrics" not in test:
         checkpoint = folder / "checkpoints" / "last.ckpt"
         raise ValueError(f"{folder} has not been tested: run `python train.py test --ckpt_path {checkpoint}` first.")
-    data, likelihood = test.get("data", "")[:8], test.get("likelihood") or "unknown"
+    data, likelihood = test.get("data", UNKNOWN)[:8], test.get("likelihood") or UNKNOWN
     return Run(folder.resolve(), test["iteration"], data, extractor_of(test), likelihood, measurements_of(test))
 
 
@@ -173,7 +174,7 @@ def differences(runs: list[Run], metric: str) -> list[str]:
     return [
         f"{what} ({'; '.join(f'{run}: {value}' for run, value in values.items())})"
         for what, values in facts.items()
-        if len(set(values.values())) > 1
+        if len(set(values.values())) > 1 or (len(values) > 1 and UNKNOWN in values.values())
     ]
 
 

@@ -43,7 +43,7 @@ class ContinuousBernoulli(torch.distributions.ContinuousBernoulli):
         flat = size < 1e-2
         steep = 1 + (probability + (1 - probability) * (-size).exp()).log() / torch.where(flat, 1.0, size)
         quantile = torch.where(flat, probability + size * probability * (1 - probability) / 2, steep)
-        # From a logit of 100 on, the logarithm of the least of them is -inf.
+        # In float32 and from a logit of about 104 on, the least probability has a logarithm of -inf.
         return torch.where(negative, 1 - quantile, quantile).clamp(0, 1)
 
 

@@ -213,8 +213,8 @@ class OptimalScaleGaussian(Gaussian):
     """A normal for each pixel with one shared scale, at its optimum: the sigma-VAE (Rybkin et al. 2021).
 
     In training the variance is the batch's mean squared error, which maximizes the batch's likelihood; otherwise it is
-    that of the last training batch, so that held-out data meet a density that does not depend on them. It is 1e-4 at
-    least, since the density of data without an error would have no bound.
+    that of the last training batch, so that held-out data meet a density that does not depend on them. The scale is at
+    least 1e-4, since the density of data without an error would have no bound.
 
     Args:
         data_shape: the shape of one example

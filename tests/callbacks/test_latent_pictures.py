@@ -11,7 +11,7 @@ from PIL import Image
 from torch.distributions import Normal
 
 from callbacks import LatentInterpolations, LatentManifold, LatentTraversals
-from callbacks.latent_pictures import most_active, quantile_grid, slerp, traversals
+from callbacks.latent_pictures import _at_noise, _noise_of, most_active, quantile_grid, slerp, traversals
 from datamodules import MNISTDataModule
 from gen_lightning.networks import (
     ConditionalEncoder,
@@ -119,6 +119,19 @@ def test_conditional_models_layers_and_gans_are_drawn_too(tmp_path):
     assert sorted(drawn.values()) == [size_of(4, 3), size_of(12, 2)]
     drawn = pictures([LatentInterpolations(9, num_pairs=2), LatentManifold(9)], gan(latent_dim=2), tmp_path / "gan")
     assert sorted(drawn.values()) == [size_of(2, 10), size_of(20, 20)]
+
+
+@torch.no_grad()
+def test_a_picture_of_noise_in_layers_is_of_the_latents_it_makes():
+    """A reconstruction is what is drawn of its own noise, which is not the latent itself."""
+    torch.manual_seed(0)
+    layers = {"posterior": partial(BottomUp, layer_dims=[3, 1]), "prior": partial(TopDown, layer_dims=[3, 1])}
+    model = vae(**layers, latent_dim=4)
+    x = torch.rand(5, 1, 28, 28).round()
+    z = model.posterior(x).mean
+    noise = _noise_of(model, z)
+    assert not torch.allclose(noise, z, atol=1e-3)
+    torch.testing.assert_close(model(_at_noise(model, noise)), model.reconstruct(x))
 
 
 @pytest.mark.parametrize(

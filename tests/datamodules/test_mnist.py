@@ -33,6 +33,20 @@ def test_real_mnist_has_50000_10000_and_10000_images(mnist_root):
     assert [sum(map(len, data.images(split))) for split in ("train", "val", "test")] == [50_000, 10_000, 10_000]
 
 
+def test_identity_is_of_the_examples_alone():
+    same = [{}, {"batch_size": 10}, {"seed": 3}, {"device_resident": True}, {"root": "elsewhere"}]
+    others = [
+        {"source": "mnist"},
+        {"image_size": 32},
+        {"binarization": "static"},
+        {"binarization": "dynamic"},
+        {"dequantize": True},
+        {"val_fraction": 0.5},
+    ]
+    assert len({MNISTDataModule(**arguments).identity for arguments in same}) == 1
+    assert len({MNISTDataModule(**arguments).identity for arguments in [{}, *others]}) == 7
+
+
 def test_batches_are_moved_whole():
     data = digits()
     batch = next(iter(data.train_dataloader()))

@@ -34,7 +34,8 @@ def make_run(tmp_path):
         Image.new("RGB", (64, 64), color).save(folder / "samples" / "iteration_0000900.png")
         Image.new("RGB", (64, 64), YELLOW).save(folder / "samples" / "iteration_0000100.png")
         (folder / "config.yaml").touch()
-        facts = {"extractor": {"name": extractor, "sha256": sha256}, "data": data, "iteration": 900} | more
+        facts = {"extractor": {"name": extractor, "sha256": sha256}, "data": data, "iteration": 900}
+        facts |= {"likelihood": "a probability of 2 levels"} | more
         test = {"metrics": metrics} | facts
         (folder / "metrics.json").write_text(json.dumps({"fit": {}, "test": test}))
         return folder
@@ -152,13 +153,15 @@ def test_bounds_are_not_of_an_extractor(make_run, tmp_path):
     assert cells(text, "a/20260101-000000-abcd")["nll/5000 ↓"] == "**1.00 ± 0.10**"
 
 
-def test_runs_that_were_tested_without_an_evaluation_are_compared(make_run, tmp_path):
+def test_nothing_on_unknown_data_is_comparable(make_run, tmp_path):
     runs = [make_run(name, {"modes": measurement(value)}) for name, value in (("a", 1.0), ("b", 9.0))]
     for run in runs:
         metrics = json.loads((run / "metrics.json").read_text())
         del metrics["test"]["data"], metrics["test"]["extractor"]
         (run / "metrics.json").write_text(json.dumps(metrics))
-    assert cells(compare(runs, tmp_path / "out"), "a/20260101-000000-abcd")["modes ↓"] == "**1.00 ± 0.10**"
+    text = compare(runs, tmp_path / "out")
+    assert cells(text, "a/20260101-000000-abcd")["modes ↓"] == "1.00 ± 0.10"
+    assert "modes, tested on different data (a/20260101-000000-abcd: unknown; b/20260101-000000-abcd: unknown)" in text
 
 
 def test_comparable_runs_are_not_called_incomparable(make_run, tmp_path):

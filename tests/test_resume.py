@@ -157,12 +157,14 @@ class Killed(Exception):
 def test_killed_within_an_iteration_and_resumed(fit, monkeypatch, model, unit):
     """The last checkpoint is of mid-epoch, of an epoch's last batch, and of the batch after it."""
     end = {"max_steps": 3 * BATCHES_PER_EPOCH - 1, "max_epochs": 3}[unit]
-    reference = fit(*model, f"--trainer.{unit}={end}")
+    # A run is killed where it logs an iteration's scalars, which is within the iteration.
+    arguments = [*model, f"--trainer.{unit}={end}", "--trainer.log_every_n_steps=1"]
+    reference = fit(*arguments)
     for checkpoint in (3, 4, 5):
         with monkeypatch.context() as patch:
             patch.setattr("gen_lightning.GenerativeModule.log_iteration", kill_at(checkpoint + 1))
             with pytest.raises(Killed):
-                fit(*model, f"--trainer.{unit}={end}", f"--checkpoint.every_n_iterations={checkpoint}")
+                fit(*arguments, f"--checkpoint.every_n_iterations={checkpoint}")
         folder = max(reference.parent.iterdir(), key=lambda folder: folder.stat().st_mtime)
         assert load(folder / "checkpoints/last.ckpt")["global_step"] == checkpoint
         fit("--resume", str(folder))

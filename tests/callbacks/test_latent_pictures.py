@@ -27,6 +27,11 @@ CONDITIONAL = {
     "encoder": partial(ConditionalEncoder, encoder=MLPEncoder),
     "decoder": partial(ConditionalGenerator, generator=MLPDecoder),
 }
+LAYERS = {
+    "posterior": partial(BottomUp, layer_dims=[3, 1]),
+    "prior": partial(TopDown, layer_dims=[3, 1]),
+    "latent_dim": 4,
+}
 
 
 def unit(*shape):
@@ -114,8 +119,7 @@ def test_conditional_models_layers_and_gans_are_drawn_too(tmp_path):
     callbacks = [LatentInterpolations(9, num_pairs=12, num_steps=2), LatentTraversals(9, num_steps=3)]
     drawn = pictures(callbacks, vae(**CONDITIONAL, latent_dim=4), tmp_path / "vae")
     assert sorted(drawn.values()) == [size_of(4, 3), size_of(12, 2)]
-    layers = {"posterior": partial(BottomUp, layer_dims=[3, 1]), "prior": partial(TopDown, layer_dims=[3, 1])}
-    drawn = pictures(callbacks, vae(**layers, latent_dim=4), tmp_path / "layers")
+    drawn = pictures(callbacks, vae(**LAYERS), tmp_path / "layers")
     assert sorted(drawn.values()) == [size_of(4, 3), size_of(12, 2)]
     drawn = pictures([LatentInterpolations(9, num_pairs=2), LatentManifold(9)], gan(latent_dim=2), tmp_path / "gan")
     assert sorted(drawn.values()) == [size_of(2, 10), size_of(20, 20)]
@@ -125,8 +129,7 @@ def test_conditional_models_layers_and_gans_are_drawn_too(tmp_path):
 def test_a_picture_of_noise_in_layers_is_of_the_latents_it_makes():
     """A reconstruction is what is drawn of its own noise, which is not the latent itself."""
     torch.manual_seed(0)
-    layers = {"posterior": partial(BottomUp, layer_dims=[3, 1]), "prior": partial(TopDown, layer_dims=[3, 1])}
-    model = vae(**layers, latent_dim=4)
+    model = vae(**LAYERS)
     x = torch.rand(5, 1, 28, 28).round()
     z = model.posterior(x).mean
     noise = _noise_of(model, z)

@@ -24,6 +24,14 @@ def numbered(n: int) -> Split:
     return Split(torch.arange(n, dtype=torch.uint8).reshape(n, 1, 1, 1), torch.arange(n) % 10)
 
 
+def assert_modes_are_of_classes(stacks, modes, digits, labels):
+    """A stack's mode is its digits' classes one after another; the digits are found by their pixels."""
+    class_of = {digit.numpy().tobytes(): int(label) for digit, label in zip(digits, labels, strict=True)}
+    for stack, mode in zip(stacks, modes.tolist(), strict=True):
+        a, b, c = (class_of[channel.numpy().tobytes()] for channel in stack)
+        assert mode == 100 * a + 10 * b + c
+
+
 def triples(loader) -> list[list[int]]:
     """The digits that the loader has stacked, by their index."""
     return [triple for batch in loader for triple in batch.data.flatten(1).tolist()]
@@ -31,14 +39,9 @@ def triples(loader) -> list[list[int]]:
 
 @pytest.mark.parametrize("num_triples", [None, 300])
 def test_a_stack_is_three_training_digits_and_its_label_is_their_classes(num_triples):
-    digits = digits_of_training()
-    class_of = {image.numpy().tobytes(): int(label) for image, label in zip(*digits, strict=True)}
-    data = stacks(num_triples=num_triples)
-    batch = next(iter(data.train_dataloader()))
+    batch = next(iter(stacks(num_triples=num_triples).train_dataloader()))
     assert batch.data.dtype == torch.uint8
-    for image, mode in zip(batch.data, batch.labels.tolist(), strict=True):
-        a, b, c = (class_of[channel.numpy().tobytes()] for channel in image)
-        assert mode == 100 * a + 10 * b + c
+    assert_modes_are_of_classes(batch.data, batch.labels, *digits_of_training())
 
 
 def test_batches_arrive_as_rgb_in_the_unit_interval():
@@ -84,14 +87,7 @@ def test_examples_are_the_stacks_and_their_modes(num_triples, split):
     assert torch.equal(images, torch.cat(list(data.images(split))))
     digits = MNISTDataModule("digits")
     digits.setup("fit")
-    class_of = {
-        image.numpy().tobytes(): int(label)
-        for batch in digits.examples(split)
-        for image, label in zip(*batch, strict=True)
-    }
-    for image, mode in zip(images[:50], modes.tolist(), strict=False):
-        a, b, c = (class_of[channel.numpy().tobytes()] for channel in image)
-        assert mode == 100 * a + 10 * b + c
+    assert_modes_are_of_classes(images, modes, *map(torch.cat, zip(*digits.examples(split), strict=True)))
 
 
 def test_fixed_stacks_are_other_data_than_new_ones():

@@ -44,6 +44,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
+from tqdm import tqdm
 
 from callbacks import (
     AtomicCheckpointIO,
@@ -765,6 +766,26 @@ def keep_freed_memory() -> None:
             mallopt(trim_threshold, 2**30)
 
 
+def close_progress_bars() -> None:
+    """Closes the bars of what ended before they did, so that the next output begins on a line of its own."""
+    # Nor are they left to the garbage collector: they would be written to from within any allocation, and W&B, which
+    # listens to what is written, would set context variables in the middle of another's being set. CPython 3.11 loses
+    # variables then, or crashes (python/cpython#148891).
+    for bar in list(tqdm._instances):
+        bar.close()
+
+
+def run_command(args: list[str]) -> None:
+    """Runs a command, and leaves no progress bar open."""
+    try:
+        if args[:1] == ["compare"]:
+            compare_runs(args[1:])
+        else:
+            CommandLine(args)
+    finally:
+        close_progress_bars()
+
+
 def main(args: list[str] | None = None) -> None:
     """Runs a command; a user's error is one sentence and exit status 2, a training that has diverged status 1.
 
@@ -775,10 +796,7 @@ def main(args: list[str] | None = None) -> None:
     keep_freed_memory()
     args = sys.argv[1:] if args is None else args
     try:
-        if args[:1] == ["compare"]:
-            compare_runs(args[1:])
-        else:
-            CommandLine(args)
+        run_command(args)
     except SIGTERMException:
         # A SystemExit with status 0, which a cluster would take for success.
         sys.exit(128 + signal.SIGTERM)

@@ -18,9 +18,10 @@ def own_cache(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def no_run_left_behind():
-    """Ends the W&B run of a test, which the next one's logger would take for its own."""
+def nothing_left_behind():
+    """Ends the W&B run of a test, which the next one's logger would take for its own, and its progress bars."""
     yield
+    train.close_progress_bars()
     if wandb.run is not None:
         wandb.finish()
 

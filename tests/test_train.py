@@ -460,6 +460,17 @@ def test_mistakes_are_answered_in_one_sentence(mistake, tmp_path, monkeypatch, c
     assert len(last_line) < 300
 
 
+def test_what_fails_in_training_ends_the_line_of_its_bar(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    free_bits = "{class_path: gen_lightning.vae.FreeBits, init_args: {free_nats: 0.1}}"
+    model = [f"--model.objective={free_bits}", "--model.prior=gen_lightning.vae.MixtureOfGaussians"]
+    with pytest.raises(SystemExit):
+        train.main(["fit", *VAE, *DIGITS, *model, "--trainer.callbacks=null"])
+    printed = capsys.readouterr()
+    assert "does not factorize" in printed.err
+    assert printed.out.rstrip(" ").endswith("\n")
+
+
 def test_a_mistake_shows_no_traceback_and_leaves_no_run(tmp_path):
     finished = run_command("fit", *MLP, "--model.latent_dim=0", cwd=tmp_path)
     assert finished.returncode == 2

@@ -147,7 +147,7 @@ class Trainer(LightningTrainer):
         folder.mkdir(parents=True, exist_ok=True)
         if len(model.data_shape) == 3:
             save_image(make_grid(samples[:400], nrow=math.ceil(min(num_samples, 400) ** 0.5)), folder / "grid.png")
-            samples = (samples * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+            samples = (samples.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
         arrays: dict[str, Any] = {} if classes is None else {"labels": classes.numpy()}
         np.savez_compressed(folder / "samples.npz", samples.numpy(), **arrays)
         print(f"Wrote {num_samples} samples to {folder}")
@@ -250,7 +250,8 @@ class CommandLine(LightningCLI):
             "--float32_matmul_precision",
             type=Literal["highest", "high", "medium"],
             default="highest",
-            help="As torch.set_float32_matmul_precision: below highest, GPUs use TF32, and some CPUs quicker kernels.",
+            help="As torch.set_float32_matmul_precision, for convolutions too: below highest, GPUs use TF32, and some"
+            " CPUs quicker kernels.",
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -278,6 +279,8 @@ class CommandLine(LightningCLI):
         """Names the run's folder, or finds the one to go on in."""
         config = self.config[self.subcommand]
         torch.set_float32_matmul_precision(config.float32_matmul_precision)
+        # By default torch has cuDNN's convolutions in TF32, whatever is said of products.
+        torch.backends.cudnn.allow_tf32 = config.float32_matmul_precision != "highest"
         if config.get("weights_only", False) is None:
             # Lightning would unpickle whatever a checkpoint holds.
             config.weights_only = True
@@ -670,6 +673,9 @@ def explain(message: str, options: list[str]) -> str:
         class_path = match[2] or re.findall(r"class_path '([\w.]+)'", message)[-1]
         return f"{class_path} has no argument {match[1]}{nearest(match[1], argument_names(class_path))}"
     key = ".".join(re.findall(r'[Kk]ey "([\w.]+)"', message))
+    if key and (match := re.search(r"the following arguments are required: ([\w, ]+)", message)):
+        missing = " ".join(f"--{key}.{name} VALUE" for name in match[1].split(", "))
+        return f"{key} needs {match[1]}: add {missing}."
     for reason in (
         r"module '\S+' has no attribute '\w+'",
         r"No module named '[^']+'",

@@ -26,11 +26,13 @@ class Latents(Callback):
 
     As `rows` of `test`, each with its standard error, logged as `test/...`: `active_units` (Burda et al. 2016), in
     dimensions; of latents in L layers also `active_units/1` to `active_units/L`, from the data on, the mean of a layer
-    being that given the means of the layers drawn before it; `mutual_information` of image and latent, in nats, which
-    log N bounds (`gen_lightning.metrics.latents.mutual_information` says with what bias); `linear_accuracy` and
-    `knn_accuracy` of probes fitted to the posterior means of training images, but not of a conditional model, whose
-    posterior is told the label; and `posterior_collapse`, 1 or 0: whether no unit, or less than 5 % of them, is active,
-    or the mutual information is below 0.1 nats, as it is wherever the rate is. It is warned of.
+    being that given the means of the layers drawn before it (so that a layer of a `Ladder` is active where the layers
+    before it are, though it adds nothing to them: its `rate/L` in the report tells); `mutual_information` of image and
+    latent, in nats, which log N bounds (`gen_lightning.metrics.latents.mutual_information` says with what bias);
+    `linear_accuracy` and `knn_accuracy` of probes fitted to the posterior means of training images, but not of a
+    conditional model, whose posterior is told the label; and `posterior_collapse`, 1 or 0: whether no unit, or less
+    than 5 % of them, is active, or the mutual information is below 0.1 nats, as it is wherever the rate is. It is
+    warned of.
 
     In `fit`, each validation logs `val/active_units`, of all its images, and of the first one with so few it is warned,
     in the log and by W&B alerts.

@@ -1,5 +1,6 @@
 """The likelihood of held-out data, by importance sampling."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -28,7 +29,8 @@ class ImportanceSampledLikelihood(Callback):
     As `rows` of `test`, in nats, each the mean over the images with its standard error: the importance weighted bound
     at 1, 64 and k latents, all of the same k log-weights, as `bound/1`, `bound/64`, `bound/K`; the last one's negative,
     which bounds the negative log-likelihood from above, as `nll/K`; and, of a model whose likelihood is a probability
-    of 256 levels, the same as `bits_per_dimension/K`. Logged as `test/...`.
+    of 256 levels, the same as `bits_per_dimension/K`. Of dequantized images, it is the bits for the levels that the
+    density bounds: 8 more than its own. Logged as `test/...`.
 
     An image's latents are a function of the seed, its index in the split and the kind of device alone, and it is
     measured by itself, so that its bounds are the same bits whatever the batch size and the number of ranks. Where the
@@ -76,9 +78,11 @@ class ImportanceSampledLikelihood(Callback):
         bounds = self._bounds(trainer, pl_module, ks)
         estimates = {f"bound/{k}": bounds[:, i] for i, k in enumerate(ks)}
         estimates[f"nll/{self.num_samples}"] = -bounds[:, -1]
-        if getattr(pl_module, "levels", None) == _GREY_LEVELS:
+        dequantized = getattr(trainer.datamodule, "dequantize", False)
+        if dequantized or getattr(pl_module, "levels", None) == _GREY_LEVELS:
             bits = bits_per_dimension(-bounds[:, -1], pl_module.data_shape)
-            estimates[f"bits_per_dimension/{self.num_samples}"] = bits
+            # A level is 1 / 256 wide, and the density's mean over it bounds its probability (Theis et al. 2016, 3.1).
+            estimates[f"bits_per_dimension/{self.num_samples}"] = bits + (math.log2(_GREY_LEVELS) if dequantized else 0)
         self.rows = {name: row_of(name, mean_estimate(values), len(values)) for name, values in estimates.items()}
         pl_module.log_dict({f"test/{name}": row.value for name, row in self.rows.items()})
 

@@ -128,11 +128,7 @@ class GenerativeModule(LightningModule, ABC):
         Raises:
             ValueError: the data do not have the shape that the model was built for.
         """
-        if data.shape[1:] != self.data_shape:
-            raise ValueError(
-                f"The data have shape {tuple(data.shape[1:])} and the model is built for {self.data_shape}:"
-                " set model.data_shape to the data's."
-            )
+        self._check_shape(data)
 
     def check_labels(self, batch: Sequence[Tensor]) -> None:
         """Looks at the labels of the first batch, if they condition the model, before they train or measure anything.
@@ -219,6 +215,13 @@ class GenerativeModule(LightningModule, ABC):
         if checkpoint.get("loops") and 0 < batches_per_epoch < float("inf"):
             fit_loop = checkpoint["loops"]["fit_loop"]
             checkpoint["epoch"] = rewind_to_iteration(fit_loop, self.global_step, int(batches_per_epoch))
+
+    def _check_shape(self, data: Tensor) -> None:
+        if data.shape[1:] != self.data_shape:
+            raise ValueError(
+                f"The data have shape {tuple(data.shape[1:])} and the model is built for {self.data_shape}:"
+                " set model.data_shape to the data's."
+            )
 
     def _check_classes(self, labels: Tensor, n: int) -> None:
         if self.num_classes is None:

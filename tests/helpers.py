@@ -182,6 +182,11 @@ class Examples(LightningDataModule):
         return zip(*(tensor[:n].split(self.batch_size) for tensor in self.tensors), strict=True)
 
 
+def standardized_differences(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Of the means of estimates `[R, P]` and as many others, `[P]`: standard normal where the two are equal."""
+    return (one.mean(0) - other.mean(0)) / ((one.var(0) + other.var(0)) / len(one)).sqrt()
+
+
 def run_test(
     callback: Callback, module: LightningModule, data: LightningDataModule, enable_progress_bar: bool = False
 ) -> dict[str, Row]:

@@ -89,8 +89,10 @@ class TestFit:
     def test_the_precision_of_products_is_of_one_run(self, fit):
         folder = fit(*MLP, *DIGITS, "--trainer.max_steps=1", "--float32_matmul_precision=high")
         assert torch.get_float32_matmul_precision() == "high"
+        assert torch.backends.cudnn.allow_tf32
         fit(*MLP, *DIGITS, "--trainer.max_steps=1")
         assert torch.get_float32_matmul_precision() == "highest"
+        assert not torch.backends.cudnn.allow_tf32
         fit("--resume", str(folder))
         assert torch.get_float32_matmul_precision() == "high"
 
@@ -277,6 +279,16 @@ class TestTestAndSample:
         grid = np.asarray(Image.open(tmp_path / "a/grid.png"))
         assert (grid[2:34, 2:34, :1] == a[0]).mean() > 0.99  # save_image rounds halves otherwise
 
+    def test_samples_beyond_the_greys_are_black_and_white(self, fit, tmp_path):
+        unbounded = "{class_path: gen_lightning.vae.Gaussian, init_args: {squash: torch.nn.Identity}}"
+        grey = [*DIGITS, "--data.binarization=none", f"--model.likelihood={unbounded}", "--trainer.callbacks=null"]
+        folder = fit(*VAE, *grey, "--trainer.max_steps=1", "--trainer.limit_val_batches=0")
+        train.main(["sample", "--ckpt_path", str(folder / "checkpoints/last.ckpt"), "--num_samples=10"])
+        array = np.load(tmp_path / "samples/samples.npz")["arr_0"].astype(int)
+        grid = np.asarray(Image.open(tmp_path / "samples/grid.png"))
+        assert (array == 0).mean() > 0.1
+        assert abs(grid[2:30, 2:30, 0] - array[0, :, :, 0]).max() <= 1
+
     def test_sample_draws_the_classes_that_are_named(self, fit, tmp_path, capsys):
         recipe = ["--config", str(CONFIGS / "gan/conditional.yaml")]
         folder = fit(*recipe, *DIGITS, "--trainer.max_steps=1", "--trainer.limit_val_batches=0")
@@ -403,6 +415,10 @@ MISTAKES = {
     ),
     "wrong type": (["fit", *MLP, "--model.latent_dim=abc"], "latent_dim: Expected a <class 'int'>. Got value: abc."),
     "wrong choice": (["fit", *MLP, "--data.source=mnst"], "'digits']. Got value: mnst."),
+    "missing argument": (
+        ["fit", *VAE, "--model.objective=gen_lightning.vae.FreeBits"],
+        "model.objective needs free_nats: add --model.objective.free_nats VALUE.",
+    ),
     "wrong kind of number": (
         ["fit", *MLP, "--trainer.max_epochs=x"],
         "trainer.max_epochs is x: expected <class 'int'>",

@@ -168,6 +168,20 @@ class GANModule(GenerativeModule):
             self._discriminator_optimizer(self.discriminator.parameters()),
         ]
 
+    def on_fit_start(self) -> None:
+        """Looks at the schedules, and at the optimizers, before anything is trained.
+
+        Raises:
+            ValueError: a schedule is of what no optimizer has; float16's scaler is left to a fused optimizer.
+        """
+        super().on_fit_start()
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and any(hasattr(one, "_step_supports_amp_scaling") for one in self.trainer.optimizers):
+            raise ValueError(
+                "A fused optimizer divides gradients by 16-mixed's scale within its step, after they are clipped and"
+                " their norms are logged: leave fused out, or set --trainer.precision=bf16-mixed."
+            )
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Looks at the size of the first batch, too, which is to be divided.
 

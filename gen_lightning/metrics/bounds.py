@@ -22,8 +22,14 @@ def mean_bound(log_weights: Tensor, k: int) -> Tensor:
 
     Args:
         log_weights: as for `importance_weighted_bound`, `[K, N]`
-        k: weights in a group, at most K
+        k: weights in a group, 1 to K
+
+    Raises:
+        ValueError: k is less than 1, or there are fewer weights.
     """
+    if not 1 <= k <= len(log_weights):
+        available = len(log_weights)
+        raise ValueError(f"A bound at {k} weights cannot be taken of {available}: choose 1 to {available}.")
     groups = log_weights[: len(log_weights) // k * k].unflatten(0, (-1, k))
     return importance_weighted_bound(groups.movedim(1, 0)).mean(0)
 

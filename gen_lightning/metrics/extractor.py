@@ -166,7 +166,7 @@ class InceptionFeatures(FeatureExtractor):
     def forward(self, images: Tensor) -> Tensor:
         """Features `[N, 2048]` of images `[N, C, H, W]` in [0, 1], C = 1 or 3, resized to 299 x 299 within."""
         colour = images.expand(-1, 3, -1, -1)
-        return self.network((colour * 255).round().to(torch.uint8))
+        return self.network((colour.clamp(0, 1) * 255).round().to(torch.uint8))
 
     def probabilities(self, features: Tensor) -> Tensor:
         """Probabilities `[N, 1008]` of ImageNet's classes, without the bias, as in the Inception Score's code."""

@@ -97,7 +97,9 @@ def real_features(
         device: where the features are to be
     """
     kind = f"{type(extractor).__module__}.{type(extractor).__qualname__} {extractor.num_features}"
-    mark = f"{kind} {extractor.sha256} {fingerprint(images())}"
+    # Real features and those of samples are to be rounded alike.
+    arithmetic = f"{device.type} {torch.get_float32_matmul_precision()}"
+    mark = f"{kind} {extractor.sha256} {arithmetic} {fingerprint(images())}"
 
     def compute() -> dict[str, Tensor]:
         return {"features": torch.cat([features_of(extractor, batch.to(device)) for batch in images()])}

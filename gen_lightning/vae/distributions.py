@@ -111,7 +111,8 @@ class DiscretizedLogistic(Distribution):
         above = _log_sigmoid((value - self.loc + half) / self.scale)
         # s(u) - s(l) = s(u) s(-l) (1 - exp(l - u)) is exact in the tails too.
         width = (-torch.expm1(-2 * half / self.scale)).log()
-        lowest, highest = value == 0, value == 1
+        # Levels are as near to n / 255 as rounding has left them.
+        lowest, highest = value < half, value > 1 - half
         return (
             torch.where(lowest, 0.0, below)
             + torch.where(highest, 0.0, above)

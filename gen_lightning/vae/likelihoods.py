@@ -2,10 +2,11 @@
 
 Probabilities of discrete data: the Bernoullis (binary), DiscretizedLogistic and its mixture (256 levels n / 255).
 Densities of continuous data: ContinuousBernoulli and the Gaussians. The two have nothing to do with each other's
-numbers. Each refuses data outside its support, densities refuse binary data and warn of levels, and the
-means of images are in [0, 1].
+numbers. Each refuses data outside its support; densities and probabilities of 256 levels refuse binary data, densities
+warn of levels, and the means of images are in [0, 1].
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -38,7 +39,7 @@ class Likelihood(nn.Module):
         """
 
     def fit(self, parameters: Tensor, data: Tensor) -> None:
-        """Sets what has a closed form and is not left to gradients; called before `forward` in training mode.
+        """Sets what has a closed form and is not left to gradients; called before `forward` in training alone.
 
         Args:
             parameters: decoder outputs `[K, N, *parameters_shape]`, detached
@@ -70,8 +71,9 @@ class Bernoulli(Likelihood):
         """Raises ValueError unless every value is 0 or 1."""
         if not _is_binary(data):
             raise ValueError(
-                "A Bernoulli likelihood is a probability of binary data, and these are grey: set"
-                " --data.binarization=dynamic (or static)."
+                "A Bernoulli likelihood is a probability of binary data, and these are not: of MNISTDataModule, set"
+                " --data.binarization=dynamic (or static); of others, take gen_lightning.vae.DiscretizedLogistic for"
+                " 256 levels, or gen_lightning.vae.Gaussian."
             )
 
     def forward(self, parameters: Tensor) -> Distribution:
@@ -192,7 +194,7 @@ class Gaussian(Likelihood):
         self, data_shape: Sequence[int], scale: float = 1.0, squash: Callable[[], nn.Module] = nn.Sigmoid
     ) -> None:
         super().__init__()
-        if scale <= 0:
+        if not 0 < scale < math.inf:
             raise ValueError(f"The Gaussian's scale is {scale}: choose a number above 0.")
         self.parameters_shape = self.data_shape = tuple(data_shape)
         self.squash = squash()
@@ -200,7 +202,7 @@ class Gaussian(Likelihood):
 
     def check_data(self, data: Tensor) -> None:
         """Raises ValueError when values are outside the means' range, or all of them are 0 or 1."""
-        lowest, highest = self.squash(torch.tensor([-torch.inf, torch.inf])).tolist()
+        lowest, highest = self.squash(data.new_tensor([-torch.inf, torch.inf])).tolist()
         _check_density(data, lowest, highest)
 
     def forward(self, parameters: Tensor) -> Independent:
@@ -245,7 +247,7 @@ class LearnedScaleGaussian(Gaussian):
     def __init__(
         self, data_shape: Sequence[int], min_scale: float = 0.01, squash: Callable[[], nn.Module] = nn.Sigmoid
     ) -> None:
-        if min_scale <= 0:
+        if not 0 < min_scale < math.inf:
             raise ValueError(f"LearnedScaleGaussian's min_scale is {min_scale}: choose a number above 0.")
         super().__init__(data_shape, min_scale, squash)
         self.parameters_shape = (2 * self.data_shape[0], *self.data_shape[1:])
@@ -348,8 +350,8 @@ def _check_density(data: Tensor, lowest: float, highest: float) -> None:
     if _is_levels(data):
         rank_zero_warn(
             "This likelihood is a density of continuous data, and these are of 256 levels, at which a density may grow"
-            " without bound: set --data.dequantize=true, or take gen_lightning.vae.DiscretizedLogistic, whose nats are"
-            " those of a probability."
+            " without bound: set --data.dequantize=true (of MNISTDataModule), or take"
+            " gen_lightning.vae.DiscretizedLogistic, whose nats are those of a probability."
         )
 
 
@@ -360,6 +362,11 @@ def _is_levels(data: Tensor) -> bool:
 
 
 def _check_levels(data: Tensor) -> None:
+    if _is_binary(data):
+        raise ValueError(
+            "This likelihood is a probability of 256 levels, and these data have 2: set --data.binarization=none, or"
+            " take gen_lightning.vae.Bernoulli."
+        )
     if not _is_levels(data):
         raise ValueError(
             "This likelihood is a probability of pixels of 256 levels, n / 255, and these are others: set"

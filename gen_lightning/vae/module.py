@@ -100,13 +100,13 @@ class VAEModule(GenerativeModule):
         return self._prior()
 
     def terms(self, x: Tensor, k: int = 1, *condition: Tensor) -> Terms:
-        """What every objective and bound is made of, from k latents for each example of x `[N, *data_shape]`."""
-        posterior = self.posterior(x, *condition)
-        z = posterior.rsample(torch.Size([k]))
-        parameters = self._decode(z, *condition)
-        if self.training:
-            self._likelihood.fit(parameters.detach(), x)
-        return Terms(posterior, self.prior(), z, self._likelihood(parameters).log_prob(x))
+        """What every objective and bound is made of, from k latents for each example of x `[N, *data_shape]`.
+
+        Raises:
+            ValueError: k is less than 1; x has another shape, which would be broadcast to a wrong value.
+        """
+        posterior, z, parameters = self._pass(x, k, *condition)
+        return self._terms(x, posterior, z, parameters)
 
     def log_weights(self, x: Tensor, k: int, *condition: Tensor) -> Tensor:
         """Log p(x, z) - log q(z | x) `[k, N]`, at k samples of the posterior."""
@@ -123,7 +123,8 @@ class VAEModule(GenerativeModule):
     def latents(self, n: int) -> Tensor:
         """Latents `[n, Z]` from the prior, or from `ex_post` where that is set."""
         distribution = self.prior() if self.ex_post is None else self.ex_post
-        return distribution.sample(torch.Size([n]))
+        # `ex_post` is no part of the module, and does not move with it.
+        return distribution.sample(torch.Size([n])).to(self.device)
 
     def draw(self, n: int, *condition: Tensor) -> Tensor:
         """What the module makes, `[n, *data_shape]`, of latents from the prior, or from `ex_post`."""
@@ -159,7 +160,9 @@ class VAEModule(GenerativeModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The negative of the objective's mean over the batch."""
-        terms = self.terms(batch[0], self.objective.num_samples, *self.condition_of(batch))
+        posterior, z, parameters = self._pass(batch[0], self.objective.num_samples, *self.condition_of(batch))
+        self._likelihood.fit(parameters.detach(), batch[0])
+        terms = self._terms(batch[0], posterior, z, parameters)
         loss = -self.objective(terms, self.global_step).mean()
         # Lightning counts this iteration after the method has returned.
         iteration = self.global_step + 1
@@ -186,6 +189,18 @@ class VAEModule(GenerativeModule):
             )
         yield from self.trainer.datamodule.images("train")
 
+    def _pass(self, x: Tensor, k: int, *condition: Tensor) -> tuple[Distribution, Tensor, Tensor]:
+        """q(z | x), k samples of it `[k, N, Z]`, and the parameters of p(x | z) `[k, N, *parameters_shape]`."""
+        self._check_shape(x)
+        if k < 1:
+            raise ValueError(f"k is {k}: choose 1 latent or more for each example.")
+        posterior = self.posterior(x, *condition)
+        z = posterior.rsample(torch.Size([k]))
+        return posterior, z, self._decode(z, *condition)
+
+    def _terms(self, x: Tensor, posterior: Distribution, z: Tensor, parameters: Tensor) -> Terms:
+        return Terms(posterior, self.prior(), z, self._likelihood(parameters).log_prob(x))
+
     def _decode(self, z: Tensor, *condition: Tensor) -> Tensor:
         """The parameters of p(x | z): latents `[..., N, Z]` -> `[..., N, *parameters_shape]`."""
         seen = self._prior.decoded(z)
@@ -195,8 +210,9 @@ class VAEModule(GenerativeModule):
 
 
 def _bound(terms: Terms) -> dict[str, Tensor]:
-    """The ELBO, which is -(distortion + rate) (Alemi et al. 2018)."""
-    return {"elbo": terms.elbo, "rate": terms.kl, "distortion": -terms.log_likelihood.mean(0)}
+    """The ELBO, which is -(distortion + rate) (Alemi et al. 2018), and the parts of the rate, where it has any."""
+    rates = {f"rate/{number}": rate for number, rate in enumerate(terms.rates, 1)}
+    return {"elbo": terms.elbo, "rate": terms.kl, "distortion": -terms.log_likelihood.mean(0)} | rates
 
 
 def _means(terms: Terms) -> dict[str, Tensor]:

@@ -102,6 +102,9 @@ class FreeBits(Objective):
 class Capacity(Objective):
     """The log-likelihood, with a weight on the KL's distance from a capacity (Burgess et al. 2018, equation 8).
 
+    The distance is of each example. Where the KL is not in closed form, that of its estimate is larger, by the
+    estimate's noise: take more samples there, or a Gaussian posterior and prior.
+
     Args:
         capacity: what the KL of each example is drawn to in nats, 0 or more
         gamma: the weight, 0 or more
@@ -182,6 +185,6 @@ def _value(schedule: Schedule | None, iteration: int) -> float:
 
 def not_negative(name: str, value: float) -> float:
     """`value`, or a ValueError that names it."""
-    if value < 0:
+    if not value >= 0:
         raise ValueError(f"{name} is {value}: choose 0 or more.")
     return value

@@ -5,11 +5,12 @@ Sizes: K samples of the latent for each of N examples. Sums over dimensions alwa
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 from torch import Tensor
 from torch.distributions import Distribution, Independent, kl_divergence
 
-from gen_lightning.vae.hierarchy import kl_of_layers
+from gen_lightning.vae.hierarchy import Hierarchy, kl_of_layers
 
 
 @dataclass
@@ -86,6 +87,14 @@ class Terms:
         if self._kl_of_layers is not None:
             return self._kl_of_layers
         return kl_divergence(self.factors, _factors(self.prior))
+
+    @property
+    def rates(self) -> tuple[Tensor, ...]:
+        """The KL of each layer given those before it, `[N]` each; of none where q and p draw no layers in one order."""
+        if self._kl_of_layers is None:
+            return ()
+        layer_dims = cast(Hierarchy, self.posterior).layer_dims
+        return tuple(kl.sum(-1) for kl in self._kl_of_layers.split(layer_dims, -1))
 
     @cached_property
     def _kl_of_layers(self) -> Tensor | None:

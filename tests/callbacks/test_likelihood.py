@@ -141,6 +141,13 @@ def test_bits_per_dimension_are_of_probabilities_of_grey_levels(likelihood, bina
         assert rows["bits_per_dimension/5"].better == "lower"
 
 
+def test_bits_of_dequantized_images_are_those_of_their_levels():
+    """A uniform density, whose nats are 0, is a guess among 256 levels: 8 bits (Theis et al. 2016)."""
+    data = MNISTDataModule("digits", binarization="none", dequantize=True)
+    rows = run_test(ImportanceSampledLikelihood(5, num_images=4), vae(likelihood=Gaussian), data)
+    assert rows["bits_per_dimension/5"].value == pytest.approx(rows["nll/5"].value / 784 / math.log(2) + 8)
+
+
 def test_a_model_without_a_likelihood_is_refused():
     with pytest.raises(ValueError, match="GANModule has no likelihood: leave"):
         run_test(ImportanceSampledLikelihood(), gan(), MNISTDataModule("digits"))

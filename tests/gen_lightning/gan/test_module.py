@@ -182,6 +182,13 @@ def test_gradients_are_clipped_once_after_the_scaler_has_unscaled_them(micro_bat
     assert step.norm().item() == pytest.approx(LEARNING_RATE * 0.01, rel=1e-2)
 
 
+def test_a_fused_optimizer_that_unscales_after_the_clipping_is_refused():
+    scaler = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    model = plane(discriminator_optimizer=partial(torch.optim.Adam, fused=True))
+    with pytest.raises(ValueError, match="leave fused out, or set --trainer"):
+        train(model, torch.randn(10, 2), batch_size=10, steps=1, plugins=[scaler])
+
+
 @pytest.mark.parametrize("loss", [NonSaturating(), RelativisticPaired(), Wasserstein(clip=0.5)])
 @pytest.mark.parametrize("arguments", [{}, {"gradient_clip_norm": 0.05, "discriminator_steps": 2}])
 def test_any_number_of_micro_batches_trains_like_one(loss, arguments):

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from helpers import exact_log_likelihood, vae
+from helpers import exact_log_likelihood, standardized_differences, vae
 from torch import nn
 
 from gen_lightning.networks import MLPEncoder
@@ -131,6 +131,27 @@ def test_path_gradients_vanish_at_the_exact_posterior(objective):
         greatest.append(max(parameter.grad.abs().max() for parameter in parameters))
     assert greatest[0] < 1e-12
     assert greatest[1] > 1e-2
+
+
+def test_dreg_is_unbiased_for_a_flow_and_stl_is_not():
+    """Away from the exact posterior, for k = 8, in the flow's own parameters too (Tucker et al. 2019)."""
+    model = correlated_model()
+    x = torch.randn(4, 4, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in (*model.encoder.parameters(), *model._posterior.parameters()):
+            parameter += 0.15 * torch.randn_like(parameter)
+
+    def of_posterior(objective, seed):
+        torch.manual_seed(seed)
+        for _ in range(40):
+            model.zero_grad()
+            objective(num_samples=8)(model.terms(x.repeat(200, 1), 8), 0).mean().backward()
+            parameters = [*model.encoder.parameters(), *model._posterior.parameters()]
+            yield torch.cat([parameter.grad.flatten() for parameter in parameters])
+
+    iwae, dreg, stl = (torch.stack(list(of_posterior(*pair))) for pair in ((IWAE, 0), (DReG, 1), (STL, 2)))
+    assert standardized_differences(iwae, dreg).abs().max() < 4
+    assert standardized_differences(iwae, stl).abs().max() > 8
 
 
 @pytest.mark.parametrize("objective", [FreeBits(0.1), BetaTC(5)])

@@ -26,6 +26,7 @@ from gen_lightning.vae import (
     MixtureOfGaussians,
     ResidualTopDown,
     StandardNormal,
+    Terms,
     TopDown,
     VampPrior,
 )
@@ -192,6 +193,19 @@ def test_kl_of_a_ladder_is_in_closed_form_given_the_layers_above(make):
     assert (difference.mean(0).abs() < 4 * estimate.std(0) / 4000**0.5).all()
     torch.testing.assert_close(terms.kl_of_factors.sum(-1), terms.kl)
     assert (terms.kl_of_factors >= 0).all()
+    assert [rate.shape for rate in terms.rates] == [(1,)] * 3
+    torch.testing.assert_close(sum(terms.rates), terms.kl)
+
+
+def test_the_rate_of_a_layer_is_what_it_adds(x):
+    """Nothing where it is the prior, though its units' means follow the layers above."""
+    ladder = model(posterior=Ladder)
+    posterior, prior = ladder.posterior(x), ladder.prior()
+    z = prior.sample((3, len(x)))
+    rates = Terms(prior, prior, z, torch.zeros(3, len(x))).rates
+    assert all((rate == 0).all() for rate in rates)
+    assert all((rate > 0).all() for rate in Terms(posterior, prior, z, torch.zeros(3, len(x))).rates)
+    assert model().terms(x).rates == ()
 
 
 def test_free_bits_are_of_each_dimension_of_each_layer(x):

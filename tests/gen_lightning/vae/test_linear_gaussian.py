@@ -8,7 +8,13 @@ import itertools
 
 import pytest
 import torch
-from helpers import exact_log_likelihood, ladder_linear_gaussian, linear_gaussian, two_layer_linear_gaussian
+from helpers import (
+    exact_log_likelihood,
+    ladder_linear_gaussian,
+    linear_gaussian,
+    standardized_differences,
+    two_layer_linear_gaussian,
+)
 from torch import nn
 
 from gen_lightning.vae import IWAE, STL, DReG, Ladder, Terms, importance_weighted_bound
@@ -83,11 +89,6 @@ def gradients(model, objective, x, seed=0):
 def posterior_gradients(model, objective, x, seed):
     """Independent estimates `[40, P]`, each the mean over 200 draws for every x."""
     return torch.stack([gradients(model, objective, x.repeat(200, 1), seed + i)[0] for i in range(40)])
-
-
-def standardized_differences(one, other):
-    """`[P]`, standard normal where the means are equal."""
-    return (one.mean(0) - other.mean(0)) / ((one.var(0) + other.var(0)) / len(one)).sqrt()
 
 
 def test_dreg_is_unbiased_with_less_variance_and_stl_is_biased(model, x):

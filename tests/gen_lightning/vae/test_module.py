@@ -155,8 +155,21 @@ def test_optimal_scale_is_set_by_training_alone():
     train(model, torch.rand(20, 2), batch_size=10, steps=2)
     trained = model.state_dict()["_likelihood.scale"].clone()
     assert 0.1 < trained < 0.6
-    model.eval().elbo(torch.zeros(5, 2))
-    assert model.state_dict()["_likelihood.scale"] == trained
+    for measured in (model.train(), model.eval()):
+        measured.elbo(torch.zeros(5, 2))
+        assert model.state_dict()["_likelihood.scale"] == trained
+
+
+def test_data_of_another_shape_have_no_likelihood():
+    """An axis that is missing would be broadcast over the batch."""
+    model = vae(data_shape=(1, 4, 4))
+    with pytest.raises(ValueError, match=r"The data have shape \(4, 4\) and the model is built for \(1, 4, 4\)"):
+        model.log_weights(torch.zeros(8, 4, 4), 3)
+
+
+def test_refuses_no_samples():
+    with pytest.raises(ValueError, match="k is 0: choose 1"):
+        vae(data_shape=(2,)).log_weights(torch.zeros(8, 2), 0)
 
 
 def test_centered_pixels_train_as_those_of_a_decoder_whose_bias_starts_there():

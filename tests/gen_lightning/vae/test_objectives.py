@@ -1,10 +1,13 @@
 """The terms of the bound against closed forms."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
+from gen_lightning.metrics.bounds import mean_bound
 from gen_lightning.vae import (
     ELBO,
     IWAE,
@@ -127,6 +130,7 @@ def test_importance_weighted_bound_in_float32_at_many_samples():
     ("make", "name"),
     [
         (lambda: Beta(-1.0), "beta"),
+        (lambda: Beta(math.nan), "beta"),
         (lambda: FreeBits(-0.1), "free_nats"),
         (lambda: Capacity(-1.0), "capacity"),
         (lambda: Capacity(1.0, gamma=-1.0), "gamma"),
@@ -136,8 +140,14 @@ def test_importance_weighted_bound_in_float32_at_many_samples():
     ],
 )
 def test_refuses_negative_weights(make, name):
-    with pytest.raises(ValueError, match=f"{name} is -.*choose 0 or more"):
+    with pytest.raises(ValueError, match=f"{name} is (-|nan).*choose 0 or more"):
         make()
+
+
+def test_a_bound_at_more_weights_than_there_are_is_refused():
+    for k in (0, 6):
+        with pytest.raises(ValueError, match=f"A bound at {k} weights cannot be taken of 5: choose 1 to 5"):
+            mean_bound(torch.zeros(5, 3), k)
 
 
 @pytest.mark.parametrize("objective", [ELBO, Beta, IWAE, DReG, STL])

@@ -21,7 +21,7 @@ from gen_lightning import GANModule, VAEModule
 from gen_lightning.gan import NonSaturating
 from gen_lightning.metrics import Row
 from gen_lightning.networks import MLPDecoder, MLPDiscriminator, MLPEncoder, MLPGenerator
-from gen_lightning.vae import ELBO, Bernoulli, BottomUp, Gaussian, Ladder, TopDown
+from gen_lightning.vae import ELBO, Bernoulli, BottomUp, Gaussian, Ladder, Objective, TopDown
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -180,6 +180,22 @@ class Examples(LightningDataModule):
 
     def examples(self, split, n=None):
         return zip(*(tensor[:n].split(self.batch_size) for tensor in self.tensors), strict=True)
+
+
+def gradients(model: VAEModule, objective: Objective, x: torch.Tensor, seed: int = 0) -> list[torch.Tensor]:
+    """Of the mean over x, of q(z | x) and of p(x, z), flat, with noise that is a function of the seed."""
+    model.zero_grad()
+    torch.manual_seed(seed)
+    objective(model.terms(x, objective.num_samples), 0).mean().backward()
+    # A ladder's prior is a part of q too, and so has another gradient by the path alone.
+    prior = [] if isinstance(model._posterior, Ladder) else [model._prior]
+    parts = nn.ModuleList([model.encoder, model._posterior]), nn.ModuleList([model.decoder, *prior])
+    return [torch.cat([p.grad.flatten() for p in part.parameters()]) for part in parts]
+
+
+def posterior_gradients(model: VAEModule, objective: Objective, x: torch.Tensor, seed: int) -> torch.Tensor:
+    """Independent estimates `[40, P]`, each the mean over 200 draws for every x."""
+    return torch.stack([gradients(model, objective, x.repeat(200, 1), seed + i)[0] for i in range(40)])
 
 
 def standardized_differences(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

@@ -195,7 +195,7 @@ class Gaussian(Likelihood):
     ) -> None:
         super().__init__()
         if not 0 < scale < math.inf:
-            raise ValueError(f"The Gaussian's scale is {scale}: choose a number above 0.")
+            raise ValueError(f"The Gaussian's scale is {scale}: choose a number above 0, not infinite.")
         self.parameters_shape = self.data_shape = tuple(data_shape)
         self.squash = squash()
         self.register_buffer("scale", torch.tensor(float(scale)), persistent=False)
@@ -249,7 +249,7 @@ class LearnedScaleGaussian(Gaussian):
         self, data_shape: Sequence[int], min_scale: float = 0.01, squash: Callable[[], nn.Module] = nn.Sigmoid
     ) -> None:
         if not 0 < min_scale < math.inf:
-            raise ValueError(f"LearnedScaleGaussian's min_scale is {min_scale}: choose a number above 0.")
+            raise ValueError(f"LearnedScaleGaussian's min_scale is {min_scale}: choose a number above 0, not infinite.")
         super().__init__(data_shape, min_scale, squash)
         self.parameters_shape = (2 * self.data_shape[0], *self.data_shape[1:])
 
@@ -337,12 +337,16 @@ def _is_binary(data: Tensor) -> bool:
     return bool(((data == 0) | (data == 1)).all())
 
 
-def _check_density(data: Tensor, lowest: float, highest: float) -> None:
+def _refuse_binary(data: Tensor, likelihood: str) -> None:
     if _is_binary(data):
         raise ValueError(
-            "This likelihood is a density of continuous data, and these are binary: set --data.binarization=none, or"
-            " take gen_lightning.vae.Bernoulli."
+            f"This likelihood is {likelihood}, and these are binary: set --data.binarization=none, or take"
+            " gen_lightning.vae.Bernoulli."
         )
+
+
+def _check_density(data: Tensor, lowest: float, highest: float) -> None:
+    _refuse_binary(data, "a density of continuous data")
     if data.min() < lowest or data.max() > highest:
         raise ValueError(
             f"The data reach from {data.min():.3g} to {data.max():.3g}, and the likelihood is for data from"
@@ -363,11 +367,7 @@ def _is_levels(data: Tensor) -> bool:
 
 
 def _check_levels(data: Tensor) -> None:
-    if _is_binary(data):
-        raise ValueError(
-            "This likelihood is a probability of 256 levels, and these data have 2: set --data.binarization=none, or"
-            " take gen_lightning.vae.Bernoulli."
-        )
+    _refuse_binary(data, "a probability of pixels of 256 levels")
     if not _is_levels(data):
         raise ValueError(
             "This likelihood is a probability of pixels of 256 levels, n / 255, and these are others: set"

@@ -10,14 +10,15 @@ import pytest
 import torch
 from helpers import (
     exact_log_likelihood,
+    gradients,
     ladder_linear_gaussian,
     linear_gaussian,
+    posterior_gradients,
     standardized_differences,
     two_layer_linear_gaussian,
 )
-from torch import nn
 
-from gen_lightning.vae import IWAE, STL, DReG, Ladder, Terms, importance_weighted_bound
+from gen_lightning.vae import IWAE, STL, DReG, Terms, importance_weighted_bound
 
 LATENT = 2
 
@@ -73,22 +74,6 @@ def test_bounds_rise_with_k_to_the_log_likelihood(model, x):
     assert (exact - means[0]).mean() > 0.1
     many = importance_weighted_bound(model.log_weights(x, 100_000))
     torch.testing.assert_close(many, exact, rtol=0, atol=0.02)
-
-
-def gradients(model, objective, x, seed=0):
-    """Of the mean over x, of q(z | x) and of p(x, z), flat, with noise that is a function of the seed."""
-    model.zero_grad()
-    torch.manual_seed(seed)
-    objective(model.terms(x, objective.num_samples), 0).mean().backward()
-    # A ladder's prior is a part of q too, and so has another gradient by the path alone.
-    prior = [] if isinstance(model._posterior, Ladder) else [model._prior]
-    parts = nn.ModuleList([model.encoder, model._posterior]), nn.ModuleList([model.decoder, *prior])
-    return [torch.cat([p.grad.flatten() for p in part.parameters()]) for part in parts]
-
-
-def posterior_gradients(model, objective, x, seed):
-    """Independent estimates `[40, P]`, each the mean over 200 draws for every x."""
-    return torch.stack([gradients(model, objective, x.repeat(200, 1), seed + i)[0] for i in range(40)])
 
 
 def test_dreg_is_unbiased_with_less_variance_and_stl_is_biased(model, x):

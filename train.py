@@ -57,9 +57,12 @@ from callbacks import (
     finish_wandb_runs,
     wandb_loggers,
 )
+from cli.compare import compare
 from gen_lightning import GenerativeModule, VAEModule
-from gen_lightning.metrics import FeatureExtractor, Row, compare, table
-from gen_lightning.metrics.files import whole_file
+from gen_lightning.errors import UserError
+from gen_lightning.evaluation import Row, table
+from gen_lightning.metrics import FeatureExtractor
+from gen_lightning.storage import atomic_write
 from gen_lightning.vae import aggregate_mixture
 
 Latents = Literal["prior", "gmm"]
@@ -91,13 +94,13 @@ class Trainer(LightningTrainer):
         """
         # The default extractor judges grey images.
         grey = len(model.data_shape) == 3 and model.data_shape[0] == 1
-        if (grey or extractor) and evaluation_of(self) is None:
+        if (grey or extractor) and find_evaluation(self) is None:
             self.callbacks.append(Evaluation())
         for callback in self.callbacks:
             if isinstance(callback, SampleMeasure):
                 callback.num_samples = num_samples or callback.num_samples
                 callback.latents = latents
-        if evaluation := evaluation_of(self):
+        if evaluation := find_evaluation(self):
             evaluation.extractor = extractor or evaluation.extractor
         if latents == "gmm":
             model.load_state_dict(load_checkpoint(ckpt_path)["state_dict"])
@@ -136,7 +139,7 @@ class Trainer(LightningTrainer):
         if latents == "gmm":
             draw_from_mixture(model, datamodule, Path(ckpt_path).parent)
         generator = torch.Generator().manual_seed(seed)
-        classes = model.draw_labels(num_samples, generator) if labels is None else in_turn(labels, num_samples)
+        classes = model.draw_labels(num_samples, generator) if labels is None else cycle_labels(labels, num_samples)
         # So many fit in any memory; blocks of another size would be other samples of the same seed.
         blocks = [
             model.sample(len(block), generator=generator, labels=None if classes is None else classes[block]).cpu()
@@ -257,7 +260,7 @@ class CommandLine(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the checkpoint that every run keeps; tells the model what the data are, and both the seed."""
         parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
-        parser.link_arguments("data", "model.init_args.data_shape", shape_of, apply_on="instantiate")
+        parser.link_arguments("data", "model.init_args.data_shape", get_shape, apply_on="instantiate")
         parser.link_arguments("seed_everything", "model.init_args.seed", int)
         parser.link_arguments("seed_everything", "data.init_args.seed", int)
 
@@ -288,10 +291,10 @@ class CommandLine(LightningCLI):
         checkpoint = load_checkpoint(ckpt_path) if ckpt_path else {}
         self.iteration_of_checkpoint = checkpoint.get("global_step", 0)
         if self.subcommand == "fit" and checkpoint and "optimizer_states" not in checkpoint:
-            raise ValueError(f"{ckpt_path} holds weights alone: give a checkpoint that training can go on from.")
+            raise UserError(f"{ckpt_path} holds weights alone: give a checkpoint that training can go on from.")
         if self.subcommand != "fit":
             self.save_config_callback = None
-            self.run_folder = folder_of_checkpoint(ckpt_path)
+            self.run_folder = find_run_folder(ckpt_path)
             identify_wandb_run(config.trainer.logger, self.run_folder)
             return
         if config.resume:
@@ -308,12 +311,12 @@ class CommandLine(LightningCLI):
         stop where they diverge.
         """
         trainer_config = self._get(self.config_init, "trainer")
-        loggers = as_list(trainer_config.logger)
-        kwargs["plugins"] = [*as_list(trainer_config.plugins), AtomicCheckpointIO()]
+        loggers = to_list(trainer_config.logger)
+        kwargs["plugins"] = [*to_list(trainer_config.plugins), AtomicCheckpointIO()]
         kwargs["profiler"] = trainer_config.profiler or NoProfiler()
         if self.subcommand == "fit":
             kwargs["default_root_dir"] = str(self.run_folder)
-            kwargs["callbacks"] = [*as_list(trainer_config.callbacks), StopOnNaN()]
+            kwargs["callbacks"] = [*to_list(trainer_config.callbacks), StopOnNaN()]
             if trainer_config.enable_progress_bar is not False:
                 # Drawn at each batch, as by default, the bar costs a tenth of a small network's iteration.
                 kwargs["callbacks"].append(TQDMProgressBar(refresh_rate=20))
@@ -361,17 +364,17 @@ class CommandLine(LightningCLI):
 
     def after_test(self) -> None:
         """Logs and prints what all callbacks have measured, and writes it beside the checkpoint's run."""
-        rows = rows_of(self.trainer)
+        rows = collect_rows(self.trainer)
         if not rows or self.trainer.fast_dev_run:
             finish_wandb_runs(self.trainer)
             self.after_validate()
             return
-        evaluation = evaluation_of(self.trainer)
+        evaluation = find_evaluation(self.trainer)
         report = {
             "metrics": {name: asdict(row) for name, row in rows.items()},
-            **(evaluation.provenance() if evaluation else provenance_of(self.datamodule)),
+            **(evaluation.provenance() if evaluation else describe_data(self.datamodule)),
             "latents": self.config.test.latents,
-            "likelihood": likelihood_of(self.model, self.datamodule),
+            "likelihood": describe_likelihood(self.model, self.datamodule),
             "seconds": round(self.trainer.test_seconds, 1),
             "iteration": self.iteration_of_checkpoint,
             "seed": self.config.test.seed_everything,
@@ -390,15 +393,13 @@ def draw_from_mixture(model: GenerativeModule, datamodule: LightningDataModule |
     The mixture is stored in `folder`; where that of these data is there already, they are not needed.
 
     Raises:
-        ValueError: the model has no latents to infer, or too many dimensions of them, or the data have no examples or
+        UserError: the model has no latents to infer, or too many dimensions of them, or the data have no examples or
             identity.
     """
     if not isinstance(model, VAEModule):
-        raise ValueError(f"{type(model).__name__} infers no latents to fit a mixture to: leave out --latents.")
+        raise UserError(f"{type(model).__name__} infers no latents to fit a mixture to: leave out --latents.")
     if datamodule is None or not (hasattr(datamodule, "examples") and hasattr(datamodule, "identity")):
-        raise ValueError(
-            "--latents gmm needs a data module with examples(split) and identity, such as MNISTDataModule."
-        )
+        raise UserError("--latents gmm needs a data module with examples(split) and identity, such as MNISTDataModule.")
 
     def training_examples() -> Iterator[tuple[Tensor, Tensor]]:
         datamodule.prepare_data()
@@ -408,36 +409,36 @@ def draw_from_mixture(model: GenerativeModule, datamodule: LightningDataModule |
     model.ex_post = aggregate_mixture(model, training_examples, datamodule.identity, folder)
 
 
-def provenance_of(datamodule: LightningDataModule) -> dict[str, str]:
+def describe_data(datamodule: LightningDataModule) -> dict[str, str]:
     """What is known of the data where no evaluation has looked at them: a digest of what they say they are."""
     identity = getattr(datamodule, "identity", None)
     return {"data": hashlib.sha256(identity.encode()).hexdigest()} if identity else {}
 
 
-def likelihood_of(model: LightningModule, datamodule: LightningDataModule) -> str | None:
+def describe_likelihood(model: LightningModule, datamodule: LightningDataModule) -> str | None:
     """Of what a VAE's bounds are; those of a density depend on whether its images are dequantized, too."""
-    kind = getattr(model, "kind_of_likelihood", None)
+    kind = getattr(model, "likelihood_kind", None)
     return f"{kind}, of dequantized images" if kind and getattr(datamodule, "dequantize", False) else kind
 
 
-def in_turn(labels: int | list[int], n: int) -> Tensor:
+def cycle_labels(labels: int | list[int], n: int) -> Tensor:
     """One label, or several again and again, int64 `[n]`.
 
     Raises:
-        ValueError: there is none.
+        UserError: there is none.
     """
     if labels == []:
-        raise ValueError("--labels is empty: give one class or more, such as --labels 3 or --labels '[0,1,2]'.")
+        raise UserError("--labels is empty: give one class or more, such as --labels 3 or --labels '[0,1,2]'.")
     classes = torch.tensor(labels).reshape(-1)
     return classes[torch.arange(n) % len(classes)]
 
 
-def evaluation_of(trainer: LightningTrainer) -> Evaluation | None:
+def find_evaluation(trainer: LightningTrainer) -> Evaluation | None:
     """The evaluation among a run's callbacks, if there is one."""
     return next((callback for callback in trainer.callbacks if isinstance(callback, Evaluation)), None)
 
 
-def rows_of(trainer: LightningTrainer) -> dict[str, Row]:
+def collect_rows(trainer: LightningTrainer) -> dict[str, Row]:
     """What the callbacks have measured in `test`, by name, as one report."""
     return {name: row for callback in trainer.callbacks for name, row in getattr(callback, "rows", {}).items()}
 
@@ -451,14 +452,14 @@ def log_report(trainer: LightningTrainer, rows: dict[str, Row], iteration: int) 
 
 def identify_wandb_run(loggers: Any, run_folder: Path) -> None:
     """Gives a configured W&B logger the run's folder and name, and the run's version as its id."""
-    for logger in as_list(loggers):
+    for logger in to_list(loggers):
         if isinstance(logger, Namespace) and logger.class_path.endswith("WandbLogger"):
             # Under the same id, what is resumed or tested later joins the run.
             names = {"save_dir": str(run_folder), "id": run_folder.name}
             logger.init_args.update(Namespace(**names, name=f"{run_folder.parent.name}/{run_folder.name}"))
 
 
-def shape_of(data: Any) -> tuple[int, ...]:
+def get_shape(data: Any) -> tuple[int, ...]:
     """The shape of one example of a data module."""
     return data.shape
 
@@ -469,7 +470,7 @@ def with_stored_config(args: list[str]) -> list[str]:
     Each overrides what stands before it, wherever the user has put it.
 
     Raises:
-        ValueError: the checkpoint is missing, corrupt, or not of a run.
+        UserError: the checkpoint is missing, corrupt, or not of a run.
     """
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     peek.add_argument("-c", "--config", action="append", default=[])
@@ -484,11 +485,13 @@ def with_stored_config(args: list[str]) -> list[str]:
         rest = [*rest, "--ckpt_path", str(path)]
     elif verb in (["validate"], ["test"], ["sample"]) and not {"-h", "--help"} & set(rest):
         if not named.ckpt_path:
-            raise ValueError(f"{verb[0]} needs a checkpoint: add --ckpt_path FILE.")
+            raise UserError(f"{verb[0]} needs a checkpoint: add --ckpt_path FILE.")
         config = config_in(load_checkpoint(named.ckpt_path), named.ckpt_path)
         # What is tested in the run's folder is logged to the run.
-        in_run = (folder_of_checkpoint(named.ckpt_path) / "config.yaml").is_file()
-        stored = [what_it_is(config, ("callbacks", "logger") if verb == ["test"] and in_run else ("callbacks",))]
+        in_run = (find_run_folder(named.ckpt_path) / "config.yaml").is_file()
+        stored = [
+            model_and_data_config(config, ("callbacks", "logger") if verb == ["test"] and in_run else ("callbacks",))
+        ]
     return [*verb, *(f"--config={config}" for config in [*stored, *given.config]), *rest]
 
 
@@ -496,18 +499,18 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """The checkpoint, on the CPU.
 
     Raises:
-        ValueError: there is no such file, or it is corrupt, or something else.
+        UserError: there is no such file, or it is corrupt, or something else.
     """
     if not Path(path).is_file():
-        raise ValueError(f"There is no checkpoint {path}: give the path of a .ckpt file.")
+        raise UserError(f"There is no checkpoint {path}: give the path of a .ckpt file.")
     sentence = f"{path} is corrupt or no checkpoint: give another one."
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # Whatever a truncated file makes of the unpickler, the user is to know which file it is.
-        raise ValueError(sentence) from error
+        raise UserError(sentence) from error
     if not isinstance(checkpoint, dict) or "global_step" not in checkpoint:
-        raise ValueError(sentence)
+        raise UserError(sentence)
     return checkpoint
 
 
@@ -515,7 +518,7 @@ def newest_checkpoint(run_folder: Path) -> tuple[Path, dict[str, Any]]:
     """The newest checkpoint of a run that loads and holds more than weights, and what it holds.
 
     Raises:
-        ValueError: there is none.
+        UserError: there is none.
     """
     files = sorted((run_folder / "checkpoints").glob("*.ckpt"), key=os.path.getmtime, reverse=True)
     for file in files:
@@ -527,23 +530,23 @@ def newest_checkpoint(run_folder: Path) -> tuple[Path, dict[str, Any]]:
         # ModelCheckpoint's save_weights_only leaves them out.
         if "optimizer_states" in checkpoint:
             return file, checkpoint
-    raise ValueError(f"There is no checkpoint to resume in {run_folder / 'checkpoints'}: give runs/NAME/VERSION.")
+    raise UserError(f"There is no checkpoint to resume in {run_folder / 'checkpoints'}: give runs/NAME/VERSION.")
 
 
 def config_in(checkpoint: dict[str, Any], path: str | Path) -> str:
     """The configuration of the run that a checkpoint is of, as YAML.
 
     Raises:
-        ValueError: it holds none.
+        UserError: it holds none.
     """
     if "config" not in checkpoint:
-        raise ValueError(
+        raise UserError(
             f"{path} does not say of what model it is: give a checkpoint of train.py's that is not of weights alone."
         )
     return checkpoint["config"]
 
 
-def what_it_is(config: str, trainer_options: tuple[str, ...]) -> str:
+def model_and_data_config(config: str, trainer_options: tuple[str, ...]) -> str:
     """The part of a run's configuration that says what was trained on what, and not on which machine.
 
     Args:
@@ -566,7 +569,7 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
-def folder_of_checkpoint(ckpt_path: str) -> Path:
+def find_run_folder(ckpt_path: str) -> Path:
     """The folder of the run that a checkpoint belongs to, or else the checkpoint's own."""
     folder = Path(ckpt_path).resolve().parent
     return folder.parent if (folder.parent / "config.yaml").is_file() else folder
@@ -586,15 +589,15 @@ def write_metrics(folder: Path, verb: str, values: dict[str, Any]) -> None:
         # Of an earlier part of the run, which has gone on from before it.
         metrics.pop("diverged", None)
     earlier = metrics.get(verb)
-    if verb == "test" and earlier and subject_of(earlier) != subject_of(values):
-        tests = [test for test in metrics.get("earlier_tests", []) if subject_of(test) != subject_of(earlier)]
+    if verb == "test" and earlier and test_key(earlier) != test_key(values):
+        tests = [test for test in metrics.get("earlier_tests", []) if test_key(test) != test_key(earlier)]
         metrics["earlier_tests"] = [*tests, earlier]
     metrics[verb] = values if verb == "test" else metrics.get(verb, {}) | values
-    with whole_file(folder / "metrics.json") as file:
+    with atomic_write(folder / "metrics.json") as file:
         file.write(f"{json.dumps(metrics, indent=2)}\n".encode())
 
 
-def subject_of(test: dict[str, Any]) -> tuple[Any, ...]:
+def test_key(test: dict[str, Any]) -> tuple[Any, ...]:
     """What a test has measured: by which extractor, on which data, of which latents and iteration, each metric's N."""
     numbers = {name: row["n"] for name, row in test.get("metrics", {}).items()}
     return test.get("extractor"), test.get("data"), test.get("latents", "prior"), test.get("iteration"), numbers
@@ -604,13 +607,13 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     """What metrics.json holds of a run, by verb.
 
     Raises:
-        ValueError: it is corrupt.
+        UserError: it is corrupt.
     """
     path = folder / "metrics.json"
     try:
         return json.loads(path.read_text()) if path.is_file() else {}
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is corrupt: remove it.") from error
+        raise UserError(f"{path} is corrupt: remove it.") from error
 
 
 @rank_zero_only
@@ -708,7 +711,7 @@ def argument_names(class_path: str) -> list[str]:
     return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
 
 
-def as_list(value: Any) -> list[Any]:
+def to_list(value: Any) -> list[Any]:
     """A Trainer argument that may be absent, one, or several, as a list."""
     if not value or value is True:
         return []

@@ -59,7 +59,7 @@ class SideBySide(Callback):
         data = trainer.datamodule
         self.step = self.make_step(pl_module.device, False)
         self.batches = scaled_batches(data.source, data.root, pl_module.device)
-        self._seconds_of_loop(WARMUP)
+        self._time_loop(WARMUP)
         SideBySide.seconds = []
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -68,10 +68,10 @@ class SideBySide(Callback):
             return
         if done:
             seconds_of_run = time.perf_counter() - self.start
-            self.seconds.append((seconds_of_run, self._seconds_of_loop(self.iterations)))
+            self.seconds.append((seconds_of_run, self._time_loop(self.iterations)))
         self.start = time.perf_counter()
 
-    def _seconds_of_loop(self, iterations: int) -> float:
+    def _time_loop(self, iterations: int) -> float:
         start = time.perf_counter()
         for _ in range(iterations):
             self.step(next(self.batches))
@@ -84,7 +84,7 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def rate_of_command(recipe: str, iterations: int, *options: str) -> float:
+def measure_command(recipe: str, iterations: int, *options: str) -> float:
     """Iterations per second of a recipe through the command line, with its callbacks and loggers."""
     steps = f"--trainer.max_steps={iterations + WARMUP}"
     watch = "--trainer.callbacks+=benchmarks.bare.Stopwatch"
@@ -92,7 +92,7 @@ def rate_of_command(recipe: str, iterations: int, *options: str) -> float:
     return Stopwatch.rate
 
 
-def rate_of_loop(
+def measure_loop(
     make_step: Callable[[torch.device, bool], Callable[[Tensor], None]],
     iterations: int,
     source: Source,

@@ -21,7 +21,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 import torch
 
 import train
-from benchmarks.bare import RECIPES, rate_of_command, rate_of_loop
+from benchmarks.bare import RECIPES, measure_command, measure_loop
 
 NETWORKS = {"gan/dcgan": "[generator,discriminator]", "vae/vae": "[encoder,decoder]"}
 
@@ -35,8 +35,8 @@ def speed(recipe: str, args: argparse.Namespace, folder: str) -> list[str]:
             "--trainer.callbacks+=callbacks.Compile",
             f"--trainer.callbacks.networks={NETWORKS[recipe]}",
         ]
-        command = rate_of_command(recipe, args.iterations, *options, *(compile_networks if compiled else []))
-        loop = rate_of_loop(
+        command = measure_command(recipe, args.iterations, *options, *(compile_networks if compiled else []))
+        loop = measure_loop(
             RECIPES[recipe], args.iterations, args.source, args.root, device, "bf16-mixed", compiled=compiled
         )
         mode = "compiled" if compiled else "eager"

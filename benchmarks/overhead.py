@@ -25,14 +25,14 @@ def main() -> None:
     parser.add_argument("--root", default="data")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     args = parser.parse_args()
-    lines = [line_of(recipe, f"--data.source={args.source}", f"--data.root={args.root}") for recipe in args.recipes]
+    lines = [format_line(recipe, f"--data.source={args.source}", f"--data.root={args.root}") for recipe in args.recipes]
     print(f"\n{'recipe':<12}{'train.py':>10}{'bare':>10}{'ratio':>8}   iterations/s on {args.source}, batch 128")
     print("\n".join(lines))
     versions = f"torch {torch.__version__}, {torch.get_num_threads()} CPU threads"
     print(f"in brackets: the least and the greatest of {PARTS} parts; {versions}")
 
 
-def line_of(recipe: str, *data: str) -> str:
+def format_line(recipe: str, *data: str) -> str:
     """Trains a recipe beside the plain loop, and says how quick both were."""
     iterations, turn = ITERATIONS[recipe]
     with tempfile.TemporaryDirectory() as folder:

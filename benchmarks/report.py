@@ -15,10 +15,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.run import read_results, task_of
-from gen_lightning.metrics.comparison import distinct, extractor_of, heading, markdown, measurements_of
-from gen_lightning.metrics.estimates import with_error
-from gen_lightning.metrics.report import BETTER, Row
+from benchmarks.run import read_results, read_task
+from cli.compare import describe_extractor, distinct, heading, markdown, read_measurements
+from gen_lightning.errors import UserError
+from gen_lightning.evaluation import BETTER, Row
+from gen_lightning.metrics.estimates import format_with_error
 
 OPENING, CLOSING = re.compile(r"<!-- results: (.+) -->\n"), "<!-- end -->"
 
@@ -52,17 +53,17 @@ def report(rows: list[Result], recipes: Sequence[str] = ("*",)) -> str:
         recipes: those that the table shows, in its order, as patterns such as `gan/mlp`, or `gan/*` with its subfolders
 
     Raises:
-        ValueError: there are no results of them.
+        UserError: there are no results of them.
     """
     # The last line of a task counts, whoever has written it twice.
-    shown = {task_of(row): row for pattern in recipes for row in rows if fnmatchcase(row["recipe"], pattern)}
+    shown = {read_task(row): row for pattern in recipes for row in rows if fnmatchcase(row["recipe"], pattern)}
     if not shown:
         command = f"python -m benchmarks.run --recipes {' '.join(recipes)}"
-        raise ValueError(f"There are no results of {' '.join(recipes)}: run `{command}` first.")
+        raise UserError(f"There are no results of {' '.join(recipes)}: run `{command}` first.")
     rows = list(shown.values())
     groups: dict[Group, list[Result]] = {}
     for row in rows:
-        groups.setdefault(group_of(row), []).append(row)
+        groups.setdefault(group_key(row), []).append(row)
     measured = {metric: entry.better for row in rows for metric, entry in chosen(row).items()}
     metrics = sorted(measured, key=lambda metric: list(BETTER).index(family(metric)))
     lines = [line(group, members, metrics) for group, members in groups.items()] + floor_lines(groups, metrics)
@@ -79,19 +80,19 @@ def is_told(column: str, lines: list[Line]) -> bool:
     return column not in BUDGETS or any(cells.get(column) for cells in lines)
 
 
-def group_of(row: Result) -> Group:
+def group_key(row: Result) -> Group:
     """The line of the table that a result belongs to."""
     n = distinct(f"{entry.n:,}" for entry in chosen(row).values())
-    task = task_of(row)
-    return Group(task.recipe, task.source, task.epochs, task.latents, n, extractor_of(row["test"]))
+    task = read_task(row)
+    return Group(task.recipe, task.source, task.epochs, task.latents, n, describe_extractor(row["test"]))
 
 
 def chosen(row: Result) -> dict[str, Row]:
     """The measurements of a result that the table shows, by metric, whatever latents the name ends in."""
-    ending = f"/{task_of(row).latents}"
+    ending = f"/{read_task(row).latents}"
     return {
         metric.removesuffix(ending): entry
-        for metric, entry in measurements_of(row["test"]).items()
+        for metric, entry in read_measurements(row["test"]).items()
         if family(metric) in BETTER
     }
 
@@ -132,16 +133,16 @@ def mean_and_deviation(values: list[float]) -> str:
         return ""
     mean = math.fsum(values) / len(values)
     known = len(values) > 1 and math.isfinite(mean)
-    return with_error(mean, statistics.stdev(values) if known else None)
+    return format_with_error(mean, statistics.stdev(values) if known else None)
 
 
 def floor_lines(groups: dict[Group, list[Result]], metrics: list[str]) -> list[Line]:
     """The cells of the floors, a line for each source, N and extractor that has any."""
-    rows_of: dict[tuple[str, str, str], list[Result]] = {}
+    collect_rows: dict[tuple[str, str, str], list[Result]] = {}
     for group, rows in groups.items():
-        rows_of.setdefault((group.source, group.n, group.extractor), []).extend(rows)
+        collect_rows.setdefault((group.source, group.n, group.extractor), []).extend(rows)
     lines = []
-    for (source, n, _), rows in rows_of.items():
+    for (source, n, _), rows in collect_rows.items():
         floors = {metric: mean_floor([chosen(row).get(metric) for row in rows]) for metric in metrics}
         if any(floors.values()):
             lines.append({"recipe": "floor", "data": source, "N": n, **floors})
@@ -154,7 +155,7 @@ def mean_floor(column: list[Row | None]) -> str:
     if not floors:
         return ""
     value, error = map(statistics.mean, zip(*floors, strict=True))
-    return with_error(value, error)
+    return format_with_error(value, error)
 
 
 def made_with(rows: list[Result]) -> str:
@@ -167,7 +168,7 @@ def made_with(rows: list[Result]) -> str:
         for name, entry in entries
         if entry.floor is not None
     ]
-    extractors = distinct(extractor_of(test) for test in tests if extractor_of(test))
+    extractors = distinct(describe_extractor(test) for test in tests if describe_extractor(test))
     facts = [
         f"N = {distinct(f'{entry.n:,}' for _, entry in entries)}",
         *([f"extractor {extractors}"] if extractors else []),
@@ -184,16 +185,16 @@ def renewed(path: Path, rows: list[Result]) -> str:
     """The text of a page with a new table between each pair of markers.
 
     Raises:
-        ValueError: the page is absent or has no markers; one is not closed; there are no results of its recipes.
+        UserError: the page is absent or has no markers; one is not closed; there are no results of its recipes.
     """
     text, *blocks = OPENING.split(path.read_text() if path.is_file() else "")
     if not blocks:
-        raise ValueError(f"{path} has no place for a table: write <!-- results: RECIPES --> and {CLOSING} into it.")
+        raise UserError(f"{path} has no place for a table: write <!-- results: RECIPES --> and {CLOSING} into it.")
     for recipes, block in zip(blocks[::2], blocks[1::2], strict=True):
         _, closing, after = block.partition(CLOSING)
         opening = f"<!-- results: {recipes} -->"
         if not closing:
-            raise ValueError(f"{path} has no end of the table behind {opening}: write {CLOSING} there.")
+            raise UserError(f"{path} has no end of the table behind {opening}: write {CLOSING} there.")
         text += f"{opening}\n{report(rows, recipes.split())}\n{closing}{after}"
     return text
 

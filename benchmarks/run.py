@@ -82,7 +82,7 @@ def own_epochs(trainer: dict[str, Any]) -> int | None:
     return None if {"max_steps", "max_time"} & trainer.keys() else trainer["max_epochs"]
 
 
-def task_of(row: dict[str, Any]) -> Task:
+def read_task(row: dict[str, Any]) -> Task:
     """What a line of the results is of."""
     return Task(**{field: row[field] for field in Task._fields if field in row})
 
@@ -110,7 +110,7 @@ def append_result(path: Path, row: dict[str, Any]) -> None:
 
 def tasks_left(tasks: list[Task], results: Path) -> list[Task]:
     """The tasks that the results do not hold."""
-    done = {task_of(row) for row in read_results(results)}
+    done = {read_task(row) for row in read_results(results)}
     return [task for task in tasks if task not in done]
 
 

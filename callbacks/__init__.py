@@ -5,15 +5,15 @@ from callbacks.codes import CodeClasses
 from callbacks.collapse import CollapseMonitor
 from callbacks.compile import Compile
 from callbacks.conditional import ConditionalAccuracy
-from callbacks.drawing import SampleMeasure
+from callbacks.divergence import DivergenceError, StopOnNaN
 from callbacks.evaluation import Evaluation
-from callbacks.finite import DivergenceError, StopOnNaN
+from callbacks.latent_metrics import LatentMetrics
 from callbacks.latent_pictures import LatentInterpolations, LatentManifold, LatentTraversals
-from callbacks.latents import Latents
 from callbacks.likelihood import ImportanceSampledLikelihood
 from callbacks.loggers import MetricsCSV, SafeWandbLogger, finish_wandb_runs, wandb_loggers
 from callbacks.modes import ModeCoverage
-from callbacks.samples import LatentCodeGrid, Reconstructions, SampleGrid, ScatterPlot
+from callbacks.pictures import LatentCodeGrid, Reconstructions, SampleGrid, ScatterPlot
+from callbacks.sampling import SampleMeasure
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -28,8 +28,8 @@ __all__ = [
     "LatentCodeGrid",
     "LatentInterpolations",
     "LatentManifold",
+    "LatentMetrics",
     "LatentTraversals",
-    "Latents",
     "MetricsCSV",
     "ModeCoverage",
     "Reconstructions",

@@ -10,7 +10,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from gen_lightning.metrics.files import whole_file
+from gen_lightning.errors import UserError
+from gen_lightning.storage import atomic_write
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -18,7 +19,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Saves `checkpoint` as the file `path`, atomically wherever TMPDIR is."""
-        with whole_file(Path(path)) as file:
+        with atomic_write(Path(path)) as file:
             torch.save(checkpoint, file)
 
 
@@ -34,7 +35,7 @@ class LastCheckpoint(Checkpoint):
 
     def __init__(self, every_n_iterations: int = 500) -> None:
         if every_n_iterations < 1:
-            raise ValueError(f"every_n_iterations is {every_n_iterations}: choose 1 or more.")
+            raise UserError(f"every_n_iterations is {every_n_iterations}: choose 1 or more.")
         self.every_n_iterations = every_n_iterations
         self._saved_at = 0
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from callbacks.counts import check_counts
 from callbacks.loggers import alert
+from gen_lightning.errors import UserError
 
 
 class CollapseMonitor(Callback):
@@ -38,7 +39,7 @@ class CollapseMonitor(Callback):
         stop: whether training stops, and its last checkpoint is saved, instead of going on
 
     Raises:
-        ValueError: a share, fraction, difference or ratio is not in [0, 1], or a number is too small.
+        UserError: a share, fraction, difference or ratio is not in [0, 1], or a number is too small.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class CollapseMonitor(Callback):
         limits = {"accuracy": accuracy, "vanishing": vanishing, "overfitting": overfitting, "diversity": diversity}
         for name, value in limits.items():
             if not 0 <= value <= 1:
-                raise ValueError(f"CollapseMonitor's {name} is {value}: choose 0 to 1.")
+                raise UserError(f"CollapseMonitor's {name} is {value}: choose 0 to 1.")
         check_counts(self, patience=patience, validations=validations)
         check_counts(self, 2, num_samples=num_samples)
         self.accuracy = accuracy
@@ -76,10 +77,10 @@ class CollapseMonitor(Callback):
         """Refuses models without a game.
 
         Raises:
-            ValueError: the model has no discriminator.
+            UserError: the model has no discriminator.
         """
         if not hasattr(pl_module, "discriminator"):
-            raise ValueError(f"{type(pl_module).__name__} has no discriminator: leave CollapseMonitor out.")
+            raise UserError(f"{type(pl_module).__name__} has no discriminator: leave CollapseMonitor out.")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

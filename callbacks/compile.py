@@ -2,6 +2,8 @@
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from gen_lightning.errors import UserError
+
 
 class Compile(Callback):
     """Compiles networks of the model in place, which keeps the names in its checkpoints.
@@ -12,7 +14,7 @@ class Compile(Callback):
         networks: attributes of the model, such as generator and discriminator, or encoder and decoder
 
     Raises:
-        ValueError: the model has no such network.
+        UserError: the model has no such network.
     """
 
     def __init__(self, networks: list[str]) -> None:
@@ -23,5 +25,5 @@ class Compile(Callback):
         children = dict(pl_module.named_children())
         for name in self.networks:
             if name not in children:
-                raise ValueError(f"The model has no network {name}: choose among {', '.join(children)}.")
+                raise UserError(f"The model has no network {name}: choose among {', '.join(children)}.")
             children[name].compile()

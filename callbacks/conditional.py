@@ -7,10 +7,11 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.counts import check_counts
-from callbacks.drawing import SampleMeasure, fill_from_samples, measuring_device
-from gen_lightning.metrics import Estimate, FeatureExtractor, MNISTFeatures, Row
+from callbacks.sampling import SampleMeasure, fill_from_samples, measuring_device
+from gen_lightning.errors import UserError
+from gen_lightning.evaluation import BETTER, Row, extract_features, real_features
+from gen_lightning.metrics import Estimate, FeatureExtractor, MNISTFeatures
 from gen_lightning.metrics.estimates import mean_estimate
-from gen_lightning.metrics.report import BETTER, features_of, real_features
 
 _METRIC = "conditional_accuracy"
 
@@ -31,7 +32,7 @@ class ConditionalAccuracy(SampleMeasure):
         seed: of the samples
 
     Raises:
-        ValueError: num_samples is less than 2; the model is not conditional, the extractor does not know its images or
+        UserError: num_samples is less than 2; the model is not conditional, the extractor does not know its images or
             classes, or the data module has no labels (in `setup`).
     """
 
@@ -44,20 +45,20 @@ class ConditionalAccuracy(SampleMeasure):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses, before training starts, what could not be classified after it."""
         if pl_module.num_classes is None:
-            raise ValueError(
+            raise UserError(
                 f"{type(pl_module).__name__} is not class-conditional: leave ConditionalAccuracy out of"
                 " trainer.callbacks."
             )
         if not (hasattr(trainer.datamodule, "images") and hasattr(trainer.datamodule, "examples")):
-            raise ValueError(
+            raise UserError(
                 "ConditionalAccuracy needs a data module with images(split) and examples(split), such as"
                 " MNISTDataModule."
             )
         self.extractor.eval().requires_grad_(False).to(measuring_device(trainer))
         image = torch.zeros(1, *pl_module.data_shape, device=measuring_device(trainer))
-        known = self.extractor.probabilities(features_of(self.extractor, image)).shape[1]
+        known = self.extractor.probabilities(extract_features(self.extractor, image)).shape[1]
         if known != pl_module.num_classes:
-            raise ValueError(
+            raise UserError(
                 f"The extractor {self.extractor.name} knows {known} classes, and the model {pl_module.num_classes}:"
                 " give ConditionalAccuracy another extractor."
             )
@@ -77,7 +78,7 @@ class ConditionalAccuracy(SampleMeasure):
         floor = mean_estimate(self._classes(images.features) == labels)
         estimate = self._measure(trainer, pl_module)
         row = Row(*estimate, self.num_samples, *floor, len(labels), BETTER[_METRIC])
-        self.rows = self.of_latents({f"{_METRIC}/{self.extractor.name}": row})
+        self.rows = self.label_latents({f"{_METRIC}/{self.extractor.name}": row})
         pl_module.log_dict({f"test/{name}/{row.n}": row.value for name, row in self.rows.items()})
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> Estimate:
@@ -87,7 +88,7 @@ class ConditionalAccuracy(SampleMeasure):
         return mean_estimate(classes.cpu() == asked)
 
     def _classified(self, images: Tensor) -> Tensor:
-        return self._classes(features_of(self.extractor, images))
+        return self._classes(extract_features(self.extractor, images))
 
     def _classes(self, features: Tensor) -> Tensor:
         """The likeliest classes, int64 `[N]`, or -1 where a model has diverged."""

@@ -9,10 +9,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from callbacks.counts import check_counts
-from callbacks.drawing import SampleMeasure, fill_from_samples, measuring_device
+from callbacks.sampling import SampleMeasure, fill_from_samples, measuring_device
+from gen_lightning.errors import UserError
+from gen_lightning.evaluation import RealFeatures, Row, extract_features, make_row, real_features, sample_rows
 from gen_lightning.metrics import Estimate, FeatureExtractor, MNISTFeatures
 from gen_lightning.metrics.frechet import frechet_distance
-from gen_lightning.metrics.report import RealFeatures, Row, features_of, real_features, row_of, sample_rows
 
 # Features of so many, and distances between blocks of them, fit in any memory.
 _MOST_SAMPLES = 100_000
@@ -24,7 +25,7 @@ class Evaluation(SampleMeasure):
     After each validation: the FID (Heusel et al. 2017), logged as `val/fid/EXTRACTOR/N`, and as `val/fid` for
     checkpoints to monitor. A model whose samples have no FID, because they are not finite or all equal, is warned of.
 
-    In `test`: every metric of `gen_lightning.metrics.report`, with its standard error, its floor and its N, as `rows`;
+    In `test`: every metric of `gen_lightning.evaluation`, with its standard error, its floor and its N, as `rows`;
     logged as `test/METRIC/EXTRACTOR/N`. Ranks share the drawing of samples, whatever their number, without an effect on
     any of these. What `test_step` returns, values per example `[N]` by name, joins them with its standard error.
 
@@ -49,26 +50,26 @@ class Evaluation(SampleMeasure):
         """Refuses, before training starts, what could not be evaluated after it.
 
         Raises:
-            ValueError: the data are no images, or of no data module, or fewer than a covariance of the features needs;
+            UserError: the data are no images, or of no data module, or fewer than a covariance of the features needs;
                 num_samples is too large.
         """
         if (self.num_samples or 0) > _MOST_SAMPLES:
-            raise ValueError(f"Evaluation's num_samples is {self.num_samples:,}: choose {_MOST_SAMPLES:,} or fewer.")
+            raise UserError(f"Evaluation's num_samples is {self.num_samples:,}: choose {_MOST_SAMPLES:,} or fewer.")
         # An extractor of one's own may have been made in training mode.
         self.extractor.eval().requires_grad_(False)
         self._real = {}
         if len(pl_module.data_shape) != 3:
-            raise ValueError(
+            raise UserError(
                 f"Evaluation judges images, not data of shape {pl_module.data_shape}: leave it out of"
                 " trainer.callbacks."
             )
         if not hasattr(trainer.datamodule, "images"):
-            raise ValueError("Evaluation needs a data module with images(split), such as MNISTDataModule.")
+            raise UserError("Evaluation needs a data module with images(split), such as MNISTDataModule.")
         if stage == "fit":
             available = sum(len(images) for images in trainer.datamodule.images("val"))
             n, dimension = min(available, self.num_samples or available), self.extractor.num_features
             if n <= dimension:
-                raise ValueError(
+                raise UserError(
                     f"FID of {n} images with {dimension} features has a singular covariance: use more validation images"
                     " and samples, or leave Evaluation out of trainer.callbacks."
                 )
@@ -77,8 +78,8 @@ class Evaluation(SampleMeasure):
         """Logs the FID against the validation split."""
         if trainer.sanity_checking:
             return
-        real = self._features_of_split(trainer, "val").features
-        samples = self._features_of_samples(trainer, pl_module, self.num_samples or len(real))
+        real = self._extract_split(trainer, "val").features
+        samples = self._extract_samples(trainer, pl_module, self.num_samples or len(real))
         try:
             value = frechet_distance(real, samples).float()
         except ValueError as error:
@@ -108,14 +109,14 @@ class Evaluation(SampleMeasure):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures, and logs what was measured."""
-        held_out, training = (self._features_of_split(trainer, split) for split in ("test", "train"))
-        samples = self._features_of_samples(trainer, pl_module, self.num_samples or len(held_out.features))
+        held_out, training = (self._extract_split(trainer, split) for split in ("test", "train"))
+        samples = self._extract_samples(trainer, pl_module, self.num_samples or len(held_out.features))
         # On every rank, so that what cannot be measured stops them all.
-        rows = self.of_latents(sample_rows(self.extractor, samples, held_out, training))
+        rows = self.label_latents(sample_rows(self.extractor, samples, held_out, training))
         pl_module.log_dict({f"test/{name}/{row.n}": row.value for name, row in rows.items()})
         for name, sums in self._sums.items():
             sums = trainer.strategy.reduce(sums.to(self._to_device(trainer)), reduce_op="sum")
-            rows[name] = _row_of_sums(name, sums)
+            rows[name] = _summarize(name, sums)
         self.rows = rows
 
     def provenance(self) -> dict[str, Any]:
@@ -126,17 +127,17 @@ class Evaluation(SampleMeasure):
             "sample_seed": self.seed,
         }
 
-    def _features_of_split(self, trainer: Trainer, split: str) -> RealFeatures:
+    def _extract_split(self, trainer: Trainer, split: str) -> RealFeatures:
         if split not in self._real:
             device = self._to_device(trainer)
             self._real[split] = real_features(self.extractor, partial(trainer.datamodule.images, split), device)
         return self._real[split]
 
-    def _features_of_samples(self, trainer: Trainer, pl_module: LightningModule, n: int) -> Tensor:
+    def _extract_samples(self, trainer: Trainer, pl_module: LightningModule, n: int) -> Tensor:
         """Features `[n, D]` of n samples, the same on all ranks."""
         device = self._to_device(trainer)
         features = torch.zeros(n, self.extractor.num_features, device=device)
-        return fill_from_samples(features, partial(features_of, self.extractor), trainer, pl_module, self.seed)
+        return fill_from_samples(features, partial(extract_features, self.extractor), trainer, pl_module, self.seed)
 
     def _to_device(self, trainer: Trainer) -> torch.device:
         device = measuring_device(trainer)
@@ -144,8 +145,8 @@ class Evaluation(SampleMeasure):
         return device
 
 
-def _row_of_sums(name: str, sums: Tensor) -> Row:
+def _summarize(name: str, sums: Tensor) -> Row:
     """The mean and its standard error, from the number of values, their sum and the sum of their squares."""
     n, total, squares = sums.tolist()
     variance = max(squares - total**2 / n, 0) / (n - 1)
-    return row_of(name, Estimate(total / n, (variance / n) ** 0.5), int(n))
+    return make_row(name, Estimate(total / n, (variance / n) ** 0.5), int(n))

@@ -10,7 +10,8 @@ from torch.distributions import Independent, Normal
 from torchvision.utils import make_grid, save_image
 
 from callbacks.counts import check_counts
-from callbacks.samples import _check_images, _PeriodicPictures
+from callbacks.pictures import _check_images, _PeriodicPictures
+from gen_lightning.errors import UserError
 
 # Traversals and their like go as far from 0, in standard deviations of the prior.
 _FARTHEST = 3.0
@@ -31,15 +32,15 @@ class _LatentPictures(_PeriodicPictures):
         in_one_layer = not hasattr(pl_module, "prior") or isinstance(pl_module.prior(), Independent)
         of_another_prior = not in_one_layer and _prior_in_layers(pl_module) is None
         if of_another_prior or getattr(pl_module, "codes", None) is not None:
-            raise ValueError(
+            raise UserError(
                 f"{type(self).__name__} draws latents that are normal, in one layer or in several, and this model's"
                 " have another prior, or codes: leave it out of trainer.callbacks."
             )
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        with pl_module.undisturbed(self.seed):
+        with pl_module.evaluating(self.seed):
             noise, *condition = self._noise(trainer, pl_module)
-            z = _at_noise(pl_module, noise.flatten(0, 1))
+            z = _transform_noise(pl_module, noise.flatten(0, 1))
             images = pl_module(z, *(labels.flatten() for labels in condition)).float().cpu()
         self._write(trainer, partial(save_image, make_grid(images, nrow=noise.shape[1])))
 
@@ -61,7 +62,7 @@ class LatentInterpolations(_LatentPictures):
         seed: of the latents
 
     Raises:
-        ValueError: a number is too small; the latent has one dimension (in `setup`).
+        UserError: a number is too small; the latent has one dimension (in `setup`).
     """
 
     def __init__(self, every_n_iterations: int = 500, num_pairs: int = 8, num_steps: int = 10, seed: int = 0) -> None:
@@ -75,13 +76,13 @@ class LatentInterpolations(_LatentPictures):
         """Refuses a latent of one dimension, too, whose ends have the same direction or opposite ones."""
         super().setup(trainer, pl_module, stage)
         if pl_module.latent_dim < 2:
-            raise ValueError(
+            raise UserError(
                 "LatentInterpolations goes on circles, and latent_dim is 1: set model.latent_dim to 2 or more, or leave"
                 " it out of trainer.callbacks."
             )
 
     def _noise(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, ...]:
-        starts, ends = _noise_of(pl_module, pl_module.latents(2 * self.num_pairs)).unsqueeze(1).chunk(2)
+        starts, ends = _recover_noise(pl_module, pl_module.latents(2 * self.num_pairs)).unsqueeze(1).chunk(2)
         way = torch.linspace(0, 1, self.num_steps, device=starts.device).unsqueeze(1)
         noise = slerp(starts, ends, way)
         if pl_module.num_classes is None:
@@ -106,7 +107,7 @@ class LatentTraversals(_LatentPictures):
         num_images: the first validation images, 2 or more, by which the activity is measured
 
     Raises:
-        ValueError: a number is too small; the model infers no latents (in `setup`).
+        UserError: a number is too small; the model infers no latents (in `setup`).
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class LatentTraversals(_LatentPictures):
         """Refuses models that infer no latents, too, and reads the images."""
         super().setup(trainer, pl_module, stage)
         if not hasattr(pl_module, "posterior") or not hasattr(trainer.datamodule, "examples"):
-            raise ValueError(
+            raise UserError(
                 "LatentTraversals needs a model with a posterior, and a data module with examples(split, n), such as"
                 " MNISTDataModule: leave it out of trainer.callbacks."
             )
@@ -132,8 +133,8 @@ class LatentTraversals(_LatentPictures):
             self._examples = list(trainer.datamodule.examples("val", self.num_images))
 
     def _noise(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, ...]:
-        inputs = [pl_module.inputs_of(batch) for batch in self._examples]
-        means = torch.cat([_noise_of(pl_module, pl_module.posterior(*parts).mean) for parts in inputs])
+        inputs = [pl_module.get_inputs(batch) for batch in self._examples]
+        means = torch.cat([_recover_noise(pl_module, pl_module.posterior(*parts).mean) for parts in inputs])
         noise = traversals(means[0], most_active(means, self.num_dimensions), self.num_steps)
         return noise, *(labels[0].expand(noise.shape[:2]) for labels in inputs[0][1:])
 
@@ -149,7 +150,7 @@ class LatentManifold(_LatentPictures):
         num_steps: rows, and columns, 1 or more
 
     Raises:
-        ValueError: a number is too small; the latent has not two dimensions (in `setup`).
+        UserError: a number is too small; the latent has not two dimensions (in `setup`).
     """
 
     def __init__(self, every_n_iterations: int = 500, num_steps: int = 20) -> None:
@@ -161,12 +162,12 @@ class LatentManifold(_LatentPictures):
         """Refuses latents of other dimensions, and conditional models, which have a manifold for each class, too."""
         super().setup(trainer, pl_module, stage)
         if pl_module.num_classes is not None:
-            raise ValueError(
+            raise UserError(
                 "LatentManifold draws a latent alone, and this model is conditional: take networks that are not, or"
                 " leave it out of trainer.callbacks."
             )
         if pl_module.latent_dim != 2:
-            raise ValueError(
+            raise UserError(
                 f"LatentManifold draws two latent dimensions, and latent_dim is {pl_module.latent_dim}: set"
                 " model.latent_dim to 2, or leave it out of trainer.callbacks."
             )
@@ -175,22 +176,22 @@ class LatentManifold(_LatentPictures):
         return (quantile_grid(self.num_steps).to(pl_module.device),)
 
 
-def _at_noise(pl_module: LightningModule, noise: Tensor) -> Tensor:
+def _transform_noise(pl_module: LightningModule, noise: Tensor) -> Tensor:
     """The latents `[N, Z]` that noise `[N, Z]` is turned into."""
     layers = _prior_in_layers(pl_module)
-    return noise if layers is None else layers.at_noise(noise)
+    return noise if layers is None else layers.transform_noise(noise)
 
 
-def _noise_of(pl_module: LightningModule, z: Tensor) -> Tensor:
+def _recover_noise(pl_module: LightningModule, z: Tensor) -> Tensor:
     """The noise `[N, Z]` that is turned into latents `[N, Z]`."""
     layers = _prior_in_layers(pl_module)
-    return z if layers is None else layers.noise_of(z)
+    return z if layers is None else layers.recover_noise(z)
 
 
 def _prior_in_layers(pl_module: LightningModule) -> Any:
     """The prior if it has layers, else None."""
     prior = pl_module.prior() if hasattr(pl_module, "prior") else None
-    return prior if hasattr(prior, "at_noise") else None
+    return prior if hasattr(prior, "transform_noise") else None
 
 
 def slerp(start: Tensor, end: Tensor, way: Tensor) -> Tensor:

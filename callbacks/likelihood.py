@@ -9,10 +9,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from callbacks.counts import check_counts
-from gen_lightning.clock import draws_from, seed_of
+from gen_lightning.clock import derive_seed, draws_from
+from gen_lightning.errors import UserError
+from gen_lightning.evaluation import Row, make_row
 from gen_lightning.metrics.bounds import bits_per_dimension, mean_bound
 from gen_lightning.metrics.estimates import mean_estimate
-from gen_lightning.metrics.report import Row, row_of
 
 # A stream of seeds apart from those of the models and the data loaders.
 _LATENTS = 4
@@ -45,7 +46,7 @@ class ImportanceSampledLikelihood(Callback):
         seed: of the latents, 0 or more
 
     Raises:
-        ValueError: num_samples is less than 1, or num_images less than 2.
+        UserError: num_samples is less than 1, or num_images less than 2.
     """
 
     def __init__(self, num_samples: int = 5000, num_images: int | None = None, seed: int = 0) -> None:
@@ -60,15 +61,15 @@ class ImportanceSampledLikelihood(Callback):
         """Refuses what has no likelihood.
 
         Raises:
-            ValueError: the model has no `log_weights`, or the data module no `examples`.
+            UserError: the model has no `log_weights`, or the data module no `examples`.
         """
         if not hasattr(pl_module, "log_weights"):
-            raise ValueError(
+            raise UserError(
                 f"{type(pl_module).__name__} has no likelihood: leave ImportanceSampledLikelihood out of"
                 " trainer.callbacks."
             )
         if not hasattr(trainer.datamodule, "examples"):
-            raise ValueError(
+            raise UserError(
                 "ImportanceSampledLikelihood needs a data module with examples(split, n), such as MNISTDataModule."
             )
 
@@ -83,7 +84,7 @@ class ImportanceSampledLikelihood(Callback):
             bits = bits_per_dimension(-bounds[:, -1], pl_module.data_shape)
             # A level is 1 / 256 wide, and the density's mean over it bounds its probability (Theis et al. 2016, 3.1).
             estimates[f"bits_per_dimension/{self.num_samples}"] = bits + (math.log2(_GREY_LEVELS) if dequantized else 0)
-        self.rows = {name: row_of(name, mean_estimate(values), len(values)) for name, values in estimates.items()}
+        self.rows = {name: make_row(name, mean_estimate(values), len(values)) for name, values in estimates.items()}
         pl_module.log_dict({f"test/{name}": row.value for name, row in self.rows.items()})
 
     def _bounds(self, trainer: Trainer, pl_module: LightningModule, ks: list[int]) -> Tensor:
@@ -93,7 +94,7 @@ class ImportanceSampledLikelihood(Callback):
         examples = tqdm(list(self._examples(trainer)), "Likelihood", mininterval=1, disable=silent, unit="image")
         bounds = torch.stack(
             [
-                self._bounds_of(example, index, pl_module, ks) if index % trainer.world_size == rank else elsewhere
+                self._bound_example(example, index, pl_module, ks) if index % trainer.world_size == rank else elsewhere
                 for index, example in enumerate(examples)
             ]
         )
@@ -106,9 +107,11 @@ class ImportanceSampledLikelihood(Callback):
         batches = trainer.datamodule.examples("test", self.num_images)
         return (example for batch in batches for example in zip(*(part.split(1) for part in batch), strict=True))
 
-    def _bounds_of(self, example: tuple[Tensor, ...], index: int, pl_module: LightningModule, ks: list[int]) -> Tensor:
-        x, *condition = pl_module.inputs_of(example)
+    def _bound_example(
+        self, example: tuple[Tensor, ...], index: int, pl_module: LightningModule, ks: list[int]
+    ) -> Tensor:
+        x, *condition = pl_module.get_inputs(example)
         sizes = [min(_CHUNK, self.num_samples - start) for start in range(0, self.num_samples, _CHUNK)]
-        with torch.no_grad(), draws_from(seed_of(_LATENTS, self.seed, index), pl_module.device):
+        with torch.no_grad(), draws_from(derive_seed(_LATENTS, self.seed, index), pl_module.device):
             log_weights = torch.cat([pl_module.log_weights(x, size, *condition).cpu().double() for size in sizes])
         return torch.cat([mean_bound(log_weights, k) for k in ks])

@@ -103,12 +103,12 @@ class SafeWandbLogger(WandbLogger):
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
         """Logs a configuration."""
-        with outlived(self):
+        with tolerate_wandb_crash(self):
             super().log_hyperparams(params)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Logs values, and all that Lightning makes values of: images and tables."""
-        with outlived(self):
+        with tolerate_wandb_crash(self):
             super().log_metrics(metrics, step)
 
 
@@ -118,7 +118,7 @@ def wandb_loggers(trainer: Trainer) -> list[WandbLogger]:
 
 
 @contextmanager
-def outlived(logger: WandbLogger) -> Iterator[None]:
+def tolerate_wandb_crash(logger: WandbLogger) -> Iterator[None]:
     """Within it, a run outlives W&B's service: a process of its own, which memory's end or a cluster may kill."""
     try:
         yield
@@ -135,12 +135,12 @@ def outlived(logger: WandbLogger) -> Iterator[None]:
 def alert(trainer: Trainer, title: str, text: str) -> None:
     """Sends an alert by each W&B logger."""
     for logger in wandb_loggers(trainer):
-        with outlived(logger):
+        with tolerate_wandb_crash(logger):
             logger.experiment.alert(title=title, text=text)
 
 
 def finish_wandb_runs(trainer: Trainer, exit_code: int = 0) -> None:
     """Ends the W&B runs, as failed where the exit code is not 0, so that nothing of them is left in this process."""
     for logger in wandb_loggers(trainer):
-        with outlived(logger):
+        with tolerate_wandb_crash(logger):
             logger.experiment.finish(exit_code=exit_code)

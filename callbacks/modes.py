@@ -10,19 +10,19 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.counts import check_counts
-from callbacks.drawing import SampleMeasure, fill_from_samples, measuring_device
+from callbacks.sampling import SampleMeasure, fill_from_samples, measuring_device
+from gen_lightning.errors import UserError
+from gen_lightning.evaluation import BETTER, Row, extract_features
 from gen_lightning.metrics import (
     Estimate,
     FeatureExtractor,
     MNISTFeatures,
-    Row,
-    high_quality_of_gaussian,
+    gaussian_high_quality,
     mixture_modes,
     mode_coverage,
     perfect_sampler_floor,
     stacked_modes,
 )
-from gen_lightning.metrics.report import BETTER, features_of
 
 
 @dataclass
@@ -60,7 +60,7 @@ class ModeCoverage(SampleMeasure):
         seed: of the samples
 
     Raises:
-        ValueError: num_samples is less than 1; the data have no modes that are known (in `setup`).
+        UserError: num_samples is less than 1; the data have no modes that are known (in `setup`).
     """
 
     def __init__(self, num_samples: int = 2500, classifier: FeatureExtractor | None = None, seed: int = 0) -> None:
@@ -73,11 +73,11 @@ class ModeCoverage(SampleMeasure):
         """Learns of the data's modes, and refuses, before training starts, data that have none."""
         data = trainer.datamodule
         if hasattr(data, "mixture"):
-            self._modes = _modes_of_mixture(data.mixture)
+            self._modes = _define_mixture_modes(data.mixture)
         elif hasattr(data, "mode_weights"):
-            self._modes = _modes_of_stacks(self.classifier or MNISTFeatures(), data.mode_weights)
+            self._modes = _define_stack_modes(self.classifier or MNISTFeatures(), data.mode_weights)
         else:
-            raise ValueError(
+            raise UserError(
                 "ModeCoverage needs data whose modes are known, of GaussianMixtureDataModule or StackedMNISTDataModule:"
                 " leave it out of trainer.callbacks."
             )
@@ -98,7 +98,7 @@ class ModeCoverage(SampleMeasure):
             self._modes.measures[name]: Row(*estimate, self.num_samples, *floors[name], self.num_samples, BETTER[name])
             for name, estimate in estimates.items()
         }
-        self.rows = self.of_latents(rows)
+        self.rows = self.label_latents(rows)
         pl_module.log_dict({f"test/{name}/{row.n}": row.value for name, row in self.rows.items()})
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Estimate]:
@@ -108,15 +108,15 @@ class ModeCoverage(SampleMeasure):
         return {name: coverage[name] for name in self._modes.measures}
 
 
-def _modes_of_mixture(mixture: Any) -> _Modes:
+def _define_mixture_modes(mixture: Any) -> _Modes:
     def assign(points: Tensor) -> Tensor:
         return mixture_modes(points, mixture.means.to(points.device), mixture.sigma)
 
     measures = {name: name for name in ("modes", "high_quality", "reverse_kl")}
-    return _Modes(assign, mixture.weights, measures, high_quality_of_gaussian(mixture.means.shape[1]))
+    return _Modes(assign, mixture.weights, measures, gaussian_high_quality(mixture.means.shape[1]))
 
 
-def _modes_of_stacks(classifier: FeatureExtractor, weights: Tensor) -> _Modes:
+def _define_stack_modes(classifier: FeatureExtractor, weights: Tensor) -> _Modes:
     measures = {name: f"{name}/{classifier.name}" for name in ("modes", "reverse_kl")}
     return _Modes(partial(_classified, classifier), weights, measures, high_quality=1.0)
 
@@ -124,5 +124,5 @@ def _modes_of_stacks(classifier: FeatureExtractor, weights: Tensor) -> _Modes:
 @torch.no_grad()
 def _classified(classifier: FeatureExtractor, stacks: Tensor) -> Tensor:
     classifier.to(stacks.device)
-    features = features_of(classifier, stacks.flatten(0, 1).unsqueeze(1))
+    features = extract_features(classifier, stacks.flatten(0, 1).unsqueeze(1))
     return stacked_modes(classifier.probabilities(features).unflatten(0, (-1, stacks.shape[1])))

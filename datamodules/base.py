@@ -7,6 +7,7 @@ from lightning.pytorch import LightningDataModule
 
 from datamodules.loaders import Batch, EvaluationLoader, TrainLoader
 from datamodules.sources import Split
+from gen_lightning.errors import UserError
 
 SplitName = Literal["train", "val", "test"]
 
@@ -23,7 +24,7 @@ class SplitDataModule(LightningDataModule):
         seed: of the order of the training examples, and of what is drawn for each batch
 
     Raises:
-        ValueError: batch_size is less than 1, or more than there are training examples (in `train_dataloader`).
+        UserError: batch_size is less than 1, or more than there are training examples (in `train_dataloader`).
     """
 
     _train_loader: type[TrainLoader] = TrainLoader
@@ -31,7 +32,7 @@ class SplitDataModule(LightningDataModule):
     def __init__(self, batch_size: int, device_resident: bool, seed: int) -> None:
         super().__init__()
         if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}: choose 1 or more.")
+            raise UserError(f"batch_size is {batch_size}: choose 1 or more.")
         self.batch_size = batch_size
         self.device_resident = device_resident
         self.seed = seed
@@ -43,7 +44,7 @@ class SplitDataModule(LightningDataModule):
             self._resident(self._for_training()), self.batch_size, self.seed, *self._rank_and_world_size()
         )
         if len(loader) == 0:
-            raise ValueError(
+            raise UserError(
                 f"batch_size {self.batch_size} on {loader.world_size} device(s) is more than the"
                 f" {len(loader.split.data):,} training examples: choose a smaller --data.batch_size."
             )

@@ -4,11 +4,11 @@ import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from datamodules.sources import Split
+from gen_lightning.clock import derive_seed
 
 # Two streams of seeds, apart from each other and from those of the models.
 _ORDER, _DRAWS = 2, 3
@@ -22,11 +22,6 @@ class Batch(NamedTuple):
     data: Tensor
     labels: Tensor
     seed: int
-
-
-def _seed_of(*parts: int) -> int:
-    """A 63-bit seed that is a function of non-negative integers."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
 class TrainLoader:
@@ -71,16 +66,16 @@ class TrainLoader:
         # A generator, so that nothing is drawn before the first batch is asked for: set_epoch may come after iter().
         if self.position >= len(self):
             self.set_epoch(self.epoch + 1)
-        batches = self._shard_of_epoch().split(self.batch_size)
+        batches = self._epoch_shard().split(self.batch_size)
         # All at once: between two iterations NumPy's code leaves the processor's caches.
-        seeds = [_seed_of(_DRAWS, self.seed, self.rank, self.epoch, position) for position in range(len(self))]
+        seeds = [derive_seed(_DRAWS, self.seed, self.rank, self.epoch, position) for position in range(len(self))]
         while self.position < len(self):
             indices, seed = batches[self.position], seeds[self.position]
             self.position += 1
             yield Batch(*self._examples(indices), seed)
 
-    def _shard_of_epoch(self) -> Tensor:
-        generator = torch.Generator().manual_seed(_seed_of(_ORDER, self.seed, self.epoch))
+    def _epoch_shard(self) -> Tensor:
+        generator = torch.Generator().manual_seed(derive_seed(_ORDER, self.seed, self.epoch))
         return self._order(generator)[self.rank :: self.world_size].to(self.split.data.device)
 
     def _order(self, generator: torch.Generator) -> Tensor:

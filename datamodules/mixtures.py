@@ -8,6 +8,7 @@ from torch import Tensor
 from datamodules.base import SplitDataModule, SplitName
 from datamodules.loaders import Batch
 from datamodules.sources import Split
+from gen_lightning.errors import UserError
 
 # Each split is drawn from a seed of its own, which is part of the data: the same in every run, whatever its seed.
 _SEEDS: dict[SplitName, int] = {"train": 0, "val": 1, "test": 2}
@@ -22,17 +23,17 @@ class GaussianMixture:
         weights: of the modes, in any unit; by default equal
 
     Raises:
-        ValueError: the means are no `[M, D]`, sigma is not positive, or the weights are not one for each mode.
+        UserError: the means are no `[M, D]`, sigma is not positive, or the weights are not one for each mode.
     """
 
     def __init__(self, means: list[list[float]], sigma: float, weights: list[float] | None = None) -> None:
         if not means or len({len(mean) for mean in means}) != 1 or not means[0]:
-            raise ValueError("The means of a mixture are lists of one length: give one list of numbers for each mode.")
+            raise UserError("The means of a mixture are lists of one length: give one list of numbers for each mode.")
         if sigma <= 0:
-            raise ValueError(f"sigma is {sigma}: choose a number above 0.")
+            raise UserError(f"sigma is {sigma}: choose a number above 0.")
         weights = [1.0] * len(means) if weights is None else weights
         if len(weights) != len(means) or min(weights) <= 0:
-            raise ValueError(f"The weights of a mixture are positive: give {len(means)}, one for each mode.")
+            raise UserError(f"The weights of a mixture are positive: give {len(means)}, one for each mode.")
         self.means = torch.tensor(means, dtype=torch.float32)
         self.sigma = sigma
         self.weights = torch.tensor(weights, dtype=torch.float64) / math.fsum(weights)
@@ -88,7 +89,7 @@ class GaussianMixtureDataModule(SplitDataModule):
         seed: of the order of the training points
 
     Raises:
-        ValueError: a number is less than 1.
+        UserError: a number is less than 1.
     """
 
     def __init__(
@@ -102,9 +103,7 @@ class GaussianMixtureDataModule(SplitDataModule):
     ) -> None:
         super().__init__(batch_size, device_resident, seed)
         if min(num_samples, num_held_out) < 1:
-            raise ValueError(
-                f"num_samples is {num_samples} and num_held_out {num_held_out}: choose 1 or more for both."
-            )
+            raise UserError(f"num_samples is {num_samples} and num_held_out {num_held_out}: choose 1 or more for both.")
         self.mixture = mixture
         self.num_samples = num_samples
         self.num_held_out = num_held_out

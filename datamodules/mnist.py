@@ -11,6 +11,7 @@ from torch import Tensor
 from datamodules.base import DATA_SEED, SplitDataModule, SplitName
 from datamodules.loaders import Batch
 from datamodules.sources import Source, Split, check_source, download, load
+from gen_lightning.errors import UserError
 
 
 class MNISTDataModule(SplitDataModule):
@@ -36,7 +37,7 @@ class MNISTDataModule(SplitDataModule):
             3.1)
 
     Raises:
-        ValueError: an argument is out of range; the files are absent and cannot be had, or are corrupt (in
+        UserError: an argument is out of range; the files are absent and cannot be had, or are corrupt (in
             `prepare_data` and `setup`).
     """
 
@@ -55,16 +56,16 @@ class MNISTDataModule(SplitDataModule):
         super().__init__(batch_size, device_resident, seed)
         check_source(source)
         if image_size not in (28, 32):
-            raise ValueError(f"image_size is {image_size}: choose 28 or 32.")
+            raise UserError(f"image_size is {image_size}: choose 28 or 32.")
         if binarization not in ("none", "static", "dynamic"):
-            raise ValueError(f"binarization is {binarization!r}: choose none, static or dynamic.")
+            raise UserError(f"binarization is {binarization!r}: choose none, static or dynamic.")
         if dequantize and binarization != "none":
-            raise ValueError(
+            raise UserError(
                 f"Dequantized images are grey, and binarization is {binarization}: set --data.binarization=none, or"
                 " leave dequantize out."
             )
         if not 0 < val_fraction < 1:
-            raise ValueError(f"val_fraction is {val_fraction}: choose a number between 0 and 1.")
+            raise UserError(f"val_fraction is {val_fraction}: choose a number between 0 and 1.")
         self.source = source
         self.root = Path(root)
         self.image_size = image_size
@@ -96,19 +97,19 @@ class MNISTDataModule(SplitDataModule):
         order = torch.randperm(len(train.data), generator=generator)
         num_val = round(len(order) * self.val_fraction)
         if not 0 < num_val < len(order):
-            raise ValueError(
+            raise UserError(
                 f"val_fraction is {self.val_fraction}, which leaves a split of {len(order):,} images empty."
             )
         self._splits = {
-            "train": self._padded(train, order[num_val:].sort().values),
-            "val": self._padded(train, order[:num_val].sort().values),
-            "test": self._padded(test, torch.arange(len(test.data))),
+            "train": self._pad(train, order[num_val:].sort().values),
+            "val": self._pad(train, order[:num_val].sort().values),
+            "test": self._pad(test, torch.arange(len(test.data))),
         }
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """uint8 on the device -> float32 in [0, 1], drawn under dynamic binarization or dequantization."""
         if self.dequantize:
-            return _dequantized(batch.data, batch.seed), batch.labels
+            return _dequantize(batch.data, batch.seed), batch.labels
         images = batch.data.float() / 255
         # A draw leaves the bits of an evaluation as they are.
         if self.binarization == "dynamic":
@@ -135,25 +136,25 @@ class MNISTDataModule(SplitDataModule):
         )
 
     def _for_training(self) -> Split:
-        return self._drawn_once("train") if self.binarization == "static" else self._splits["train"]
+        return self._sample_once("train") if self.binarization == "static" else self._splits["train"]
 
     def _for_evaluation(self, split: SplitName) -> Split:
         images, labels = self._splits[split]
         if self.dequantize:
-            return Split(_dequantized(images, DATA_SEED), labels)
-        return self._splits[split] if self.binarization == "none" else self._drawn_once(split)
+            return Split(_dequantize(images, DATA_SEED), labels)
+        return self._splits[split] if self.binarization == "none" else self._sample_once(split)
 
-    def _drawn_once(self, split: SplitName) -> Split:
+    def _sample_once(self, split: SplitName) -> Split:
         images, labels = self._splits[split]
         generator = torch.Generator().manual_seed(DATA_SEED)
         return Split((images.float() / 255).bernoulli(generator=generator).mul_(255).to(torch.uint8), labels)
 
-    def _padded(self, split: Split, indices: Tensor) -> Split:
+    def _pad(self, split: Split, indices: Tensor) -> Split:
         margin = (self.image_size - 28) // 2
         return Split(F.pad(split.data[indices], (margin,) * 4), split.labels[indices])
 
 
-def _dequantized(images: Tensor, seed: int) -> Tensor:
+def _dequantize(images: Tensor, seed: int) -> Tensor:
     """Levels, uint8 -> float32 in [0, 1]; what has been drawn once is left as it is."""
     if images.is_floating_point():
         return images

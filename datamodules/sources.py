@@ -11,6 +11,8 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torchvision import datasets
 
+from gen_lightning.errors import UserError
+
 Source = Literal["mnist", "fashion_mnist", "kmnist", "digits"]
 
 _TORCHVISION = {
@@ -36,23 +38,23 @@ class Split(NamedTuple):
 
 
 def check_source(source: str) -> None:
-    """Raises ValueError unless `source` names a data set that `load` knows."""
+    """Raises UserError unless `source` names a data set that `load` knows."""
     if source not in get_args(Source):
-        raise ValueError(f"Unknown data source {source!r}: choose one of {', '.join(get_args(Source))}.")
+        raise UserError(f"Unknown data source {source!r}: choose one of {', '.join(get_args(Source))}.")
 
 
 def download(source: Source, root: Path) -> None:
     """Puts the files of `source` below `root`, with torchvision's mirrors and checksums, unless they are there.
 
     Raises:
-        ValueError: the files are absent and cannot be downloaded; the sentence names both ways out.
+        UserError: the files are absent and cannot be downloaded; the sentence names both ways out.
     """
     if source == "digits" or _files_exist(source, root):
         return
     try:
         _TORCHVISION[source](root, download=True)
     except (RuntimeError, OSError) as error:
-        raise ValueError(
+        raise UserError(
             f"The files of {source} are not in {_raw_folder(source, root)} and cannot be downloaded: put the four"
             f" IDX files ({', '.join(_IDX_FILES)}) there, or train on embedded data with --data.source=digits."
         ) from error
@@ -62,7 +64,7 @@ def load(source: Source, root: Path) -> tuple[Split, Split]:
     """The official (train, test) splits of `source`, 28 x 28.
 
     Raises:
-        ValueError: a file is absent, truncated or corrupt; the sentence names it.
+        UserError: a file is absent, truncated or corrupt; the sentence names it.
     """
     if source == "digits":
         return _load_digits()
@@ -102,12 +104,12 @@ def _check_idx_file(path: Path) -> None:
     # torchvision checks the downloaded archives only, and reads a short file as a tensor error without a name.
     magic_number, size = _IDX_FILES[path.name]
     if not path.is_file():
-        raise ValueError(f"{path} is missing: run once with a network, or put the file there.")
+        raise UserError(f"{path} is missing: run once with a network, or put the file there.")
     if path.stat().st_size != size:
-        raise ValueError(
+        raise UserError(
             f"{path} is truncated or corrupt ({path.stat().st_size:,} bytes instead of {size:,}): delete it and run"
             " again to download it anew."
         )
     with path.open("rb") as file:
         if int.from_bytes(file.read(4), "big") != magic_number:
-            raise ValueError(f"{path} is corrupt (not an IDX file): delete it and run again to download it anew.")
+            raise UserError(f"{path} is corrupt (not an IDX file): delete it and run again to download it anew.")

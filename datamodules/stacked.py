@@ -10,6 +10,7 @@ from datamodules.base import DATA_SEED, SplitName
 from datamodules.loaders import TrainLoader
 from datamodules.mnist import MNISTDataModule
 from datamodules.sources import Source, Split
+from gen_lightning.errors import UserError
 
 
 def stacked(digits: Split, triples: Tensor) -> Split:
@@ -50,7 +51,7 @@ class StackedMNISTDataModule(MNISTDataModule):
         seed: of the training stacks and their order
 
     Raises:
-        ValueError: as `MNISTDataModule`, or num_triples is less than 1.
+        UserError: as `MNISTDataModule`, or num_triples is less than 1.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class StackedMNISTDataModule(MNISTDataModule):
     ) -> None:
         super().__init__(source, root, batch_size, image_size, "none", val_fraction, device_resident, seed)
         if num_triples is not None and num_triples < 1:
-            raise ValueError(f"num_triples is {num_triples}: choose 1 or more, or null for new stacks in each epoch.")
+            raise UserError(f"num_triples is {num_triples}: choose 1 or more, or null for new stacks in each epoch.")
         self.num_triples = num_triples
         self._train_loader = TrainLoader if num_triples else StackLoader
 

@@ -11,7 +11,9 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gen_lightning.clock import draws_from, rewind_to_iteration, seed_draws, seed_of, seed_of_iteration
+from gen_lightning.clock import derive_iteration_seed, derive_seed, draws_from, rewind_to_iteration, seed_draws
+from gen_lightning.errors import UserError
+from gen_lightning.numerics import promote_to_float32
 from gen_lightning.schedules import Schedule, check_schedules, follow_schedules
 
 # Two streams of seeds, apart from each other and from those of the data loaders.
@@ -73,18 +75,18 @@ class GenerativeModule(LightningModule, ABC):
             labels: classes to sample from, int64 `[n]`; by default a conditional model draws them, each equally likely
 
         Raises:
-            ValueError: labels are given, and the model is not conditional, or they are none of its classes.
+            UserError: labels are given, and the model is not conditional, or they are none of its classes.
         """
         if labels is not None:
             self._check_classes(labels, n)
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         labels = self.draw_labels(n, generator) if labels is None else labels
         condition = () if labels is None else (labels.to(self.device),)
-        with self.undisturbed(seed):
-            return full_precision(self.draw(n, *condition))
+        with self.evaluating(seed):
+            return promote_to_float32(self.draw(n, *condition))
 
     @contextmanager
-    def undisturbed(self, seed: int) -> Iterator[None]:
+    def evaluating(self, seed: int) -> Iterator[None]:
         """Evaluation mode without gradients, where all draws are from `seed`; behind it, everything is as before."""
         training_modes = {module: module.training for module in self.modules()}
         self.eval()
@@ -101,23 +103,23 @@ class GenerativeModule(LightningModule, ABC):
             return None
         return torch.randint(self.num_classes, (n,), generator=generator, device=generator.device)
 
-    def condition_of(self, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def get_condition(self, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """What the networks take beside a batch's data: its labels where the model is conditional, or else nothing."""
         return () if self.num_classes is None else (batch[1],)
 
-    def inputs_of(self, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """A batch's data, and behind them what `condition_of` says, on the model's device."""
-        return tuple(part.to(self.device) for part in (batch[0], *self.condition_of(batch)))
+    def get_inputs(self, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """A batch's data, and behind them what `get_condition` says, on the model's device."""
+        return tuple(part.to(self.device) for part in (batch[0], *self.get_condition(batch)))
 
     def configure_callbacks(self) -> list[Callback]:
         """Adds none; refuses what would make batches and iterations two clocks.
 
         Raises:
-            ValueError: gradients are to be accumulated over batches.
+            UserError: gradients are to be accumulated over batches.
         """
         # Between this hook and `setup`, Lightning refuses it of two optimizers without a word on what to do.
         if self.trainer.accumulate_grad_batches != 1:
-            raise ValueError(
+            raise UserError(
                 f"An iteration is one batch: raise {self.batch_options} instead of trainer.accumulate_grad_batches."
             )
         return []
@@ -126,7 +128,7 @@ class GenerativeModule(LightningModule, ABC):
         """Looks at the first batch before it trains or measures anything.
 
         Raises:
-            ValueError: the data do not have the shape that the model was built for.
+            UserError: the data do not have the shape that the model was built for.
         """
         self._check_shape(data)
 
@@ -134,11 +136,11 @@ class GenerativeModule(LightningModule, ABC):
         """Looks at the labels of the first batch, if they condition the model, before they train or measure anything.
 
         Raises:
-            ValueError: there are none, or they are none of the model's classes.
+            UserError: there are none, or they are none of the model's classes.
         """
         if self.num_classes is not None:
             if len(batch) < 2:
-                raise ValueError(
+                raise UserError(
                     "The model is class-conditional, and the data have no labels: choose data that have, or networks"
                     " that are not conditional."
                 )
@@ -148,7 +150,7 @@ class GenerativeModule(LightningModule, ABC):
         """Looks at the schedules before anything is trained.
 
         Raises:
-            ValueError: one is of an option that no optimizer has.
+            UserError: one is of an option that no optimizer has.
         """
         check_schedules(self.schedules, self._optimizers_by_name())
 
@@ -159,7 +161,7 @@ class GenerativeModule(LightningModule, ABC):
             self.check_labels(batch)
             self._data_checked = True
         iteration = self.global_step
-        seed_draws(seed_of_iteration(iteration, _TRAINING, self.seed, self.global_rank), self.device)
+        seed_draws(derive_iteration_seed(iteration, _TRAINING, self.seed, self.global_rank), self.device)
         self._scheduled_values = follow_schedules(self.schedules, self._optimizers_by_name(), iteration)
         # Lightning's own count, which says when scalars are written, is one too high after some resumptions.
         self.trainer.fit_loop.epoch_loop._batches_that_stepped = iteration
@@ -169,7 +171,7 @@ class GenerativeModule(LightningModule, ABC):
         if batch_idx == 0:
             self.check_data(batch[0])
             self.check_labels(batch)
-        seed_draws(seed_of(_EVALUATION, self.seed, self.global_rank, batch_idx), self.device)
+        seed_draws(derive_seed(_EVALUATION, self.seed, self.global_rank, batch_idx), self.device)
 
     def on_test_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Makes each test draw the same."""
@@ -218,30 +220,25 @@ class GenerativeModule(LightningModule, ABC):
 
     def _check_shape(self, data: Tensor) -> None:
         if data.shape[1:] != self.data_shape:
-            raise ValueError(
+            raise UserError(
                 f"The data have shape {tuple(data.shape[1:])} and the model is built for {self.data_shape}:"
                 " set model.data_shape to the data's."
             )
 
     def _check_classes(self, labels: Tensor, n: int) -> None:
         if self.num_classes is None:
-            raise ValueError(f"{type(self).__name__} is not class-conditional: sample without labels.")
+            raise UserError(f"{type(self).__name__} is not class-conditional: sample without labels.")
         if labels.dtype != torch.int64 or labels.shape != (n,):
-            raise ValueError(f"The labels are {labels.dtype} {list(labels.shape)}: give a class for each, int64 [{n}].")
+            raise UserError(f"The labels are {labels.dtype} {list(labels.shape)}: give a class for each, int64 [{n}].")
         wrong = labels[(labels < 0) | (labels >= self.num_classes)]
         if len(wrong):
-            raise ValueError(
+            raise UserError(
                 f"There is a label {wrong[0]}, and the model's classes are 0 to {self.num_classes - 1}: choose labels"
                 " among them, or set num_classes of the networks to that of the data."
             )
 
     def _optimizers_by_name(self) -> dict[str, Optimizer]:
         return dict(zip(self.optimizer_names, self.trainer.optimizers, strict=False))
-
-
-def full_precision(tensor: Tensor) -> Tensor:
-    """In float32 where mixed precision has made it less: losses and likelihoods lose nats in bfloat16."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _is_json(value: Any) -> bool:

@@ -17,21 +17,21 @@ from lightning.pytorch.core.optimizer import LightningOptimizer, do_nothing_clos
 _BLOCK = 100
 
 
-def seed_of(*parts: int) -> int:
+def derive_seed(*parts: int) -> int:
     """A 63-bit seed that is a function of non-negative integers, such as (seed, rank, iteration)."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
-def seed_of_iteration(iteration: int, *parts: int) -> int:
-    """`seed_of(*parts, iteration)`, for iterations that follow on each other."""
+def derive_iteration_seed(iteration: int, *parts: int) -> int:
+    """`derive_seed(*parts, iteration)`, for iterations that follow on each other."""
     block, place = divmod(iteration, _BLOCK)
-    return _seeds_of_block(block, *parts)[place]
+    return _derive_block_seeds(block, *parts)[place]
 
 
 @lru_cache(maxsize=1)
-def _seeds_of_block(block: int, *parts: int) -> list[int]:
+def _derive_block_seeds(block: int, *parts: int) -> list[int]:
     # Between two iterations NumPy's code leaves the processor's caches, so that a seed alone takes ten times as long.
-    return [seed_of(*parts, iteration) for iteration in range(block * _BLOCK, (block + 1) * _BLOCK)]
+    return [derive_seed(*parts, iteration) for iteration in range(block * _BLOCK, (block + 1) * _BLOCK)]
 
 
 def seed_draws(seed: int, device: torch.device) -> None:
@@ -65,7 +65,7 @@ def _default_generators(device: torch.device) -> list[torch.Generator]:
     return [torch.default_generator, module.default_generators[index]]
 
 
-def leave_uncounted(optimizer: LightningOptimizer) -> None:
+def exclude_from_global_step(optimizer: LightningOptimizer) -> None:
     """Keeps this optimizer's next steps out of `global_step`, until Lightning's manual loop runs the next batch."""
     # Lightning counts the steps of every optimizer, so that max_steps and checkpoints would see a GAN's twice.
     optimizer._on_before_step = do_nothing_closure

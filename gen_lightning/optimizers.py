@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gen_lightning.errors import UserError
+
 
 class MuonWithAdam(Optimizer):
     """Muon of the matrices (Jordan et al. 2024), and Adam of all other parameters, which Muon is not for.
@@ -29,7 +31,7 @@ class MuonWithAdam(Optimizer):
             1 - lr * weight_decay
 
     Raises:
-        ValueError: an option is outside its range; no parameter is a matrix, or all are.
+        UserError: an option is outside its range; no parameter is a matrix, or all are.
     """
 
     def __init__(
@@ -43,7 +45,7 @@ class MuonWithAdam(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         if not 0 <= momentum < 1 or ns_steps < 1:
-            raise ValueError(
+            raise UserError(
                 f"MuonWithAdam's momentum is {momentum} and ns_steps {ns_steps}: choose a momentum of 0 or more and"
                 " below 1, and ns_steps of 1 or more."
             )
@@ -51,7 +53,7 @@ class MuonWithAdam(Optimizer):
         matrices = [parameter for parameter in parameters if parameter.ndim == 2]
         others = [parameter for parameter in parameters if parameter.ndim != 2]
         if not matrices or not others:
-            raise ValueError(
+            raise UserError(
                 f"MuonWithAdam has {len(matrices)} matrices and {len(others)} other parameters: take torch.optim.Adam"
                 " where there are no matrices, and torch.optim.Muon where there is nothing else."
             )

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from gen_lightning.errors import UserError
+
 
 class Schedule(ABC):
     """A function of the number of completed iterations: a weight, a learning rate, a half-life."""
@@ -27,12 +29,12 @@ class Linear(Schedule):
         iterations: how many it takes, 1 or more
 
     Raises:
-        ValueError: iterations is less than 1.
+        UserError: iterations is less than 1.
     """
 
     def __init__(self, start: float, end: float, iterations: int) -> None:
         if iterations < 1:
-            raise ValueError(f"{type(self).__name__}'s iterations is {iterations}: choose 1 or more, or a constant.")
+            raise UserError(f"{type(self).__name__}'s iterations is {iterations}: choose 1 or more, or a constant.")
         self.start = start
         self.end = end
         self.iterations = iterations
@@ -55,7 +57,7 @@ class Cosine(Linear):
         iterations: how many it takes, 1 or more
 
     Raises:
-        ValueError: iterations is less than 1.
+        UserError: iterations is less than 1.
     """
 
     def _progress(self, iteration: int) -> float:
@@ -71,13 +73,13 @@ class Exponential(Linear):
         iterations: how many it takes, 1 or more
 
     Raises:
-        ValueError: iterations is less than 1, or a value is not positive.
+        UserError: iterations is less than 1, or a value is not positive.
     """
 
     def __init__(self, start: float, end: float, iterations: int) -> None:
         super().__init__(start, end, iterations)
         if min(start, end) <= 0:
-            raise ValueError(f"Exponential goes from {start} to {end}: choose numbers above 0, or Linear.")
+            raise UserError(f"Exponential goes from {start} to {end}: choose numbers above 0, or Linear.")
 
     def __call__(self, iteration: int) -> float:
         """The value at `iteration`."""
@@ -92,17 +94,17 @@ class Steps(Schedule):
         iterations: how many each one but the last is for, 1 or more
 
     Raises:
-        ValueError: there are no values, not one iteration fewer than values, or one that is less than 1.
+        UserError: there are no values, not one iteration fewer than values, or one that is less than 1.
     """
 
     def __init__(self, values: Sequence[float | Schedule], iterations: Sequence[int]) -> None:
         if len(iterations) != len(values) - 1:
-            raise ValueError(
+            raise UserError(
                 f"Steps has {len(values)} values and {len(iterations)} iterations: give one or more values, and for how"
                 " many iterations each one but the last is."
             )
         if min(iterations, default=1) < 1:
-            raise ValueError(f"Steps' iterations are {list(iterations)}: choose 1 or more for each value.")
+            raise UserError(f"Steps' iterations are {list(iterations)}: choose 1 or more for each value.")
         self.values = list(values)
         self.starts = [0, *accumulate(iterations)]
 
@@ -120,12 +122,12 @@ class LinearWarmup(Schedule):
         target: a constant, or the schedule that is warmed up
 
     Raises:
-        ValueError: iterations is less than 1.
+        UserError: iterations is less than 1.
     """
 
     def __init__(self, iterations: int, target: float | Schedule = 1.0) -> None:
         if iterations < 1:
-            raise ValueError(f"LinearWarmup's iterations is {iterations}: choose 1 or more, or leave the warm-up out.")
+            raise UserError(f"LinearWarmup's iterations is {iterations}: choose 1 or more, or leave the warm-up out.")
         self.iterations = iterations
         self.target = target
 
@@ -144,9 +146,9 @@ class CyclicalWarmup(Schedule):
 
     def __init__(self, period: int, ramp: float = 0.5) -> None:
         if period < 1:
-            raise ValueError(f"CyclicalWarmup's period is {period}: choose 1 or more.")
+            raise UserError(f"CyclicalWarmup's period is {period}: choose 1 or more.")
         if not 0 < ramp <= 1:
-            raise ValueError(f"CyclicalWarmup's ramp is {ramp}: choose a number above 0 and not above 1.")
+            raise UserError(f"CyclicalWarmup's ramp is {ramp}: choose a number above 0 and not above 1.")
         self.period = period
         self.ramp = ramp
 
@@ -168,12 +170,12 @@ def check_schedules(schedules: Mapping[str, Schedule], optimizers: Mapping[str, 
         optimizers: by name
 
     Raises:
-        ValueError: a name is not that of an optimizer's option.
+        UserError: a name is not that of an optimizer's option.
     """
     names = [f"{name}.{option}" for name, optimizer in optimizers.items() for option in _options(optimizer)]
     for name in schedules:
         if name not in names:
-            raise ValueError(f"There is no {name} to schedule: choose among {', '.join(names)}.")
+            raise UserError(f"There is no {name} to schedule: choose among {', '.join(names)}.")
 
 
 def follow_schedules(

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from wandb.proto import wandb_internal_pb2
 
 from gen_lightning import GANModule, VAEModule
+from gen_lightning.evaluation import Row
 from gen_lightning.gan import NonSaturating
-from gen_lightning.metrics import Row
 from gen_lightning.networks import MLPDecoder, MLPDiscriminator, MLPEncoder, MLPGenerator
 from gen_lightning.vae import ELBO, Bernoulli, BottomUp, Gaussian, Ladder, Objective, TopDown
 

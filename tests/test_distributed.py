@@ -11,7 +11,7 @@ from torch import nn
 
 from datamodules import MNISTDataModule
 from gen_lightning import GANModule, VAEModule
-from gen_lightning.clock import seed_of
+from gen_lightning.clock import derive_seed
 
 DDP = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
 DIGITS = ["--data.source=digits", "--data.batch_size=64"]
@@ -58,7 +58,7 @@ def joined(model, draw):
     """What `draw` gives on each rank's noise of iteration 0, joined."""
     parts = []
     for rank, batch in enumerate(batches_of_both_ranks()):
-        torch.manual_seed(seed_of(0, 3, rank, 0))
+        torch.manual_seed(derive_seed(0, 3, rank, 0))
         parts.append(draw(batch))
     assert not torch.equal(*[torch.as_tensor(part[0]) for part in parts])
     return tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))

@@ -300,14 +300,14 @@ class TestTestAndSample:
 
         assert set(sample()["labels"]) == set(range(10))
         assert sample("--labels=3")["labels"].tolist() == [3] * 520
-        in_turn = sample("--labels=[7,0,1]")
-        assert in_turn["labels"].tolist() == ([7, 0, 1] * 174)[:520]
-        assert in_turn["arr_0"].shape == (520, 32, 32, 1)
+        cycle_labels = sample("--labels=[7,0,1]")
+        assert cycle_labels["labels"].tolist() == ([7, 0, 1] * 174)[:520]
+        assert cycle_labels["arr_0"].shape == (520, 32, 32, 1)
         with pytest.raises(SystemExit):
             sample("--labels=10")
         assert "There is a label 10, and the model's classes are 0 to 9" in capsys.readouterr().err.splitlines()[-1]
         with pytest.raises(ValueError, match="--labels is empty"):
-            train.in_turn([], 3)
+            train.cycle_labels([], 3)
 
     def test_samples_of_the_aggregate_posterior(self, vae_run, gan_checkpoint, tmp_path, capsys, monkeypatch):
         """In another report than the prior's, under names of their own."""
@@ -344,7 +344,7 @@ class TestTestAndSample:
 def test_a_density_of_dequantized_images_is_another_than_one_of_levels():
     model = vae(likelihood=Gaussian)
     for dequantize, kind in ((False, "a density"), (True, "a density, of dequantized images")):
-        assert train.likelihood_of(model, MNISTDataModule(dequantize=dequantize)) == kind
+        assert train.describe_likelihood(model, MNISTDataModule(dequantize=dequantize)) == kind
 
 
 class TestPointsAndStacks:

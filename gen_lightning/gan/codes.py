@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from gen_lightning.base import full_precision
+from gen_lightning.errors import UserError
+from gen_lightning.numerics import promote_to_float32
 
 # Of codes in (-1, 1). Without a least one, a mistake of a Q that had grown sure would be worth any number of nats.
 _LEAST_DEVIATION = 0.1
@@ -33,7 +34,7 @@ class LatentCodes(nn.Module):
             one makes the categories what a new generator's data differ by
 
     Raises:
-        ValueError: there is no code, a code has less than two categories, a weight is negative, or scale is not
+        UserError: there is no code, a code has less than two categories, a weight is negative, or scale is not
             positive.
     """
 
@@ -49,17 +50,17 @@ class LatentCodes(nn.Module):
     ) -> None:
         super().__init__()
         if min([2, *categories]) < 2 or num_continuous < 0 or len(categories) + num_continuous == 0:
-            raise ValueError(
+            raise UserError(
                 f"LatentCodes' categories are {list(categories)} and num_continuous is {num_continuous}: choose"
                 " one code or more, and for each categorical one 2 categories or more."
             )
         if categorical_weight < 0 or continuous_weight < 0:
-            raise ValueError(
+            raise UserError(
                 f"LatentCodes' categorical_weight is {categorical_weight} and continuous_weight {continuous_weight}:"
                 " choose 0 or more for both."
             )
         if scale <= 0:
-            raise ValueError(f"LatentCodes' scale is {scale}: choose a number above 0.")
+            raise UserError(f"LatentCodes' scale is {scale}: choose a number above 0.")
         self.categories = tuple(categories)
         self.num_continuous = num_continuous
         self.scale = scale
@@ -71,7 +72,7 @@ class LatentCodes(nn.Module):
         """The number of a latent's last dimensions that are codes."""
         return sum(self.categories) + self.num_continuous
 
-    def drawn_behind(self, noise: Tensor) -> Tensor:
+    def append_codes(self, noise: Tensor) -> Tensor:
         """Latents `[N, D + dim]`: noise `[N, D]`, and behind it codes, drawn from torch's default generators."""
         n, device = len(noise), noise.device
         categories = [torch.randint(size, (n,), device=device) for size in self.categories]
@@ -90,7 +91,7 @@ class LatentCodes(nn.Module):
             The sums over the categorical and over the continuous codes, where there are such.
         """
         *one_hot, values = latents[:, -self.dim :].split([*self.categories, self.num_continuous], 1)
-        *logits, means, log_deviations = full_precision(self.encoder(data)).split(
+        *logits, means, log_deviations = promote_to_float32(self.encoder(data)).split(
             [*self.categories, self.num_continuous, self.num_continuous], 1
         )
         bounds = {}

@@ -5,6 +5,7 @@ import copy
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from gen_lightning.errors import UserError
 from gen_lightning.schedules import Schedule, value_at
 
 
@@ -22,7 +23,7 @@ class EMA(nn.Module):
             first weights; None is without a bound
 
     Raises:
-        ValueError: half_life or ramp is negative.
+        UserError: half_life or ramp is negative.
     """
 
     def __init__(
@@ -30,7 +31,7 @@ class EMA(nn.Module):
     ) -> None:
         super().__init__()
         if value_at(half_life, 0) < 0 or (ramp is not None and ramp < 0):
-            raise ValueError(f"EMA's half_life is {half_life} and ramp {ramp}: choose 0 or more for both.")
+            raise UserError(f"EMA's half_life is {half_life} and ramp {ramp}: choose 0 or more for both.")
         self.half_life = half_life
         self.ramp = ramp
         self.network = copy.deepcopy(generator).requires_grad_(False)

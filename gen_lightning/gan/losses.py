@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 
+from gen_lightning.errors import UserError
+
 
 class GANLoss(ABC):
     """Both players' losses.
@@ -79,14 +81,14 @@ class Wasserstein(GANLoss):
         clip: the bound of every weight of the discriminator after each of its updates; None leaves them free
 
     Raises:
-        ValueError: clip is not positive.
+        UserError: clip is not positive.
     """
 
     boundary = None
 
     def __init__(self, clip: float | None = None) -> None:
         if clip is not None and clip <= 0:
-            raise ValueError(f"Wasserstein's clip is {clip}: choose a positive bound, or null for none.")
+            raise UserError(f"Wasserstein's clip is {clip}: choose a positive bound, or null for none.")
         self.clip = clip
         self.clips_weights = clip is not None
 
@@ -163,10 +165,10 @@ def check_constraint(loss: GANLoss, discriminator: nn.Module) -> None:
     """Refuses two Lipschitz constraints of which one undoes the other.
 
     Raises:
-        ValueError: the loss clips weights that spectral normalization scales to norm 1.
+        UserError: the loss clips weights that spectral normalization scales to norm 1.
     """
     if loss.clips_weights and any(isinstance(module, _SpectralNorm) for module in discriminator.modules()):
-        raise ValueError(
+        raise UserError(
             "Weight clipping has no effect behind spectral normalization: set the loss's clip to null, or take a"
             " discriminator without spectral normalization."
         )

@@ -12,8 +12,9 @@ from lightning.pytorch.strategies import DDPStrategy, ParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gen_lightning.base import GenerativeModule, full_precision
-from gen_lightning.clock import leave_uncounted
+from gen_lightning.base import GenerativeModule
+from gen_lightning.clock import exclude_from_global_step
+from gen_lightning.errors import UserError
 from gen_lightning.gan.codes import LatentCodes
 from gen_lightning.gan.ema import EMA
 from gen_lightning.gan.losses import GANLoss, check_constraint, logit_statistics
@@ -24,6 +25,7 @@ from gen_lightning.gan.regularizers import (
     check_regularizers,
 )
 from gen_lightning.networks import common_num_classes
+from gen_lightning.numerics import promote_to_float32
 from gen_lightning.schedules import Schedule
 
 
@@ -63,7 +65,7 @@ class GANModule(GenerativeModule):
         seed: of all randomness in training
 
     Raises:
-        ValueError: latent_dim, discriminator_steps or micro_batches is less than 1; gradient_clip_norm is not positive;
+        UserError: latent_dim, discriminator_steps or micro_batches is less than 1; gradient_clip_norm is not positive;
             two regularizers have one name, or one of them, the loss or the generator does not go with the
             discriminator.
     """
@@ -91,13 +93,13 @@ class GANModule(GenerativeModule):
     ) -> None:
         super().__init__(data_shape, seed, schedules)
         if latent_dim < 1 or discriminator_steps < 1:
-            raise ValueError(
+            raise UserError(
                 f"latent_dim is {latent_dim} and discriminator_steps {discriminator_steps}: choose 1 or more for both."
             )
         if micro_batches < 1:
-            raise ValueError(f"micro_batches is {micro_batches}: choose 1 or more.")
+            raise UserError(f"micro_batches is {micro_batches}: choose 1 or more.")
         if gradient_clip_norm is not None and gradient_clip_norm <= 0:
-            raise ValueError(f"gradient_clip_norm is {gradient_clip_norm}: choose a positive norm, or null for none.")
+            raise UserError(f"gradient_clip_norm is {gradient_clip_norm}: choose a positive norm, or null for none.")
         self.save_hyperparameters(logger=False)
         self.automatic_optimization = False
         self.codes = codes(self.data_shape) if codes else None
@@ -124,7 +126,7 @@ class GANModule(GenerativeModule):
     def latents(self, n: int) -> Tensor:
         """Latents `[n, L]`: from the standard normal, and codes behind it where there are codes."""
         noise = torch.randn(n, self.latent_dim, device=self.device, dtype=self.dtype)
-        return noise if self.codes is None else self.codes.drawn_behind(noise)
+        return noise if self.codes is None else self.codes.append_codes(noise)
 
     def draw(self, n: int, *condition: Tensor) -> Tensor:
         """Generated data `[n, *data_shape]`, by the average where there is one."""
@@ -132,17 +134,17 @@ class GANModule(GenerativeModule):
 
     def logits(self, data: Tensor, *condition: Tensor) -> Tensor:
         """The discriminator's logits `[N]`, in float32 under any precision."""
-        return full_precision(self.discriminator(data, *condition))
+        return promote_to_float32(self.discriminator(data, *condition))
 
     def configure_callbacks(self) -> list[Callback]:
         """Adds none; refuses what would be refused without a word on what to do.
 
         Raises:
-            ValueError: the Trainer is to clip gradients, or to accumulate them.
+            UserError: the Trainer is to clip gradients, or to accumulate them.
         """
         # Lightning knows one optimizer's gradients only, and says no more than that between this hook and `setup`.
         if self.trainer.gradient_clip_val:
-            raise ValueError(
+            raise UserError(
                 "Each player's gradients are clipped by themselves: set model.gradient_clip_norm instead of"
                 " trainer.gradient_clip_val."
             )
@@ -152,7 +154,7 @@ class GANModule(GenerativeModule):
         """Lets the plain `ddp` strategy train two players.
 
         Raises:
-            ValueError: a callback has compiled a discriminator that a regularizer differentiates twice.
+            UserError: a callback has compiled a discriminator that a regularizer differentiates twice.
         """
         super().setup(stage)
         if stage == "fit":
@@ -172,12 +174,12 @@ class GANModule(GenerativeModule):
         """Looks at the schedules, and at the optimizers, before anything is trained.
 
         Raises:
-            ValueError: a schedule is of what no optimizer has; float16's scaler is left to a fused optimizer.
+            UserError: a schedule is of what no optimizer has; float16's scaler is left to a fused optimizer.
         """
         super().on_fit_start()
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None and any(hasattr(one, "_step_supports_amp_scaling") for one in self.trainer.optimizers):
-            raise ValueError(
+            raise UserError(
                 "A fused optimizer divides gradients by 16-mixed's scale within its step, after they are clipped and"
                 " their norms are logged: leave fused out, or set --trainer.precision=bf16-mixed."
             )
@@ -186,11 +188,11 @@ class GANModule(GenerativeModule):
         """Looks at the size of the first batch, too, which is to be divided.
 
         Raises:
-            ValueError: it is no multiple of the discriminator's steps and their micro-batches.
+            UserError: it is no multiple of the discriminator's steps and their micro-batches.
         """
         parts = self.discriminator_steps * self.micro_batches
         if not self._data_checked and len(batch[0]) % parts:
-            raise ValueError(
+            raise UserError(
                 f"A batch of {len(batch[0])} does not divide into discriminator_steps={self.discriminator_steps} times"
                 f" micro_batches={self.micro_batches} equal parts: choose a multiple of {parts} for data.batch_size."
             )
@@ -199,8 +201,8 @@ class GANModule(GenerativeModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """One iteration: `discriminator_steps` updates of the discriminator, then one of the generator."""
         generator_optimizer, discriminator_optimizer = self.optimizers()
-        leave_uncounted(discriminator_optimizer)
-        parts = (tensor.chunk(self.discriminator_steps) for tensor in (batch[0], *self.condition_of(batch)))
+        exclude_from_global_step(discriminator_optimizer)
+        parts = (tensor.chunk(self.discriminator_steps) for tensor in (batch[0], *self.get_condition(batch)))
         for real, *condition in zip(*parts, strict=True):
             scalars = self._update_discriminator(real, condition, discriminator_optimizer)
         scalars |= self._update_generator(real, condition, generator_optimizer)
@@ -262,7 +264,7 @@ class GANModule(GenerativeModule):
             logged.append({name: term.detach() for name, term in terms.items()})
             self._accumulate(loss / self.micro_batches, is_last=len(logged) == self.micro_batches)
         optimizer.step()
-        return _mean_of(logged)
+        return _average(logged)
 
     def _accumulate(self, loss: Tensor, is_last: bool) -> None:
         strategy = self.trainer.strategy
@@ -293,14 +295,14 @@ class GANModule(GenerativeModule):
         self._evaluate(batch, "test")
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> None:
-        real, condition = batch[0], self.condition_of(batch)
+        real, condition = batch[0], self.get_condition(batch)
         real_logits = self.logits(real, *condition)
         fake_logits = self.logits(self.draw(len(real), *condition), *condition)
         scalars = {"discriminator_loss": self.loss.discriminator(real_logits, fake_logits)}
         self.log_evaluation(scalars | logit_statistics(self.loss, real_logits, fake_logits), stage, len(real))
 
 
-def _mean_of(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _average(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The means of scalars over parts, by name."""
     first, *others = parts
     return {name: torch.stack([part[name] for part in parts]).mean() for name in first} if others else first

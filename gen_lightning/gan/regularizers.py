@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gen_lightning.networks import Affine, num_classes_of
+from gen_lightning.errors import UserError
+from gen_lightning.networks import Affine, find_num_classes
 from gen_lightning.schedules import Schedule, value_at
 
 _Weight = TypeVar("_Weight", bound=float | Schedule)
@@ -53,7 +54,7 @@ class DiscriminatorPass:
         with torch.autocast(data.device.type, enabled=False):
             return self.discriminator(data, *self.condition)
 
-    def value_of(self, weight: float | Schedule) -> float:
+    def evaluate_weight(self, weight: float | Schedule) -> float:
         """A weight's value in this iteration."""
         return value_at(weight, self.iteration)
 
@@ -94,7 +95,7 @@ class R1(DiscriminatorRegularizer):
         return self._penalty(state, state.judge(state.real, state.real_logits), state.real)
 
     def _penalty(self, state: DiscriminatorPass, logits: Tensor, data: Tensor) -> Tensor:
-        return state.value_of(self.gamma) / 2 * example_gradients(logits, data).square().sum(1).mean()
+        return state.evaluate_weight(self.gamma) / 2 * example_gradients(logits, data).square().sum(1).mean()
 
 
 class R2(R1):
@@ -135,7 +136,7 @@ class GradientPenalty(DiscriminatorRegularizer):
         epsilon = torch.rand(one_each, device=state.real.device, dtype=state.real.dtype)
         between = state.fake.lerp(state.real, epsilon).detach().requires_grad_()
         excess = example_gradients(state.judge(between), between).norm(dim=1) - 1
-        return state.value_of(self.weight) * (excess.relu() if self.one_sided else excess).square().mean()
+        return state.evaluate_weight(self.weight) * (excess.relu() if self.one_sided else excess).square().mean()
 
 
 class DRAGAN(DiscriminatorRegularizer):
@@ -159,7 +160,7 @@ class DRAGAN(DiscriminatorRegularizer):
         """The penalty, a scalar."""
         perturbed = (state.real + self.noise * torch.randn_like(state.real)).detach().requires_grad_()
         norms = example_gradients(state.judge(perturbed), perturbed).norm(dim=1)
-        return state.value_of(self.weight) * (norms - 1).square().mean()
+        return state.evaluate_weight(self.weight) * (norms - 1).square().mean()
 
 
 class LeCam(DiscriminatorRegularizer):
@@ -172,7 +173,7 @@ class LeCam(DiscriminatorRegularizer):
         decay: of the averages in one step of the discriminator, from 0 to less than 1
 
     Raises:
-        ValueError: the weight is negative, or decay is not in [0, 1).
+        UserError: the weight is negative, or decay is not in [0, 1).
     """
 
     name = "lecam"
@@ -182,7 +183,7 @@ class LeCam(DiscriminatorRegularizer):
     def __init__(self, weight: float | Schedule = 0.3, decay: float = 0.99) -> None:
         super().__init__()
         if not 0 <= decay < 1:
-            raise ValueError(f"LeCam's decay is {decay}: choose 0 or more, and less than 1.")
+            raise UserError(f"LeCam's decay is {decay}: choose 0 or more, and less than 1.")
         self.weight = _checked(weight, self, "weight")
         self.decay = decay
         self.register_buffer("real_average", torch.zeros(()))
@@ -194,7 +195,7 @@ class LeCam(DiscriminatorRegularizer):
         self.real_average += (1 - self.decay) * (real.detach().mean() - self.real_average)
         self.fake_average += (1 - self.decay) * (fake.detach().mean() - self.fake_average)
         distances = (real - self.fake_average).square().mean() + (fake - self.real_average).square().mean()
-        return state.value_of(self.weight) * distances
+        return state.evaluate_weight(self.weight) * distances
 
 
 class Consistency(DiscriminatorRegularizer):
@@ -216,7 +217,7 @@ class Consistency(DiscriminatorRegularizer):
         """The penalty, a scalar."""
         logits = state.judge(state.real, state.real_logits)
         augmented_logits = state.judge(self.augmentation(state.real.detach()))
-        return state.value_of(self.weight) * (logits - augmented_logits).square().mean()
+        return state.evaluate_weight(self.weight) * (logits - augmented_logits).square().mean()
 
 
 class MismatchedLabels(DiscriminatorRegularizer):
@@ -240,10 +241,13 @@ class MismatchedLabels(DiscriminatorRegularizer):
     def forward(self, state: DiscriminatorPass) -> Tensor:
         """The term, a scalar, with wrong labels that are each equally likely."""
         (labels,) = state.condition
-        num_classes = cast(int, num_classes_of(state.discriminator))
+        num_classes = cast(int, find_num_classes(state.discriminator))
         others = (labels + torch.randint_like(labels, 1, num_classes)) % num_classes
         mismatched = replace(state, condition=(others,)).judge(state.real.detach())
-        return state.value_of(self.weight) * F.softplus(mismatched - state.judge(state.real, state.real_logits)).mean()
+        return (
+            state.evaluate_weight(self.weight)
+            * F.softplus(mismatched - state.judge(state.real, state.real_logits)).mean()
+        )
 
 
 class Lazy(DiscriminatorRegularizer):
@@ -256,13 +260,13 @@ class Lazy(DiscriminatorRegularizer):
         interval: k, 1 or more
 
     Raises:
-        ValueError: the interval is less than 1.
+        UserError: the interval is less than 1.
     """
 
     def __init__(self, regularizer: DiscriminatorRegularizer, interval: int = 16) -> None:
         super().__init__()
         if interval < 1:
-            raise ValueError(f"Lazy's interval is {interval}: choose 1 or more.")
+            raise UserError(f"Lazy's interval is {interval}: choose 1 or more.")
         self.name, self.per_example = regularizer.name, regularizer.per_example
         self.conditional = regularizer.conditional
         self.regularizer = regularizer
@@ -279,20 +283,20 @@ def check_regularizers(regularizers: Sequence[DiscriminatorRegularizer], discrim
     """Refuses combinations that would train something else than they say.
 
     Raises:
-        ValueError: two terms have one name, or a term for each example meets batch normalization.
+        UserError: two terms have one name, or a term for each example meets batch normalization.
     """
     names = ["discriminator_loss", *(regularizer.name for regularizer in regularizers)]
     if len(set(names)) < len(names):
-        raise ValueError(f"Terms of the loss are told apart by their names, and these are {names}: leave one out.")
+        raise UserError(f"Terms of the loss are told apart by their names, and these are {names}: leave one out.")
     normalized = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in discriminator.modules())
     for regularizer in regularizers:
         if regularizer.per_example and normalized:
-            raise ValueError(
+            raise UserError(
                 f"The regularizer {regularizer.name} penalizes each example by itself, and batch normalization mixes"
                 " them: take a discriminator without it, or leave the regularizer out."
             )
-        if regularizer.conditional and (num_classes_of(discriminator) or 0) < 2:
-            raise ValueError(
+        if regularizer.conditional and (find_num_classes(discriminator) or 0) < 2:
+            raise UserError(
                 f"The regularizer {regularizer.name} shows the discriminator other labels, and it takes none: take"
                 " ProjectionDiscriminator, of 2 or more classes, or leave the regularizer out."
             )
@@ -302,17 +306,17 @@ def check_differentiable_twice(regularizers: Sequence[DiscriminatorRegularizer],
     """Refuses gradient penalties through a discriminator that has no second derivative: compiled, or with `Affine`.
 
     Raises:
-        ValueError: there is one.
+        UserError: there is one.
     """
     for regularizer in regularizers:
         for module in discriminator.modules() if regularizer.per_example else ():
             if module._compiled_call_impl is not None:
-                raise ValueError(
+                raise UserError(
                     f"The regularizer {regularizer.name} needs a second derivative, and a compiled discriminator has"
                     " none: compile the generator alone, or leave the regularizer out."
                 )
             if isinstance(module, Affine):
-                raise ValueError(
+                raise UserError(
                     f"The regularizer {regularizer.name} needs a second derivative, and the augmentation Affine has"
                     " none: leave one of them out."
                 )
@@ -334,5 +338,5 @@ def example_gradients(logits: Tensor, data: Tensor) -> Tensor:
 
 def _checked(value: _Weight, regularizer: DiscriminatorRegularizer, name: str) -> _Weight:
     if value_at(value, 0) < 0:
-        raise ValueError(f"{type(regularizer).__name__}'s {name} is {value}: choose 0 or more.")
+        raise UserError(f"{type(regularizer).__name__}'s {name} is {value}: choose 0 or more.")
     return value

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from gen_lightning.errors import UserError
+
 
 def importance_weighted_bound(log_weights: Tensor) -> Tensor:
     """The lower bound of log p(x) from K importance weights, `[N]` (Burda et al. 2016, equation 8).
@@ -25,11 +27,11 @@ def mean_bound(log_weights: Tensor, k: int) -> Tensor:
         k: weights in a group, 1 to K
 
     Raises:
-        ValueError: k is less than 1, or there are fewer weights.
+        UserError: k is less than 1, or there are fewer weights.
     """
     if not 1 <= k <= len(log_weights):
         available = len(log_weights)
-        raise ValueError(f"A bound at {k} weights cannot be taken of {available}: choose 1 to {available}.")
+        raise UserError(f"A bound at {k} weights cannot be taken of {available}: choose 1 to {available}.")
     groups = log_weights[: len(log_weights) // k * k].unflatten(0, (-1, k))
     return importance_weighted_bound(groups.movedim(1, 0)).mean(0)
 

@@ -7,6 +7,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from gen_lightning.errors import UserError
 from gen_lightning.metrics.estimates import Estimate, bootstrap, check_finite
 
 
@@ -19,7 +20,7 @@ def classifier_score(probabilities: Tensor) -> Estimate:
         probabilities: p(y | x) of the samples, `[N, C]`
 
     Raises:
-        ValueError: the rows are not probabilities.
+        UserError: the rows are not probabilities.
     """
     _check_probabilities(probabilities, "samples")
     return bootstrap(_score, probabilities.double())
@@ -36,14 +37,14 @@ def class_balance(real: Tensor, fake: Tensor) -> Estimate:
         fake: p(y | x) of samples, `[N, C]`
 
     Raises:
-        ValueError: the rows are not probabilities.
+        UserError: the rows are not probabilities.
     """
     _check_probabilities(real, "real images")
     _check_probabilities(fake, "samples")
     return bootstrap(_divergence, real.double(), fake.double())
 
 
-def matched_classes(categories: Tensor, labels: Tensor, num_categories: int) -> Tensor:
+def match_classes(categories: Tensor, labels: Tensor, num_categories: int) -> Tensor:
     """The class that each category is taken for, int64 `[num_categories]`, or -1 where more categories than classes.
 
     No class is taken twice, and no other choice is right more often (the assignment problem, Kuhn 1955).
@@ -64,7 +65,7 @@ def matched_classes(categories: Tensor, labels: Tensor, num_categories: int) -> 
 def _check_probabilities(probabilities: Tensor, name: str) -> None:
     check_finite(probabilities, name)
     if (probabilities < 0).any() or ((probabilities.sum(1) - 1).abs() > 1e-3).any():
-        raise ValueError(f"The rows of the {name} are not class probabilities: give the softmax of the logits.")
+        raise UserError(f"The rows of the {name} are not class probabilities: give the softmax of the logits.")
 
 
 def _score(probabilities: Tensor) -> Tensor:

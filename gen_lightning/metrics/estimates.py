@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gen_lightning.errors import UserError
+
 
 class Estimate(NamedTuple):
     """What a metric reports.
@@ -53,12 +55,12 @@ def check_finite(features: Tensor, name: str) -> None:
         name: what they are features of, for the sentence: samples, or test images
 
     Raises:
-        ValueError: the shape is another, or there is NaN or Inf.
+        UserError: the shape is another, or there is NaN or Inf.
     """
     if features.ndim != 2 or len(features) == 0:
-        raise ValueError(f"The features of the {name} are {list(features.shape)}: give [N, D], a row for each image.")
+        raise UserError(f"The features of the {name} are {list(features.shape)}: give [N, D], a row for each image.")
     if not features.isfinite().all():
-        raise ValueError(
+        raise UserError(
             f"The features of the {name} contain NaN or Inf: the model has diverged, or the images are damaged;"
             " test an earlier checkpoint, or check the images."
         )
@@ -68,17 +70,17 @@ def check_features(features: Tensor, name: str) -> None:
     """Refuses features that are not a finite `[N, D]`, or whose rows are all equal.
 
     Raises:
-        ValueError: as `check_finite`, or the features are constant.
+        UserError: as `check_finite`, or the features are constant.
     """
     check_finite(features, name)
     if (features == features[0]).all():
-        raise ValueError(
+        raise UserError(
             f"The features of the {name} are all equal: the model has collapsed to one image, or the images are one;"
             " test an earlier checkpoint, or check the images."
         )
 
 
-def with_error(value: float, error: float | None) -> str:
+def format_with_error(value: float, error: float | None) -> str:
     """`value ± error`, to two significant digits of the error; without an error, four of the value."""
     if not error or not math.isfinite(error):
         return f"{value:.4g}"

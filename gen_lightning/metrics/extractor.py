@@ -8,6 +8,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
+from gen_lightning.errors import UserError
+
 _WEIGHTS = Path(__file__).with_name("mnist_cnn.safetensors")
 # Printed by benchmarks/train_extractor.py.
 _SHA256 = "ba5793e80f5d28a6c6fb5714fab3a0fa59b608ccb68e7695f29e6172daab6c18"
@@ -68,7 +70,7 @@ class DigitClassifier(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """Penultimate features `[N, 64]` of images `[N, 1, 28, 28]` (or 32 x 32, padded) in [0, 1]."""
         if images.shape[1] != 1 or images.shape[2:] not in ((28, 28), (32, 32)):
-            raise ValueError(
+            raise UserError(
                 f"This extractor judges grey images of 28 x 28 or 32 x 32, not {tuple(images.shape[1:])}:"
                 " choose another extractor."
             )
@@ -87,14 +89,14 @@ class ClassifierFeatures(FeatureExtractor):
         weights: the path of its safetensors file, whose name without the ending is the extractor's
 
     Raises:
-        ValueError: there is no such file, or it holds something else.
+        UserError: there is no such file, or it holds something else.
     """
 
     def __init__(self, weights: str) -> None:
         super().__init__()
         path = Path(weights)
         if not path.is_file():
-            raise ValueError(f"There are no weights at {path}: make them by benchmarks.train_extractor.")
+            raise UserError(f"There are no weights at {path}: make them by benchmarks.train_extractor.")
         content = path.read_bytes()
         self.name = path.stem
         self.sha256 = hashlib.sha256(content).hexdigest()
@@ -103,7 +105,7 @@ class ClassifierFeatures(FeatureExtractor):
         try:
             self.classifier.load_state_dict(load_safetensors(content))
         except (SafetensorError, RuntimeError) as error:
-            raise ValueError(
+            raise UserError(
                 f"{path} does not hold the weights of a DigitClassifier: make them by benchmarks.train_extractor."
             ) from error
         self.requires_grad_(False).eval()
@@ -123,13 +125,13 @@ class MNISTFeatures(ClassifierFeatures):
     Its weights ship with the package; `benchmarks/train_extractor.py` makes them and prints their test accuracy.
 
     Raises:
-        ValueError: the file of the weights is not the one that was published.
+        UserError: the file of the weights is not the one that was published.
     """
 
     def __init__(self) -> None:
         super().__init__(str(_WEIGHTS))
         if self.sha256 != _SHA256:
-            raise ValueError(f"{_WEIGHTS} is not the published file (its SHA-256 differs): install the package anew.")
+            raise UserError(f"{_WEIGHTS} is not the published file (its SHA-256 differs): install the package anew.")
 
 
 class InceptionFeatures(FeatureExtractor):
@@ -141,7 +143,7 @@ class InceptionFeatures(FeatureExtractor):
         weights: the path of that file
 
     Raises:
-        ValueError: the file or the extra is absent.
+        UserError: the file or the extra is absent.
     """
 
     name = "inception"
@@ -150,17 +152,17 @@ class InceptionFeatures(FeatureExtractor):
     def __init__(self, weights: str) -> None:
         super().__init__()
         if not Path(weights).is_file():
-            raise ValueError(f"There are no Inception weights at {weights}: give the path of torch-fidelity's file.")
+            raise UserError(f"There are no Inception weights at {weights}: give the path of torch-fidelity's file.")
         self.sha256 = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
         try:
             from torchmetrics.image.fid import NoTrainInceptionV3
 
             self.network = NoTrainInceptionV3("inception-v3-compat", ["2048"], weights)
         except ModuleNotFoundError as error:
-            raise ValueError("Inception needs torch-fidelity: pip install 'gen_lightning[inception]'.") from error
+            raise UserError("Inception needs torch-fidelity: pip install 'gen_lightning[inception]'.") from error
         except Exception as error:
             # Whatever another file makes of the unpickler, the user is to know which one it is.
-            raise ValueError(f"{weights} does not hold torch-fidelity's Inception weights: give its file.") from error
+            raise UserError(f"{weights} does not hold torch-fidelity's Inception weights: give its file.") from error
         self.requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from gen_lightning.errors import UserError
 from gen_lightning.metrics.estimates import Estimate, bootstrap, check_features
 
 
@@ -16,7 +17,7 @@ def frechet_distance(real: Tensor, fake: Tensor) -> Tensor:
         fake: features of samples, `[N, D]`
 
     Raises:
-        ValueError: the features are not finite or are constant, or a set has D rows or fewer.
+        UserError: the features are not finite or are constant, or a set has D rows or fewer.
     """
     _check(real, fake)
     return _distance(real.double(), fake.double())
@@ -38,7 +39,7 @@ def _check(real: Tensor, fake: Tensor) -> None:
     check_features(fake, "samples")
     dim = real.shape[1]
     if min(len(real), len(fake)) <= dim:
-        raise ValueError(
+        raise UserError(
             f"The covariance of {dim} features is singular for {len(real)} real images and {len(fake)} samples:"
             f" take more than {dim} of each, or an extractor of fewer features."
         )

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torchmetrics.image.kid import poly_mmd
 
+from gen_lightning.errors import UserError
 from gen_lightning.metrics.estimates import Estimate, check_features, mean_estimate
 
 
@@ -20,15 +21,15 @@ def kernel_distance(real: Tensor, fake: Tensor, subset_size: int = 1000) -> Esti
         subset_size: rows of a block, 2 or more, or a tenth of the smaller set where that is fewer
 
     Raises:
-        ValueError: the features are not finite or are constant, a set has fewer than 20 rows, or `subset_size` < 2.
+        UserError: the features are not finite or are constant, a set has fewer than 20 rows, or `subset_size` < 2.
     """
     check_features(real, "real images")
     check_features(fake, "samples")
     smaller = min(len(real), len(fake))
     if smaller < 20:
-        raise ValueError(f"The kernel distance needs 20 of each, not {len(real)} real images and {len(fake)} samples.")
+        raise UserError(f"The kernel distance needs 20 of each, not {len(real)} real images and {len(fake)} samples.")
     if subset_size < 2:
-        raise ValueError(f"The kernel distance's subset_size is {subset_size}: choose 2 or more.")
+        raise UserError(f"The kernel distance's subset_size is {subset_size}: choose 2 or more.")
     generator = torch.Generator().manual_seed(0)
     size = min(subset_size, smaller // 10)
     real_blocks, fake_blocks = _blocks(real, size, generator), _blocks(fake, size, generator)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from gen_lightning.errors import UserError
 from gen_lightning.metrics.estimates import Estimate, bootstrap, check_features, mean_estimate
 
 # Rows of a block of distances: memory grows with _BLOCK x N, not with N x N.
@@ -27,12 +28,12 @@ def manifold_metrics(real: Tensor, fake: Tensor, neighbours: int = 5) -> dict[st
         Estimates by the names precision, recall, density and coverage.
 
     Raises:
-        ValueError: the features are not finite or are constant, or k is not in [1, min(M, N)).
+        UserError: the features are not finite or are constant, or k is not in [1, min(M, N)).
     """
     check_features(real, "real images")
     check_features(fake, "samples")
     if not 1 <= neighbours < min(len(real), len(fake)):
-        raise ValueError(
+        raise UserError(
             f"{neighbours} neighbours in {len(real)} real images and {len(fake)} samples: choose 1 or more neighbours,"
             " and more images than that."
         )
@@ -87,21 +88,21 @@ def memorization(samples: Tensor, held_out: Tensor, training: Tensor, quantile: 
         quantile: the share of held-out images that pass for copies, in [1 / M, 1)
 
     Raises:
-        ValueError: the features are not finite or are constant, or `quantile` is not in [1 / M, 1).
+        UserError: the features are not finite or are constant, or `quantile` is not in [1 / M, 1).
     """
     check_features(samples, "samples")
     check_features(held_out, "held-out images")
     check_features(training, "training images")
     if not 1 / len(held_out) <= quantile < 1:
-        raise ValueError(
+        raise UserError(
             f"The quantile of {len(held_out)} held-out images is {quantile}:"
             f" choose 1 / {len(held_out)} or more, and less than 1."
         )
     distances = (_nearest_distances(features.double(), training.double()) for features in (samples, held_out))
-    return bootstrap(lambda ours, theirs: _share_of_copies(ours, theirs.quantile(quantile)), *distances)
+    return bootstrap(lambda ours, theirs: _copy_share(ours, theirs.quantile(quantile)), *distances)
 
 
-def _share_of_copies(distances: Tensor, threshold: Tensor) -> Tensor:
+def _copy_share(distances: Tensor, threshold: Tensor) -> Tensor:
     # Ties with the threshold are as near as held-out images come, so they do not count. At distance 0 they do: a copy
     # is one even where the data repeat themselves, and a perfect model then scores the data's own share of copies.
     return ((distances < threshold) | (distances == 0)).double().mean()

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gen_lightning.errors import UserError
 from gen_lightning.metrics.estimates import Estimate
 
 # In a tensor of modes: the sample belongs to none.
@@ -53,10 +54,10 @@ def mode_coverage(modes: Tensor, weights: Tensor) -> dict[str, Estimate]:
         weights: the modes' probabilities under the data, `[M]`
 
     Raises:
-        ValueError: there are no samples.
+        UserError: there are no samples.
     """
     if len(modes) == 0:
-        raise ValueError("Mode coverage of no samples is undefined: choose num_samples of 1 or more.")
+        raise UserError("Mode coverage of no samples is undefined: choose num_samples of 1 or more.")
     # The last count is that of -1.
     counts = np.bincount(modes.cpu().numpy() % (len(weights) + 1), minlength=len(weights) + 1)
     values = _measures(counts, weights)
@@ -83,7 +84,7 @@ def perfect_sampler_floor(n: int, weights: Tensor, high_quality: float = 1.0) ->
     return _by_name(values.mean(axis=0), values.std(axis=0, ddof=1))
 
 
-def high_quality_of_gaussian(dimension: int) -> float:
+def gaussian_high_quality(dimension: int) -> float:
     """The probability of a point within 3 sigma of the mean of an isotropic Gaussian: 0.9889 in the plane.
 
     That of a chi-squared variable with as many degrees of freedom to be at most 9; for modes that do not overlap.

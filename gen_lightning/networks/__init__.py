@@ -11,7 +11,7 @@ from gen_lightning.networks.conditional import (
     ConditionalGenerator,
     ProjectionDiscriminator,
     common_num_classes,
-    num_classes_of,
+    find_num_classes,
 )
 from gen_lightning.networks.dcgan import DCGANDecoder, DCGANDiscriminator, DCGANEncoder, DCGANGenerator
 from gen_lightning.networks.mlp import MLPDecoder, MLPDiscriminator, MLPEncoder, MLPGenerator
@@ -54,5 +54,5 @@ __all__ = [
     "Thickness",
     "Translation",
     "common_num_classes",
-    "num_classes_of",
+    "find_num_classes",
 ]

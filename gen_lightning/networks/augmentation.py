@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gen_lightning.errors import UserError
+
 
 class Translation(nn.Module):
     """Shifts each image by whole pixels, up and down, left and right; what comes in from outside is 0.
@@ -17,7 +19,7 @@ class Translation(nn.Module):
         ratio: the largest shift as a part of the image's height and width, rounded down to pixels, from 0 to 1
 
     Raises:
-        ValueError: the ratio is not between 0 and 1.
+        UserError: the ratio is not between 0 and 1.
     """
 
     def __init__(self, ratio: float = 0.125) -> None:
@@ -46,13 +48,13 @@ class Affine(nn.Module):
         shear: the largest shift of columns per row, 0 or more
 
     Raises:
-        ValueError: one of them is out of its range.
+        UserError: one of them is out of its range.
     """
 
     def __init__(self, degrees: float = 15.0, scale: float = 0.15, shear: float = 0.3) -> None:
         super().__init__()
         if degrees < 0 or shear < 0 or not 0 <= scale < 1:
-            raise ValueError(
+            raise UserError(
                 f"Affine's degrees is {degrees}, scale {scale} and shear {shear}: choose 0 or more, and a scale below"
                 " 1."
             )
@@ -83,7 +85,7 @@ class Thickness(nn.Module):
         ratio: the largest part of the way, from 0 to 1
 
     Raises:
-        ValueError: the ratio is not between 0 and 1.
+        UserError: the ratio is not between 0 and 1.
     """
 
     def __init__(self, ratio: float = 1.0) -> None:
@@ -104,7 +106,7 @@ class Cutout(nn.Module):
         ratio: its height and width as a part of the image's, rounded down to pixels, from 0 to 1
 
     Raises:
-        ValueError: the ratio is not between 0 and 1.
+        UserError: the ratio is not between 0 and 1.
     """
 
     def __init__(self, ratio: float = 0.5) -> None:
@@ -152,5 +154,5 @@ def _uniform(low: float, high: float, images: Tensor) -> Tensor:
 
 def _checked(ratio: float, augmentation: nn.Module) -> float:
     if not 0 <= ratio <= 1:
-        raise ValueError(f"{type(augmentation).__name__}'s ratio is {ratio}: choose 0 to 1.")
+        raise UserError(f"{type(augmentation).__name__}'s ratio is {ratio}: choose 0 to 1.")
     return ratio

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gen_lightning.errors import UserError
+
 
 class ConditionalGenerator(nn.Module):
     """Gives any generator, or a VAE's decoder, a learned embedding of the label beside the latent.
@@ -103,7 +105,7 @@ class ProjectionDiscriminator(nn.Module):
         return self.linear(features).squeeze(1) + (self.embedding(labels) * features).sum(1)
 
 
-def num_classes_of(network: nn.Module) -> int | None:
+def find_num_classes(network: nn.Module) -> int | None:
     """How many classes a network, or one within it, is conditional on; None where it is not conditional."""
     numbers = (getattr(part, "num_classes", None) for part in network.modules())
     return next((number for number in numbers if number is not None), None)
@@ -116,11 +118,11 @@ def common_num_classes(**networks: nn.Module) -> int | None:
         networks: two, by their names in the model
 
     Raises:
-        ValueError: they are conditional on other numbers of classes.
+        UserError: they are conditional on other numbers of classes.
     """
-    numbers = {name: num_classes_of(network) for name, network in networks.items()}
+    numbers = {name: find_num_classes(network) for name, network in networks.items()}
     if len(set(numbers.values())) > 1:
-        raise ValueError(
+        raise UserError(
             f"num_classes is {' and '.join(f'{number} of the {name}' for name, number in numbers.items())}: make both"
             " conditional on as many classes (ConditionalGenerator, ConditionalEncoder, ProjectionDiscriminator), or"
             " neither."

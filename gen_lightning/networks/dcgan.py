@@ -22,7 +22,7 @@ class DCGANEncoder(nn.Module):
         normalization: called with the number of channels; `torch.nn.Identity` for none
 
     Raises:
-        ValueError: the image size is not of that form.
+        UserError: the image size is not of that form.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class DCGANDecoder(nn.Module):
         width: channels of the map next to the output
 
     Raises:
-        ValueError: the image size is not of the form that `DCGANEncoder` takes.
+        UserError: the image size is not of the form that `DCGANEncoder` takes.
     """
 
     def __init__(self, latent_dim: int, data_shape: Sequence[int], width: int = 64) -> None:

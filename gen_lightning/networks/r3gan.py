@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gen_lightning.errors import UserError
 from gen_lightning.networks.sizes import map_size_and_stages
 
 _NEGATIVE_SLOPE = 0.2
@@ -35,7 +36,7 @@ class R3GANGenerator(nn.Module):
         expansion: channels inside a block as a multiple of those outside
 
     Raises:
-        ValueError: the image size is not of that form, or the numbers are not 1 or more, not as many as the stages, or
+        UserError: the image size is not of that form, or the numbers are not 1 or more, not as many as the stages, or
             a cardinality does not divide the channels inside its blocks.
     """
 
@@ -74,7 +75,7 @@ class R3GANEncoder(nn.Module):
         expansion: likewise
 
     Raises:
-        ValueError: as for `R3GANGenerator`.
+        UserError: as for `R3GANGenerator`.
     """
 
     def __init__(
@@ -222,7 +223,7 @@ def _stages(
 ) -> tuple[int, list[int], list[nn.Sequential]]:
     # The size of the smallest map, the stages' widths, and their blocks, beginning with the smallest map's.
     if expansion < 1:
-        raise ValueError(f"R3GAN's expansion is {expansion}: choose 1 or more.")
+        raise UserError(f"R3GAN's expansion is {expansion}: choose 1 or more.")
     map_size, num_doublings = map_size_and_stages(data_shape)
     widths, blocks, cardinalities = (
         _per_stage(name, value, num_doublings + 1)
@@ -233,7 +234,7 @@ def _stages(
     for width, num_blocks, cardinality in zip(widths, blocks, cardinalities, strict=True):
         inner_width = width * expansion
         if inner_width % cardinality:
-            raise ValueError(
+            raise UserError(
                 f"R3GAN's cardinalities have {cardinality}, which does not divide the {inner_width} channels inside a"
                 f" block (widths times expansion): choose a divisor, such as {math.gcd(inner_width, cardinality)}."
             )
@@ -245,7 +246,7 @@ def _stages(
 def _per_stage(name: str, value: int | Sequence[int], num_stages: int) -> list[int]:
     values = [value] * num_stages if isinstance(value, int) else list(value)
     if len(values) != num_stages or min(values) < 1:
-        raise ValueError(
+        raise UserError(
             f"R3GAN's {name} are {value}: choose one number of 1 or more for all stages, or {num_stages}, one for each"
             " map size."
         )

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from gen_lightning.errors import UserError
 from gen_lightning.networks.sizes import check_sizes, map_size_and_stages
 
 
@@ -22,7 +23,10 @@ class ResidualBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.residual = nn.Sequential(
-            nn.SiLU(), nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), zeroed(nn.Conv2d(width, width, 3, padding=1))
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.SiLU(),
+            zero_init(nn.Conv2d(width, width, 3, padding=1)),
         )
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -40,7 +44,7 @@ class ResidualEncoder(nn.Module):
         num_blocks: residual blocks at each resolution
 
     Raises:
-        ValueError: the image size, the number of outputs, or the width is not of that form; num_blocks is less than 1.
+        UserError: the image size, the number of outputs, or the width is not of that form; num_blocks is less than 1.
     """
 
     def __init__(self, data_shape: Sequence[int], out_features: int, width: int = 128, num_blocks: int = 3) -> None:
@@ -48,7 +52,7 @@ class ResidualEncoder(nn.Module):
         self.map_size, num_stages = map_size_and_stages(data_shape)
         _check_width(width, num_stages)
         check_sizes(self, num_blocks=num_blocks)
-        out_channels = channels_of(out_features, self.map_size)
+        out_channels = count_channels(out_features, self.map_size)
         channels = width // 2**num_stages
         layers: list[nn.Module] = [nn.Conv2d(data_shape[0], channels, 3, padding=1), *_blocks(channels, num_blocks)]
         for _ in range(num_stages):
@@ -71,7 +75,7 @@ class ResidualDecoder(nn.Module):
         num_blocks: residual blocks at each resolution
 
     Raises:
-        ValueError: the image size, the dimension of the latent, or the width is not of that form; num_blocks is less
+        UserError: the image size, the dimension of the latent, or the width is not of that form; num_blocks is less
             than 1.
     """
 
@@ -80,7 +84,7 @@ class ResidualDecoder(nn.Module):
         self.map_size, num_stages = map_size_and_stages(data_shape)
         _check_width(width, num_stages)
         check_sizes(self, num_blocks=num_blocks)
-        in_channels = channels_of(latent_dim, self.map_size)
+        in_channels = count_channels(latent_dim, self.map_size)
         layers: list[nn.Module] = [
             nn.Unflatten(1, (in_channels, self.map_size, self.map_size)),
             nn.Conv2d(in_channels, width, 1),
@@ -98,29 +102,29 @@ class ResidualDecoder(nn.Module):
         return self.layers(z)
 
 
-def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+def zero_init(layer: nn.Conv2d) -> nn.Conv2d:
     """The layer with a weight and a bias of 0."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
 
 
-def of_maps(network: nn.Module, maps: Tensor) -> Tensor:
+def apply_to_maps(network: nn.Module, maps: Tensor) -> Tensor:
     """A convolutional network's outputs for maps `[..., C, H, W]`, with any leading dimensions or none."""
     # On CPUs its convolutions take about half the time where channels lie side by side.
     outputs = network(maps.reshape(-1, *maps.shape[-3:]).contiguous(memory_format=torch.channels_last))
     return outputs.reshape(*maps.shape[:-3], *outputs.shape[1:])
 
 
-def channels_of(size: int, map_size: int) -> int:
+def count_channels(size: int, map_size: int) -> int:
     """The channels of a map of `map_size` squared pixels that has `size` values.
 
     Raises:
-        ValueError: there is no such number of channels.
+        UserError: there is no such number of channels.
     """
     channels, rest = divmod(size, map_size**2)
     if rest or not channels:
-        raise ValueError(
+        raise UserError(
             f"{size} values are no map of {map_size} x {map_size}: choose a multiple of {map_size**2} for each layer of"
             " the latent."
         )
@@ -133,6 +137,6 @@ def _blocks(width: int, num_blocks: int) -> list[nn.Module]:
 
 def _check_width(width: int, num_stages: int) -> None:
     if width < 1 or width % 2**num_stages:
-        raise ValueError(
+        raise UserError(
             f"The width is {width}, and is halved {num_stages} times: choose a multiple of {2**num_stages}."
         )

@@ -26,7 +26,7 @@ class ResNetGenerator(nn.Module):
         width: channels of all maps
 
     Raises:
-        ValueError: the image size is not of that form.
+        UserError: the image size is not of that form.
     """
 
     def __init__(self, latent_dim: int, data_shape: Sequence[int], width: int = 256) -> None:
@@ -58,7 +58,7 @@ class ResNetEncoder(nn.Module):
         width: channels of all maps
 
     Raises:
-        ValueError: the image size is not of the form that `ResNetGenerator` takes.
+        UserError: the image size is not of the form that `ResNetGenerator` takes.
     """
 
     def __init__(self, data_shape: Sequence[int], out_features: int, width: int = 128) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from gen_lightning.networks.residual import ResidualBlock, of_maps
+from gen_lightning.networks.residual import ResidualBlock, apply_to_maps
 from gen_lightning.networks.sizes import check_sizes, map_size_and_stages
 
 
@@ -25,7 +25,7 @@ class StridedEncoder(nn.Module):
         hidden_dim: the size of the hidden layer
 
     Raises:
-        ValueError: the image size is not of that form; another size is less than 1.
+        UserError: the image size is not of that form; another size is less than 1.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class StridedEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features `[N, out_features]`."""
-        return self.head(of_maps(self.convolutions, images * 2 - 1))
+        return self.head(apply_to_maps(self.convolutions, images * 2 - 1))
 
 
 class StridedDecoder(nn.Module):
@@ -60,7 +60,7 @@ class StridedDecoder(nn.Module):
         hidden_dim: as for `StridedEncoder`
 
     Raises:
-        ValueError: a size is none that `StridedEncoder` takes.
+        UserError: a size is none that `StridedEncoder` takes.
     """
 
     def __init__(
@@ -84,4 +84,4 @@ class StridedDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Outputs `[N, C, H, W]`."""
-        return of_maps(self.convolutions, self.stem(z))
+        return apply_to_maps(self.convolutions, self.stem(z))

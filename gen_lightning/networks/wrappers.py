@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from gen_lightning.errors import UserError
 from gen_lightning.networks.augmentation import Color, Cutout, Translation
-from gen_lightning.networks.conditional import num_classes_of
+from gen_lightning.networks.conditional import find_num_classes
 
 
 class SpectralNorm(nn.Module):
@@ -25,7 +26,7 @@ class SpectralNorm(nn.Module):
         discriminator: called with (data_shape): data `[N, *data_shape]` -> logits `[N]`
 
     Raises:
-        ValueError: a weight begins at 0, as some of R3GAN's do, and has no largest singular value to be divided by.
+        UserError: a weight begins at 0, as some of R3GAN's do, and has no largest singular value to be divided by.
     """
 
     def __init__(self, data_shape: Sequence[int], discriminator: Callable[[Sequence[int]], nn.Module]) -> None:
@@ -34,7 +35,7 @@ class SpectralNorm(nn.Module):
         for module in list(self.discriminator.modules()):
             if isinstance(module, nn.Linear | nn.modules.conv._ConvNd | nn.Embedding):
                 if not module.weight.any():
-                    raise ValueError(
+                    raise UserError(
                         f"SpectralNorm divides weights by their norms, and {type(self.discriminator).__name__} has some"
                         " that begin at 0: leave SpectralNorm out, or take another discriminator."
                     )
@@ -57,7 +58,7 @@ class Packing(nn.Module):
         degree: m, the examples in a pack, 1 or more
 
     Raises:
-        ValueError: the degree is less than 1, or the discriminator is conditional.
+        UserError: the degree is less than 1, or the discriminator is conditional.
     """
 
     def __init__(
@@ -65,11 +66,11 @@ class Packing(nn.Module):
     ) -> None:
         super().__init__()
         if degree < 1:
-            raise ValueError(f"Packing's degree is {degree}: choose 1 or more.")
+            raise UserError(f"Packing's degree is {degree}: choose 1 or more.")
         self.degree = degree
         self.discriminator = discriminator((degree * data_shape[0], *data_shape[1:]))
-        if num_classes_of(self.discriminator) is not None:
-            raise ValueError(
+        if find_num_classes(self.discriminator) is not None:
+            raise UserError(
                 "Packing joins examples of several classes, and a conditional discriminator judges one class: leave one"
                 " of the two out."
             )
@@ -78,11 +79,11 @@ class Packing(nn.Module):
         """Logits `[N / m]` of data `[N, *data_shape]`; in evaluation mode the first examples fill up the last pack.
 
         Raises:
-            ValueError: in training mode, N is not a multiple of m.
+            UserError: in training mode, N is not a multiple of m.
         """
         missing = -len(data) % self.degree
         if missing and self.training:
-            raise ValueError(
+            raise UserError(
                 f"The discriminator sees {len(data)} examples, which make no packs of {self.degree}: choose a multiple"
                 " of it (times model.discriminator_steps and model.micro_batches) for data.batch_size."
             )
@@ -103,7 +104,7 @@ class DifferentiableAugmentation(nn.Module):
             `Translation` and `Cutout`, as in the paper
 
     Raises:
-        ValueError: the data are no images.
+        UserError: the data are no images.
     """
 
     def __init__(
@@ -114,7 +115,7 @@ class DifferentiableAugmentation(nn.Module):
     ) -> None:
         super().__init__()
         if len(data_shape) != 3:
-            raise ValueError(f"DifferentiableAugmentation takes images, not data of shape {data_shape}: leave it out.")
+            raise UserError(f"DifferentiableAugmentation takes images, not data of shape {data_shape}: leave it out.")
         if augmentations is None:
             augmentations = [*([Color()] if data_shape[0] == 3 else []), Translation(), Cutout()]
         self.augmentation = nn.Sequential(*augmentations)
@@ -135,7 +136,7 @@ class AugmentedEncoder(nn.Module):
         augmentations: applied one after the other, images -> images, such as `Affine`
 
     Raises:
-        ValueError: the data are no images.
+        UserError: the data are no images.
     """
 
     def __init__(
@@ -147,7 +148,7 @@ class AugmentedEncoder(nn.Module):
     ) -> None:
         super().__init__()
         if len(data_shape) != 3:
-            raise ValueError(f"AugmentedEncoder takes images, not data of shape {data_shape}: leave it out.")
+            raise UserError(f"AugmentedEncoder takes images, not data of shape {data_shape}: leave it out.")
         self.augmentation = nn.Sequential(*augmentations)
         self.encoder = encoder(data_shape, out_features)
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gen_lightning.errors import UserError
 from gen_lightning.vae.objectives import Objective, not_negative
 from gen_lightning.vae.terms import Terms
 
@@ -35,7 +36,7 @@ def decompose_kl(terms: Terms, dataset_size: int) -> KLDecomposition:
         dataset_size: examples that q(z) is the mean over
 
     Raises:
-        ValueError: the batch has fewer than 2 examples, or more than the dataset; the posterior does not factorize.
+        UserError: the batch has fewer than 2 examples, or more than the dataset; the posterior does not factorize.
     """
     log_factors = terms.factors.log_prob(terms.z.unsqueeze(-2))  # [K, N, N, Z]: log q(z_j of one | x of another)
     log_shares = _log_shares(terms.z.shape[1], dataset_size).to(terms.z)
@@ -51,7 +52,7 @@ def decompose_kl(terms: Terms, dataset_size: int) -> KLDecomposition:
 def _log_shares(batch_size: int, dataset_size: int) -> Tensor:
     """The logarithm of the part of the dataset `[N, N]` that each column's example stands for in each row's q(z)."""
     if not 2 <= batch_size <= dataset_size:
-        raise ValueError(
+        raise UserError(
             f"The aggregate posterior of {dataset_size} examples is estimated from at least 2 of them, and a batch has"
             f" {batch_size}: set dataset_size to the number of training images, and data.batch_size to 2 or more."
         )
@@ -68,7 +69,7 @@ class BetaTC(Objective):
         num_samples: latents for each example
 
     Raises:
-        ValueError: beta is negative; the batch is too small or too large, or the posterior does not factorize (at the
+        UserError: beta is negative; the batch is too small or too large, or the posterior does not factorize (at the
             first iteration).
     """
 
@@ -94,7 +95,7 @@ class MMD(Objective):
         num_samples: latents for each example
 
     Raises:
-        ValueError: a weight is negative; the batch has fewer than 2 examples, or nothing would train the prior, whose
+        UserError: a weight is negative; the batch has fewer than 2 examples, or nothing would train the prior, whose
             samples have no gradient where it is a mixture (at the first iteration).
     """
 
@@ -106,7 +107,7 @@ class MMD(Objective):
     def __call__(self, terms: Terms, iteration: int) -> Tensor:
         """Values `[N]` whose mean is the objective."""
         if not (terms.prior.has_rsample or self.kl_weight):
-            raise ValueError(
+            raise UserError(
                 "MMD without a KL would leave this prior untrained, since samples of a mixture have no gradient: choose"
                 " a kl_weight above 0, or StandardNormal or TopDown."
             )
@@ -126,11 +127,11 @@ def squared_mmd(one: Tensor, other: Tensor) -> Tensor:
         other: N samples of the other, `[..., N, Z]`
 
     Raises:
-        ValueError: N is less than 2.
+        UserError: N is less than 2.
     """
     n = one.shape[-2]
     if n < 2:
-        raise ValueError(f"MMD compares pairs of examples, and a batch has {n}: set data.batch_size to 2 or more.")
+        raise UserError(f"MMD compares pairs of examples, and a batch has {n}: set data.batch_size to 2 or more.")
     # Each of the N pairs of a sample with itself has kernel 1.
     within = (_kernel_sum(one, one) + _kernel_sum(other, other) - 2 * n) / (n * (n - 1))
     return within - 2 * _kernel_sum(one, other) / n**2

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.types import _size
 
-from gen_lightning.base import full_precision
-from gen_lightning.networks.residual import of_maps, zeroed
+from gen_lightning.networks.residual import apply_to_maps, zero_init
+from gen_lightning.numerics import promote_to_float32
 from gen_lightning.vae import distributions
 
 
@@ -52,7 +52,7 @@ class LocalAutoregression(nn.Module):
     def __init__(self, channels: int, width: int, window: int) -> None:
         super().__init__()
         self.before = CausalConv2d(channels, width, window)
-        self.head = nn.Sequential(nn.SiLU(), zeroed(nn.Conv2d(width, channels, 1)))
+        self.head = nn.Sequential(nn.SiLU(), zero_init(nn.Conv2d(width, channels, 1)))
 
     def forward(self, images: Tensor, logits: Tensor, context: Tensor) -> Tensor:
         """The corrected logits of all pixels.
@@ -62,8 +62,8 @@ class LocalAutoregression(nn.Module):
             logits: `[..., C, H, W]`, with the same leading dimensions or more of them
             context: what is added to the hidden layer before its activation, `[..., width, H, W]`, as many as logits
         """
-        features = of_maps(self.before, images) + context
-        return logits + full_precision(of_maps(self.head, features))
+        features = apply_to_maps(self.before, images) + context
+        return logits + promote_to_float32(apply_to_maps(self.head, features))
 
     @torch.no_grad()
     def draw(self, logits: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,7 +80,7 @@ class LocalAutoregression(nn.Module):
             for column in range(width):
                 window = images[..., row : row + 2 * reach + 1, column : column + 2 * reach + 1]
                 features = self.before.at_pixel(window) + context[..., row, column]
-                correction = full_precision(self.head(features[..., None, None]))[..., 0, 0]
+                correction = promote_to_float32(self.head(features[..., None, None]))[..., 0, 0]
                 corrected[..., row, column] = logits[..., row, column] + correction
                 images[..., row + reach, column + reach] = corrected[..., row, column].sigmoid().bernoulli()
         return images[..., reach : reach + height, reach : reach + width], corrected

@@ -9,7 +9,8 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from gen_lightning.metrics.cache import fingerprint, stored
+from gen_lightning.errors import UserError
+from gen_lightning.storage import fingerprint, stored
 from gen_lightning.vae.module import VAEModule
 
 Batches = Callable[[], Iterable[tuple[Tensor, ...]]]
@@ -42,10 +43,10 @@ def aggregate_mixture(
         Batch shape `[]`, event shape `[Z]`, on the model's device.
 
     Raises:
-        ValueError: the latent has more than 1,000 dimensions.
+        UserError: the latent has more than 1,000 dimensions.
     """
     if model.latent_dim > _MOST_DIMENSIONS:
-        raise ValueError(
+        raise UserError(
             f"A mixture with full covariances is fitted in at most {_MOST_DIMENSIONS:,} dimensions, and latent_dim is"
             f" {model.latent_dim:,}: sample with --latents prior."
         )
@@ -61,8 +62,8 @@ def aggregate_mixture(
 
 def aggregate_latents(model: VAEModule, batches: Iterable[tuple[Tensor, ...]], seed: int) -> Tensor:
     """A latent of each example's posterior, `[N, Z]`, on the CPU."""
-    with model.undisturbed(seed):
-        return torch.cat([model.posterior(*model.inputs_of(batch)).sample().cpu() for batch in batches])
+    with model.evaluating(seed):
+        return torch.cat([model.posterior(*model.get_inputs(batch)).sample().cpu() for batch in batches])
 
 
 def fit_mixture(latents: Tensor, num_components: int, seed: int) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.types import _size
 
-from gen_lightning.base import full_precision
+from gen_lightning.numerics import promote_to_float32
 from gen_lightning.vae.hierarchy import Network
 
 
@@ -47,7 +47,7 @@ class AffineCoupling(nn.Module):
     def _affine(self, kept: Tensor, context: Tensor) -> tuple[Tensor, ...]:
         shape = torch.broadcast_shapes(kept.shape[:-1], context.shape[:-1])
         inputs = torch.cat([part.expand(*shape, -1) for part in (kept, context)], -1)
-        outputs = full_precision(self.network(inputs.reshape(-1, inputs.shape[-1])))
+        outputs = promote_to_float32(self.network(inputs.reshape(-1, inputs.shape[-1])))
         shift, log_scale = (self.gain * outputs).reshape(*shape, -1).chunk(2, -1)
         return shift, log_scale.tanh()
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 from torch.types import _size
 
-from gen_lightning.base import full_precision
+from gen_lightning.errors import UserError
+from gen_lightning.numerics import promote_to_float32
 
 Choose = Callable[[int, Independent], Tensor]
 """A layer's index and its distribution `[..., Z_l]`, given the layers before it, to its latents `[..., Z_l]`."""
@@ -72,13 +73,13 @@ class Hierarchy(Distribution):
         self.visit(look)
         return conditionals
 
-    def at_noise(self, noise: Tensor) -> Tensor:
+    def transform_noise(self, noise: Tensor) -> Tensor:
         """The latents `[..., Z]` that standard normal noise `[..., Z]` is turned into, layer by layer."""
         parts = noise.split(self.layer_dims, -1)
         return self._collect(lambda layer, conditional: conditional.mean + conditional.base_dist.scale * parts[layer])
 
-    def noise_of(self, z: Tensor) -> Tensor:
-        """The noise `[..., Z]` that `at_noise` turns into latents `[..., Z]`."""
+    def recover_noise(self, z: Tensor) -> Tensor:
+        """The noise `[..., Z]` that `transform_noise` turns into latents `[..., Z]`."""
         layers, conditionals = z.split(self.layer_dims, -1), self.conditionals(z)
         parts = ((layers[i] - conditionals[i].mean) / conditionals[i].base_dist.scale for i in sorted(conditionals))
         return torch.cat(list(parts), -1)
@@ -101,7 +102,7 @@ class Hierarchy(Distribution):
         return torch.cat([layers[layer] for layer in sorted(layers)], -1)
 
 
-def kl_of_layers(posterior: Distribution, prior: Distribution, z: Tensor) -> Tensor | None:
+def compute_layer_kls(posterior: Distribution, prior: Distribution, z: Tensor) -> Tensor | None:
     """KL(q_l || p_l) of each dimension of each layer, in closed form, given the layers drawn before it.
 
     Args:
@@ -145,16 +146,16 @@ def diagonal_gaussian(features: Tensor) -> Independent:
 
 def gaussian_given(network: nn.Module, z: Tensor) -> Independent:
     """The diagonal Gaussian of which a network tells, given a layer's latents `[..., Z]`: batch shape `[...]`."""
-    features = full_precision(network(z.reshape(-1, z.shape[-1])))
+    features = promote_to_float32(network(z.reshape(-1, z.shape[-1])))
     return diagonal_gaussian(features.reshape(*z.shape[:-1], features.shape[-1]))
 
 
 def check_layer_dims(name: str, latent_dim: int, layer_dims: Sequence[int]) -> tuple[int, ...]:
     """`layer_dims`, or a ValueError when they are not those of a latent of dimension `latent_dim`."""
     if not layer_dims or min(layer_dims) < 1:
-        raise ValueError(f"{name}'s layer_dims are {list(layer_dims)}: choose one or more, each 1 or more.")
+        raise UserError(f"{name}'s layer_dims are {list(layer_dims)}: choose one or more, each 1 or more.")
     if sum(layer_dims) != latent_dim:
-        raise ValueError(
+        raise UserError(
             f"{name}'s layer_dims {list(layer_dims)} add up to {sum(layer_dims)}, and latent_dim is {latent_dim}: set"
             f" model.latent_dim to {sum(layer_dims)}, or choose others."
         )

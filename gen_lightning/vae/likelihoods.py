@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
+from gen_lightning.errors import UserError
 from gen_lightning.vae import distributions
 from gen_lightning.vae.autoregressive import Autoregressive, LocalAutoregression
 
@@ -29,7 +30,7 @@ class Likelihood(nn.Module):
     """The levels of a pixel that it is a probability of; None where it is a density."""
 
     def check_data(self, data: Tensor) -> None:
-        """Raises ValueError when `data` `[N, *data_shape]` are outside the distributions' support."""
+        """Raises UserError when `data` `[N, *data_shape]` are outside the distributions' support."""
 
     def initialize(self, batches: Iterator[Tensor]) -> None:
         """Sets what is to start from the training data; called once, before the first iteration.
@@ -68,9 +69,9 @@ class Bernoulli(Likelihood):
         self.parameters_shape = tuple(data_shape)
 
     def check_data(self, data: Tensor) -> None:
-        """Raises ValueError unless every value is 0 or 1."""
+        """Raises UserError unless every value is 0 or 1."""
         if not _is_binary(data):
-            raise ValueError(
+            raise UserError(
                 "A Bernoulli likelihood is a probability of binary data, and these are not: of MNISTDataModule, set"
                 " --data.binarization=dynamic (or static); of others, take gen_lightning.vae.DiscretizedLogistic for"
                 " 256 levels, or gen_lightning.vae.Gaussian."
@@ -91,7 +92,7 @@ class CenteredBernoulli(Bernoulli):
         data_shape: the shape of one example
 
     Raises:
-        ValueError: the training data are of no data module with images (when training starts).
+        UserError: the training data are of no data module with images (when training starts).
     """
 
     offset: Tensor
@@ -127,18 +128,18 @@ class AutoregressiveBernoulli(CenteredBernoulli):
         window: height and width of what a pixel sees of the image, an odd number of 3 or more
 
     Raises:
-        ValueError: the data are no images, or width or window is out of range.
+        UserError: the data are no images, or width or window is out of range.
     """
 
     def __init__(self, data_shape: Sequence[int], width: int = 16, window: int = 11) -> None:
         super().__init__(data_shape)
         if len(data_shape) != 3:
-            raise ValueError(
+            raise UserError(
                 f"AutoregressiveBernoulli is of images (C, H, W), and the data have shape {tuple(data_shape)}: take"
                 " Bernoulli."
             )
         if width < 1 or window < 3 or window % 2 == 0:
-            raise ValueError(
+            raise UserError(
                 f"AutoregressiveBernoulli's width is {width} and its window {window}: choose a width of 1 or more, and"
                 " a window of an odd number from 3."
             )
@@ -165,7 +166,7 @@ class ContinuousBernoulli(Likelihood):
         self.parameters_shape = tuple(data_shape)
 
     def check_data(self, data: Tensor) -> None:
-        """Raises ValueError when values are outside [0, 1], or all of them are 0 or 1."""
+        """Raises UserError when values are outside [0, 1], or all of them are 0 or 1."""
         _check_density(data, 0, 1)
 
     def forward(self, parameters: Tensor) -> Independent:
@@ -185,7 +186,7 @@ class Gaussian(Likelihood):
             torch.nn.Identity is for unbounded data
 
     Raises:
-        ValueError: scale is not positive.
+        UserError: scale is not positive.
     """
 
     scale: Tensor
@@ -195,13 +196,13 @@ class Gaussian(Likelihood):
     ) -> None:
         super().__init__()
         if not 0 < scale < math.inf:
-            raise ValueError(f"The Gaussian's scale is {scale}: choose a number above 0, not infinite.")
+            raise UserError(f"The Gaussian's scale is {scale}: choose a number above 0, not infinite.")
         self.parameters_shape = self.data_shape = tuple(data_shape)
         self.squash = squash()
         self.register_buffer("scale", torch.tensor(float(scale)), persistent=False)
 
     def check_data(self, data: Tensor) -> None:
-        """Raises ValueError when values are outside the means' range, or all of them are 0 or 1."""
+        """Raises UserError when values are outside the means' range, or all of them are 0 or 1."""
         lowest, highest = self.squash(data.new_tensor([-torch.inf, torch.inf])).tolist()
         _check_density(data, lowest, highest)
 
@@ -242,14 +243,14 @@ class LearnedScaleGaussian(Gaussian):
         squash: as for `Gaussian`
 
     Raises:
-        ValueError: min_scale is not positive.
+        UserError: min_scale is not positive.
     """
 
     def __init__(
         self, data_shape: Sequence[int], min_scale: float = 0.01, squash: Callable[[], nn.Module] = nn.Sigmoid
     ) -> None:
         if not 0 < min_scale < math.inf:
-            raise ValueError(f"LearnedScaleGaussian's min_scale is {min_scale}: choose a number above 0, not infinite.")
+            raise UserError(f"LearnedScaleGaussian's min_scale is {min_scale}: choose a number above 0, not infinite.")
         super().__init__(data_shape, min_scale, squash)
         self.parameters_shape = (2 * self.data_shape[0], *self.data_shape[1:])
 
@@ -277,7 +278,7 @@ class DiscretizedLogistic(Likelihood):
         self.parameters_shape = (2 * self.data_shape[0], *self.data_shape[1:])
 
     def check_data(self, data: Tensor) -> None:
-        """Raises ValueError unless every value is one of n / 255."""
+        """Raises UserError unless every value is one of n / 255."""
         _check_levels(data)
 
     def forward(self, parameters: Tensor) -> Independent:
@@ -295,7 +296,7 @@ class DiscretizedLogisticMixture(Likelihood):
         num_components: logistics in the mixture
 
     Raises:
-        ValueError: num_components is less than 1.
+        UserError: num_components is less than 1.
     """
 
     levels = distributions.LEVELS
@@ -303,13 +304,13 @@ class DiscretizedLogisticMixture(Likelihood):
     def __init__(self, data_shape: Sequence[int], num_components: int = 10) -> None:
         super().__init__()
         if num_components < 1:
-            raise ValueError(f"num_components is {num_components}: choose 1 or more.")
+            raise UserError(f"num_components is {num_components}: choose 1 or more.")
         self.data_shape = tuple(data_shape)
         self.num_components = num_components
         self.parameters_shape = (3 * num_components * self.data_shape[0], *self.data_shape[1:])
 
     def check_data(self, data: Tensor) -> None:
-        """Raises ValueError unless every value is one of n / 255."""
+        """Raises UserError unless every value is one of n / 255."""
         _check_levels(data)
 
     def forward(self, parameters: Tensor) -> Independent:
@@ -339,7 +340,7 @@ def _is_binary(data: Tensor) -> bool:
 
 def _refuse_binary(data: Tensor, likelihood: str) -> None:
     if _is_binary(data):
-        raise ValueError(
+        raise UserError(
             f"This likelihood is {likelihood}, and these are binary: set --data.binarization=none, or take"
             " gen_lightning.vae.Bernoulli."
         )
@@ -348,7 +349,7 @@ def _refuse_binary(data: Tensor, likelihood: str) -> None:
 def _check_density(data: Tensor, lowest: float, highest: float) -> None:
     _refuse_binary(data, "a density of continuous data")
     if data.min() < lowest or data.max() > highest:
-        raise ValueError(
+        raise UserError(
             f"The data reach from {data.min():.3g} to {data.max():.3g}, and the likelihood is for data from"
             f" {lowest:.3g} to {highest:.3g}: scale the data, or take a Gaussian with squash=torch.nn.Identity."
         )
@@ -369,7 +370,7 @@ def _is_levels(data: Tensor) -> bool:
 def _check_levels(data: Tensor) -> None:
     _refuse_binary(data, "a probability of pixels of 256 levels")
     if not _is_levels(data):
-        raise ValueError(
+        raise UserError(
             "This likelihood is a probability of pixels of 256 levels, n / 255, and these are others: set"
             " --data.dequantize=false, round the data, or take a density such as gen_lightning.vae.Gaussian."
         )

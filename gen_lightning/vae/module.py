@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.optim import Optimizer
 
-from gen_lightning.base import GenerativeModule, full_precision
+from gen_lightning.base import GenerativeModule
+from gen_lightning.errors import UserError
 from gen_lightning.networks import common_num_classes
+from gen_lightning.numerics import promote_to_float32
 from gen_lightning.schedules import Schedule
 from gen_lightning.vae.likelihoods import Likelihood
 from gen_lightning.vae.objectives import Objective
@@ -39,7 +41,7 @@ class VAEModule(GenerativeModule):
         seed: of all randomness in training
 
     Raises:
-        ValueError: latent_dim is less than 1; the encoder and the decoder are conditional on other numbers of classes.
+        UserError: latent_dim is less than 1; the encoder and the decoder are conditional on other numbers of classes.
     """
 
     ex_post: Distribution | None = None
@@ -61,14 +63,14 @@ class VAEModule(GenerativeModule):
     ) -> None:
         super().__init__(data_shape, seed, schedules)
         if latent_dim < 1:
-            raise ValueError(f"latent_dim is {latent_dim}: choose 1 or more.")
+            raise UserError(f"latent_dim is {latent_dim}: choose 1 or more.")
         self.save_hyperparameters(logger=False)
         # Underscored where a method of the public face has the name.
         self._posterior = posterior(latent_dim)
         self._prior = prior(latent_dim)
         self._likelihood = likelihood(self.data_shape)
         self.encoder = encoder(self.data_shape, self._posterior.num_features)
-        self.decoder = decoder(self._prior.decoded_dim, self._likelihood.parameters_shape)
+        self.decoder = decoder(self._prior.decoder_input_dim, self._likelihood.parameters_shape)
         self.num_classes = common_num_classes(encoder=self.encoder, decoder=self.decoder)
         self.objective = objective
         self.latent_dim = latent_dim
@@ -82,14 +84,14 @@ class VAEModule(GenerativeModule):
         return self._likelihood.levels
 
     @property
-    def kind_of_likelihood(self) -> str:
+    def likelihood_kind(self) -> str:
         """Of what its bounds are: only those of the same kind are comparable."""
         kind = "a density" if self.levels is None else f"a probability of {self.levels} levels"
         return kind if self.num_classes is None else f"{kind}, given the class"
 
     def posterior(self, x: Tensor, *condition: Tensor) -> Distribution:
         """q(z | x): data `[N, *data_shape]` -> batch shape `[N]`, event shape `[Z]`."""
-        return self._posterior(full_precision(self.encoder(x, *condition)))
+        return self._posterior(promote_to_float32(self.encoder(x, *condition)))
 
     def likelihood(self, z: Tensor, *condition: Tensor) -> Distribution:
         """p(x | z): latents `[..., N, Z]` -> batch shape `[..., N]`, event shape `[*data_shape]`."""
@@ -103,7 +105,7 @@ class VAEModule(GenerativeModule):
         """What every objective and bound is made of, from k latents for each example of x `[N, *data_shape]`.
 
         Raises:
-            ValueError: k is less than 1; x has another shape, which would be broadcast to a wrong value.
+            UserError: k is less than 1; x has another shape, which would be broadcast to a wrong value.
         """
         posterior, z, parameters = self._pass(x, k, *condition)
         return self._terms(x, posterior, z, parameters)
@@ -139,7 +141,7 @@ class VAEModule(GenerativeModule):
         """Looks at the first batch before it trains or measures anything.
 
         Raises:
-            ValueError: the data have another shape than the model, or are outside the likelihood's support.
+            UserError: the data have another shape than the model, or are outside the likelihood's support.
         """
         super().check_data(data)
         self._likelihood.check_data(data)
@@ -148,7 +150,7 @@ class VAEModule(GenerativeModule):
         """Looks at the schedules, and shows the likelihood the training data, before anything is trained.
 
         Raises:
-            ValueError: a schedule is of what no optimizer has; the likelihood needs data that are not there.
+            UserError: a schedule is of what no optimizer has; the likelihood needs data that are not there.
         """
         super().on_fit_start()
         if self.iteration == 0:
@@ -160,7 +162,7 @@ class VAEModule(GenerativeModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The negative of the objective's mean over the batch."""
-        posterior, z, parameters = self._pass(batch[0], self.objective.num_samples, *self.condition_of(batch))
+        posterior, z, parameters = self._pass(batch[0], self.objective.num_samples, *self.get_condition(batch))
         self._likelihood.fit(parameters.detach(), batch[0])
         terms = self._terms(batch[0], posterior, z, parameters)
         loss = -self.objective(terms, self.global_step).mean()
@@ -172,18 +174,18 @@ class VAEModule(GenerativeModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """The ELBO, whatever the objective is, and its two parts, on held-out data."""
-        self.log_evaluation(_means(self.terms(batch[0], 1, *self.condition_of(batch))), "val", len(batch[0]))
+        self.log_evaluation(_means(self.terms(batch[0], 1, *self.get_condition(batch))), "val", len(batch[0]))
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """The ELBO, whatever the objective is, and its two parts, `[N]` each, of test data."""
-        terms = self.terms(batch[0], 1, *self.condition_of(batch))
+        terms = self.terms(batch[0], 1, *self.get_condition(batch))
         self.log_evaluation(_means(terms), "test", len(batch[0]))
         return _bound(terms)
 
     def _training_data(self) -> Iterator[Tensor]:
         # Nothing is read, or missed, unless it is asked for.
         if not hasattr(self.trainer.datamodule, "images"):
-            raise ValueError(
+            raise UserError(
                 f"{type(self._likelihood).__name__} looks at the training images: take a data module with"
                 " images(split), such as MNISTDataModule, or another likelihood."
             )
@@ -193,7 +195,7 @@ class VAEModule(GenerativeModule):
         """q(z | x), k samples of it `[k, N, Z]`, and the parameters of p(x | z) `[k, N, *parameters_shape]`."""
         self._check_shape(x)
         if k < 1:
-            raise ValueError(f"k is {k}: choose 1 latent or more for each example.")
+            raise UserError(f"k is {k}: choose 1 latent or more for each example.")
         posterior = self.posterior(x, *condition)
         z = posterior.rsample(torch.Size([k]))
         return posterior, z, self._decode(z, *condition)
@@ -205,7 +207,7 @@ class VAEModule(GenerativeModule):
         """The parameters of p(x | z): latents `[..., N, Z]` -> `[..., N, *parameters_shape]`."""
         seen = self._prior.decoded(z)
         labels = (part.expand(z.shape[:-1]).reshape(-1) for part in condition)
-        parameters = full_precision(self.decoder(seen.reshape(-1, seen.shape[-1]), *labels))
+        parameters = promote_to_float32(self.decoder(seen.reshape(-1, seen.shape[-1]), *labels))
         return parameters.unflatten(0, z.shape[:-1])
 
 

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from gen_lightning.errors import UserError
 from gen_lightning.metrics.bounds import importance_weighted_bound
 from gen_lightning.schedules import Schedule
 from gen_lightning.vae.terms import Terms
@@ -21,14 +22,14 @@ class Objective(ABC):
         num_samples: latents for each example, K
 
     Raises:
-        ValueError: num_samples is less than 1.
+        UserError: num_samples is less than 1.
     """
 
     num_samples: int = 1
 
     def __init__(self, num_samples: int = 1) -> None:
         if num_samples < 1:
-            raise ValueError(f"{type(self).__name__}'s num_samples is {num_samples}: choose 1 or more.")
+            raise UserError(f"{type(self).__name__}'s num_samples is {num_samples}: choose 1 or more.")
         self.num_samples = num_samples
 
     @abstractmethod
@@ -62,7 +63,7 @@ class Beta(Objective):
         num_samples: latents for each example
 
     Raises:
-        ValueError: beta is negative.
+        UserError: beta is negative.
     """
 
     def __init__(self, beta: float = 1.0, warmup: Schedule | None = None, num_samples: int = 1) -> None:
@@ -85,7 +86,7 @@ class FreeBits(Objective):
         num_samples: latents for each example
 
     Raises:
-        ValueError: free_nats is negative; posterior or prior do not factorize (at the first iteration).
+        UserError: free_nats is negative; posterior or prior do not factorize (at the first iteration).
     """
 
     def __init__(self, free_nats: float, num_samples: int = 1) -> None:
@@ -94,7 +95,7 @@ class FreeBits(Objective):
 
     def __call__(self, terms: Terms, iteration: int) -> Tensor:
         """Values `[N]` whose mean is the objective."""
-        kl = terms.kl_of_factors
+        kl = terms.factor_kls
         paid = torch.where(kl.mean(0) > self.free_nats, kl, self.free_nats)
         return terms.log_likelihood.mean(0) - paid.sum(-1)
 
@@ -112,7 +113,7 @@ class Capacity(Objective):
         num_samples: latents for each example
 
     Raises:
-        ValueError: capacity or gamma is negative.
+        UserError: capacity or gamma is negative.
     """
 
     def __init__(
@@ -186,5 +187,5 @@ def _value(schedule: Schedule | None, iteration: int) -> float:
 def not_negative(name: str, value: float) -> float:
     """`value`, or a ValueError that names it."""
     if not value >= 0:
-        raise ValueError(f"{name} is {value}: choose 0 or more.")
+        raise UserError(f"{name} is {value}: choose 0 or more.")
     return value

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
+from gen_lightning.errors import UserError
 from gen_lightning.networks import MLPEncoder
 from gen_lightning.vae.flows import AffineCoupling, Flow
 from gen_lightning.vae.hierarchy import (
@@ -64,7 +65,7 @@ class BottomUp(Posterior):
         network: of each layer but the first; called with ((dimension below,), number of features)
 
     Raises:
-        ValueError: the layers are not those of such a latent.
+        UserError: the layers are not those of such a latent.
     """
 
     def __init__(self, latent_dim: int, layer_dims: Sequence[int], network: Network = MLPEncoder) -> None:
@@ -94,7 +95,7 @@ class Ladder(Posterior):
         latent_dim: the dimension of the latent, all layers together
 
     Raises:
-        ValueError: the prior is not in layers, drawn from the uppermost down (in `bind`).
+        UserError: the prior is not in layers, drawn from the uppermost down (in `bind`).
     """
 
     def __init__(self, latent_dim: int) -> None:
@@ -104,7 +105,7 @@ class Ladder(Posterior):
     def bind(self, model: "VAEModule") -> None:
         """Keeps the prior that it is merged with."""
         if not model._prior.descending:
-            raise ValueError(
+            raise UserError(
                 f"Ladder is merged with a prior in layers, and {type(model._prior).__name__} has none: take TopDown or"
                 " ResidualTopDown, or another posterior."
             )
@@ -135,7 +136,7 @@ class CouplingFlow(Posterior):
         network: of each layer; called with ((number of inputs,), number of outputs)
 
     Raises:
-        ValueError: latent_dim, num_layers or context_dim is out of range.
+        UserError: latent_dim, num_layers or context_dim is out of range.
     """
 
     def __init__(
@@ -143,11 +144,11 @@ class CouplingFlow(Posterior):
     ) -> None:
         super().__init__()
         if latent_dim < 2:
-            raise ValueError(
+            raise UserError(
                 f"CouplingFlow moves dimensions by each other, and latent_dim is {latent_dim}: choose 2 or more."
             )
         if num_layers < 1 or context_dim < 1:
-            raise ValueError(
+            raise UserError(
                 f"CouplingFlow's num_layers is {num_layers} and its context_dim {context_dim}: choose 1 or more for"
                 " both."
             )

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
-from gen_lightning.base import full_precision
+from gen_lightning.errors import UserError
 from gen_lightning.networks import MLPEncoder, ResidualBlock, ResidualDecoder, ResidualEncoder
-from gen_lightning.networks.residual import channels_of, of_maps, zeroed
+from gen_lightning.networks.residual import apply_to_maps, count_channels, zero_init
 from gen_lightning.networks.sizes import check_sizes
+from gen_lightning.numerics import promote_to_float32
 from gen_lightning.vae.hierarchy import (
     Choose,
     Hierarchy,
@@ -32,17 +33,17 @@ class Prior(nn.Module):
         latent_dim: the dimension of the latent
     """
 
-    decoded_dim: int
+    decoder_input_dim: int
     """The number of values that the decoder sees of a latent."""
     descending = False
     """Whether it is in layers, drawn from the uppermost down."""
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
-        self.decoded_dim = latent_dim
+        self.decoder_input_dim = latent_dim
 
     def decoded(self, z: Tensor) -> Tensor:
-        """What p(x | z) depends on of latents `[..., Z]`: `[..., decoded_dim]`, by default all."""
+        """What p(x | z) depends on of latents `[..., Z]`: `[..., decoder_input_dim]`, by default all."""
         return z
 
     def bind(self, model: "VAEModule") -> None:
@@ -81,7 +82,7 @@ class MixtureOfGaussians(Prior):
         num_components: normals in the mixture
 
     Raises:
-        ValueError: num_components is less than 1.
+        UserError: num_components is less than 1.
     """
 
     def __init__(self, latent_dim: int, num_components: int = 10) -> None:
@@ -108,7 +109,7 @@ class VampPrior(Prior):
         num_components: pseudo-inputs
 
     Raises:
-        ValueError: num_components is less than 1; the encoder has batch normalization or is conditional (in `bind`).
+        UserError: num_components is less than 1; the encoder has batch normalization or is conditional (in `bind`).
     """
 
     pseudo_inputs: nn.Parameter
@@ -122,12 +123,12 @@ class VampPrior(Prior):
     def bind(self, model: "VAEModule") -> None:
         """Makes pseudo-inputs of the data's shape."""
         if model.num_classes is not None:
-            raise ValueError(
+            raise UserError(
                 "VampPrior's pseudo-inputs have no labels, and the encoder is conditional: take another prior, or an"
                 " encoder and a decoder that are not conditional."
             )
         if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.encoder.modules()):
-            raise ValueError(
+            raise UserError(
                 "VampPrior shows the encoder its pseudo-inputs by themselves, and batch normalization would mix their"
                 " statistics with the data's: take an encoder without it, or another prior."
             )
@@ -152,7 +153,7 @@ class TopDown(Prior):
         network: of each layer but the uppermost; called with ((dimension above,), number of features)
 
     Raises:
-        ValueError: the layers are not those of such a latent.
+        UserError: the layers are not those of such a latent.
     """
 
     descending = True
@@ -160,13 +161,13 @@ class TopDown(Prior):
     def __init__(self, latent_dim: int, layer_dims: Sequence[int], network: Network = MLPEncoder) -> None:
         super().__init__(latent_dim)
         self.layer_dims = check_layer_dims("TopDown", latent_dim, layer_dims)
-        self.decoded_dim = self.layer_dims[0]
+        self.decoder_input_dim = self.layer_dims[0]
         self.uppermost = StandardNormal(self.layer_dims[-1])
         self.networks = nn.ModuleList(network((above,), 2 * below) for below, above in pairwise(self.layer_dims))
 
     def decoded(self, z: Tensor) -> Tensor:
         """The layer next to the data, z_1: latents `[..., Z]` -> `[..., Z_1]`."""
-        return z[..., : self.decoded_dim]
+        return z[..., : self.decoder_input_dim]
 
     def forward(self) -> Hierarchy:
         """p(z): batch shape `[]`, event shape `[Z]`."""
@@ -193,7 +194,7 @@ class ResidualTopDown(Prior):
         num_blocks: residual blocks in front of each layer
 
     Raises:
-        ValueError: a number is less than 1; the latent is not that many maps of that size; those of the networks are of
+        UserError: a number is less than 1; the latent is not that many maps of that size; those of the networks are of
             another (in `bind`).
     """
 
@@ -205,21 +206,21 @@ class ResidualTopDown(Prior):
         super().__init__(latent_dim)
         check_sizes(self, num_layers=num_layers, map_size=map_size, width=width, num_blocks=num_blocks)
         if latent_dim % num_layers:
-            raise ValueError(
+            raise UserError(
                 f"A latent_dim of {latent_dim} is not {num_layers} equal layers: choose a multiple of"
                 f" {num_layers * map_size**2}."
             )
         self.map_size = map_size
         self.layer_dims = (latent_dim // num_layers,) * num_layers
-        self.decoded_dim = width * map_size**2
-        channels = channels_of(self.layer_dims[0], map_size)
+        self.decoder_input_dim = width * map_size**2
+        channels = count_channels(self.layer_dims[0], map_size)
         self.start = nn.Parameter(torch.zeros(width, map_size, map_size))
         self.latent_maps = nn.Unflatten(-1, (channels, map_size, map_size))
         self.blocks = nn.ModuleList(
             nn.Sequential(*(ResidualBlock(width) for _ in range(num_blocks))) for _ in range(num_layers)
         )
         self.heads = nn.ModuleList(
-            nn.Sequential(nn.SiLU(), zeroed(nn.Conv2d(width, 2 * channels, 1))) for _ in range(num_layers)
+            nn.Sequential(nn.SiLU(), zero_init(nn.Conv2d(width, 2 * channels, 1))) for _ in range(num_layers)
         )
         self.inlets = nn.ModuleList(nn.Conv2d(channels, width, 1) for _ in range(num_layers))
 
@@ -227,13 +228,13 @@ class ResidualTopDown(Prior):
         """Compares its maps with those of residual networks, which would take a pixel of them for another."""
         for network in model.modules():
             if isinstance(network, ResidualEncoder | ResidualDecoder) and network.map_size != self.map_size:
-                raise ValueError(
+                raise UserError(
                     f"ResidualTopDown's map_size is {self.map_size}, and the {type(network).__name__}'s smallest map is"
                     f" {network.map_size} x {network.map_size}: set model.prior.map_size to {network.map_size}."
                 )
 
     def decoded(self, z: Tensor) -> Tensor:
-        """The features behind the last layer: latents `[..., Z]` -> `[..., decoded_dim]`."""
+        """The features behind the last layer: latents `[..., Z]` -> `[..., decoder_input_dim]`."""
         layers = z.split(self.layer_dims, -1)
         return self._descend(lambda layer, conditional: layers[layer]).flatten(-3)
 
@@ -245,10 +246,10 @@ class ResidualTopDown(Prior):
         """The features behind the last layer, `[..., width, map_size, map_size]`."""
         features: Tensor = self.start
         for layer in reversed(range(len(self.layer_dims))):
-            features = of_maps(self.blocks[layer], features)
-            parameters = full_precision(of_maps(self.heads[layer], features))
+            features = apply_to_maps(self.blocks[layer], features)
+            parameters = promote_to_float32(apply_to_maps(self.heads[layer], features))
             z = choose(layer, diagonal_gaussian(parameters.flatten(-3)))
-            features = features + of_maps(self.inlets[layer], self.latent_maps(z))
+            features = features + apply_to_maps(self.inlets[layer], self.latent_maps(z))
         return features
 
 
@@ -258,4 +259,4 @@ def _mixture(logits: Tensor, components: Distribution) -> MixtureSameFamily:
 
 def _check_num_components(num_components: int) -> None:
     if num_components < 1:
-        raise ValueError(f"The prior's num_components is {num_components}: choose 1 or more.")
+        raise UserError(f"The prior's num_components is {num_components}: choose 1 or more.")

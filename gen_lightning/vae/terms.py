@@ -10,7 +10,8 @@ from typing import cast
 from torch import Tensor
 from torch.distributions import Distribution, Independent, kl_divergence
 
-from gen_lightning.vae.hierarchy import Hierarchy, kl_of_layers
+from gen_lightning.errors import UserError
+from gen_lightning.vae.hierarchy import Hierarchy, compute_layer_kls
 
 
 @dataclass
@@ -59,8 +60,8 @@ class Terms:
 
         Of layers that both draw in the same order, closed forms given the layers before, which the K samples are of.
         """
-        if self._kl_of_layers is not None:
-            return self._kl_of_layers.sum(-1)
+        if self._layer_kls is not None:
+            return self._layer_kls.sum(-1)
         try:
             return kl_divergence(self.posterior, self.prior)
         except NotImplementedError:
@@ -71,34 +72,34 @@ class Terms:
         """The posterior q(z_j | x) of each dimension, batch shape `[N, Z]`.
 
         Raises:
-            ValueError: the posterior does not factorize over the dimensions.
+            UserError: the posterior does not factorize over the dimensions.
         """
         return _factors(self.posterior)
 
     @cached_property
-    def kl_of_factors(self) -> Tensor:
+    def factor_kls(self) -> Tensor:
         """KL(q(z_j | x) || p(z_j)) for each dimension, `[N, Z]`, in closed form.
 
         Of layers that both draw in the same order, given the layers before, as a mean over the K samples.
 
         Raises:
-            ValueError: the posterior or the prior does not factorize over the dimensions.
+            UserError: the posterior or the prior does not factorize over the dimensions.
         """
-        if self._kl_of_layers is not None:
-            return self._kl_of_layers
+        if self._layer_kls is not None:
+            return self._layer_kls
         return kl_divergence(self.factors, _factors(self.prior))
 
     @property
     def rates(self) -> tuple[Tensor, ...]:
         """The KL of each layer given those before it, `[N]` each; of none where q and p draw no layers in one order."""
-        if self._kl_of_layers is None:
+        if self._layer_kls is None:
             return ()
         layer_dims = cast(Hierarchy, self.posterior).layer_dims
-        return tuple(kl.sum(-1) for kl in self._kl_of_layers.split(layer_dims, -1))
+        return tuple(kl.sum(-1) for kl in self._layer_kls.split(layer_dims, -1))
 
     @cached_property
-    def _kl_of_layers(self) -> Tensor | None:
-        return kl_of_layers(self.posterior, self.prior, self.z)
+    def _layer_kls(self) -> Tensor | None:
+        return compute_layer_kls(self.posterior, self.prior, self.z)
 
     @cached_property
     def elbo(self) -> Tensor:
@@ -108,7 +109,7 @@ class Terms:
 
 def _factors(distribution: Distribution) -> Distribution:
     if not isinstance(distribution, Independent):
-        raise ValueError(
+        raise UserError(
             f"This objective looks at each latent dimension by itself, and a {type(distribution).__name__} does not"
             " factorize over them: take a DiagonalGaussian posterior with a StandardNormal prior, or another objective."
         )

@@ -120,7 +120,7 @@ def fit(model, callback, tmp_path):
 
 def test_rows_of_the_grid_are_categories_and_then_a_code_from_minus_2_to_2(tmp_path):
     model = infogan(generator=Shade)
-    with model.undisturbed(0):
+    with model.evaluating(0):
         latents = model.latents(3)
     fit(model, LatentCodeGrid(num_columns=3), tmp_path)
     (path,) = tmp_path.glob("codes/*.png")

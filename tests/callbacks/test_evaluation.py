@@ -11,7 +11,8 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from callbacks import Evaluation
 from datamodules import MNISTDataModule
-from gen_lightning.metrics import MNISTFeatures, measure, table
+from gen_lightning.evaluation import measure, table
+from gen_lightning.metrics import MNISTFeatures
 
 METRICS = {
     "fid",

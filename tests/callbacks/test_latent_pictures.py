@@ -11,7 +11,7 @@ from PIL import Image
 from torch.distributions import Normal
 
 from callbacks import LatentInterpolations, LatentManifold, LatentTraversals
-from callbacks.latent_pictures import _at_noise, _noise_of, most_active, quantile_grid, slerp, traversals
+from callbacks.latent_pictures import _recover_noise, _transform_noise, most_active, quantile_grid, slerp, traversals
 from datamodules import MNISTDataModule
 from gen_lightning.networks import (
     ConditionalEncoder,
@@ -132,9 +132,9 @@ def test_a_picture_of_noise_in_layers_is_of_the_latents_it_makes():
     model = vae(**LAYERS)
     x = torch.rand(5, 1, 28, 28).round()
     z = model.posterior(x).mean
-    noise = _noise_of(model, z)
+    noise = _recover_noise(model, z)
     assert not torch.allclose(noise, z, atol=1e-3)
-    torch.testing.assert_close(model(_at_noise(model, noise)), model.reconstruct(x))
+    torch.testing.assert_close(model(_transform_noise(model, noise)), model.reconstruct(x))
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ class Weights(LightningModule):
         self.drawn.append(x + 3 * torch.randn(k, 1))
         return self.drawn[-1]
 
-    def inputs_of(self, batch):
+    def get_inputs(self, batch):
         return (batch[0],)
 
     def test_step(self, batch, batch_idx):

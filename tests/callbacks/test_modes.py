@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from callbacks import ModeCoverage
 from datamodules import GaussianMixtureDataModule, Grid, MNISTDataModule, Ring, StackedMNISTDataModule
-from gen_lightning.metrics import high_quality_of_gaussian, perfect_sampler_floor
+from gen_lightning.metrics import gaussian_high_quality, perfect_sampler_floor
 
 
 class Sampler(LightningModule):
@@ -61,7 +61,7 @@ def test_points_of_the_mixture_score_like_the_floor(grid):
     for row in rows.values():
         assert abs(row.value - row.floor) <= 5 * row.floor_error
         assert row.n == 2500
-    expected = perfect_sampler_floor(2500, grid.mixture.weights, high_quality_of_gaussian(2))
+    expected = perfect_sampler_floor(2500, grid.mixture.weights, gaussian_high_quality(2))
     assert {name: (row.floor, row.floor_error) for name, row in rows.items()} == expected
     assert logged["test/reverse_kl/2500"] == pytest.approx(rows["reverse_kl"].value)
     assert [row.better for row in rows.values()] == ["higher", "higher", "lower"]
@@ -87,7 +87,7 @@ def test_missing_modes_are_counted(grid):
 def test_points_between_the_modes_are_of_low_quality(grid):
     between = torch.cat([grid.points("test"), grid.points("test") + 1])
     _, logged, _ = run("validate", grid, between)
-    assert logged["val/high_quality"] == pytest.approx(high_quality_of_gaussian(2) / 2, abs=0.05)
+    assert logged["val/high_quality"] == pytest.approx(gaussian_high_quality(2) / 2, abs=0.05)
 
 
 def test_a_diverged_model_covers_no_mode_and_stops_no_training(grid):

@@ -19,7 +19,7 @@ from callbacks import (
     SampleGrid,
     ScatterPlot,
 )
-from callbacks.samples import save_scatter
+from callbacks.pictures import save_scatter
 from datamodules import MNISTDataModule
 from gen_lightning.vae import AutoregressiveBernoulli
 

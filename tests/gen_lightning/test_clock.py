@@ -2,19 +2,19 @@
 
 import torch
 
-from gen_lightning.clock import seed_draws, seed_of, seed_of_iteration
+from gen_lightning.clock import derive_iteration_seed, derive_seed, seed_draws
 
 
 def test_seeds_differ_for_all_small_arguments():
-    seeds = {seed_of(seed, rank, iteration) for seed in range(5) for rank in range(5) for iteration in range(200)}
+    seeds = {derive_seed(seed, rank, iteration) for seed in range(5) for rank in range(5) for iteration in range(200)}
     assert len(seeds) == 5 * 5 * 200
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
 def test_seeds_of_iterations_are_the_same_in_any_order():
     iterations = [0, 1, 99, 100, 250, 3, 10**9]
-    assert [seed_of_iteration(i, 2, 7) for i in iterations] == [seed_of(2, 7, i) for i in iterations]
-    assert [seed_of_iteration(i, 2, 8) for i in iterations] == [seed_of(2, 8, i) for i in iterations]
+    assert [derive_iteration_seed(i, 2, 7) for i in iterations] == [derive_seed(2, 7, i) for i in iterations]
+    assert [derive_iteration_seed(i, 2, 8) for i in iterations] == [derive_seed(2, 8, i) for i in iterations]
 
 
 def test_seeding_draws_is_torchs_own_seeding():

@@ -14,7 +14,7 @@ from torch.distributions import Normal, Uniform
 from torch.utils.data import DataLoader, TensorDataset
 
 from datamodules import MNISTDataModule
-from gen_lightning.clock import seed_of
+from gen_lightning.clock import derive_seed
 from gen_lightning.gan import EMA, R1, LatentCodes
 from gen_lightning.networks import MLPDecoder, MLPEncoder
 
@@ -39,7 +39,7 @@ def drawn(n=1000, noise_dim=3, **arguments):
     """Codes whose Q gives what it is told, latents, and data that nobody looks at."""
     torch.manual_seed(0)
     codes = LatentCodes((2,), Told, **arguments)
-    return codes, codes.drawn_behind(torch.randn(n, noise_dim)), torch.zeros(n, 2)
+    return codes, codes.append_codes(torch.randn(n, noise_dim)), torch.zeros(n, 2)
 
 
 def bound(codes, latents, data, *answer):
@@ -67,7 +67,7 @@ class TestLatents:
 
     def test_codes_come_behind_the_noise(self):
         noise = torch.randn(5, 3)
-        assert torch.equal(LatentCodes((2,), SMALL).drawn_behind(noise)[:, :3], noise)
+        assert torch.equal(LatentCodes((2,), SMALL).append_codes(noise)[:, :3], noise)
 
 
 class TestMutualInformation:
@@ -210,7 +210,7 @@ def test_an_iteration_equals_a_plain_re_derivation():
         value = 2 * torch.rand(4, 1) - 1
         return torch.cat([noise, F.one_hot(categories, 3), value], 1), categories, value[:, 0]
 
-    torch.manual_seed(seed_of(0, 5, 0, 0))
+    torch.manual_seed(derive_seed(0, 5, 0, 0))
     z, categories, value = [latents() for _ in range(3)][-1]
     fake = generator(z)
     outputs, ones = encoder(fake), torch.ones(4)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch_fidelity.metric_isc import isc_features_to_metric
 
-from gen_lightning.metrics.classes import class_balance, classifier_score, matched_classes
+from gen_lightning.metrics.classes import class_balance, classifier_score, match_classes
 
 
 def logits(*shape, seed=0):
@@ -85,14 +85,14 @@ def test_a_diverged_model_is_named():
 def test_categories_that_are_the_classes_by_other_names_are_matched_with_them():
     names = torch.tensor([3, 0, 4, 1, 2])
     labels = torch.arange(100) % 5
-    assert torch.equal(matched_classes(names[labels], labels, 5)[names], torch.arange(5))
+    assert torch.equal(match_classes(names[labels], labels, 5)[names], torch.arange(5))
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_no_other_matching_is_right_more_often(seed):
     generator = torch.Generator().manual_seed(seed)
     categories, labels = torch.randint(4, (2, 60), generator=generator)
-    correct = (matched_classes(categories, labels, 4)[categories] == labels).sum()
+    correct = (match_classes(categories, labels, 4)[categories] == labels).sum()
     others = [(torch.tensor(classes)[categories] == labels).sum() for classes in itertools.permutations(range(4))]
     assert correct == max(others)
 
@@ -100,9 +100,9 @@ def test_no_other_matching_is_right_more_often(seed):
 def test_with_more_categories_than_classes_some_are_none():
     """Categories 0 and 1 share class 0; the larger one takes it."""
     categories, labels = torch.tensor([0, 1, 1, 2]), torch.tensor([0, 0, 0, 1])
-    assert matched_classes(categories, labels, 3).tolist() == [-1, 0, 1]
+    assert match_classes(categories, labels, 3).tolist() == [-1, 0, 1]
 
 
 def test_with_fewer_categories_than_classes_some_classes_are_missed():
     categories, labels = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 0, 1, 2, 2])
-    assert matched_classes(categories, labels, 2).tolist() == [0, 2]
+    assert match_classes(categories, labels, 2).tolist() == [0, 2]

@@ -7,7 +7,7 @@ import torch
 from scipy.stats import chi2, entropy
 
 from gen_lightning.metrics import (
-    high_quality_of_gaussian,
+    gaussian_high_quality,
     mixture_modes,
     mode_coverage,
     perfect_sampler_floor,
@@ -113,5 +113,5 @@ def test_the_floors_share_of_high_quality_is_given():
 
 @pytest.mark.parametrize("dimension", [1, 2, 5])
 def test_a_gaussian_is_within_three_sigma_as_often_as_chi_squared_says(dimension):
-    assert high_quality_of_gaussian(dimension) == pytest.approx(chi2.cdf(9, dimension))
-    assert high_quality_of_gaussian(2) == pytest.approx(1 - math.exp(-4.5))
+    assert gaussian_high_quality(dimension) == pytest.approx(chi2.cdf(9, dimension))
+    assert gaussian_high_quality(2) == pytest.approx(1 - math.exp(-4.5))

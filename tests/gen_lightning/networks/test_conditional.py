@@ -18,7 +18,7 @@ from gen_lightning.networks import (
     Packing,
     ProjectionDiscriminator,
     SpectralNorm,
-    num_classes_of,
+    find_num_classes,
 )
 
 IMAGE = (1, 28, 28)
@@ -88,9 +88,9 @@ def test_wrappers_pass_labels_on():
 
 
 def test_classes_are_found_within_wrappers():
-    assert num_classes_of(DifferentiableAugmentation(IMAGE, partial(SpectralNorm, discriminator=PROJECTION))) == 3
-    assert num_classes_of(EMA(ConditionalGenerator(4, (2,), MLPDecoder, num_classes=7))) == 7
-    assert num_classes_of(SpectralNorm((2,), MLPDiscriminator)) is None
+    assert find_num_classes(DifferentiableAugmentation(IMAGE, partial(SpectralNorm, discriminator=PROJECTION))) == 3
+    assert find_num_classes(EMA(ConditionalGenerator(4, (2,), MLPDecoder, num_classes=7))) == 7
+    assert find_num_classes(SpectralNorm((2,), MLPDiscriminator)) is None
 
 
 def test_packing_refuses_a_conditional_discriminator():

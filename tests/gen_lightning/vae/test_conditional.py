@@ -8,7 +8,7 @@ from helpers import Examples, run_test, vae
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
-from callbacks import ImportanceSampledLikelihood, Latents
+from callbacks import ImportanceSampledLikelihood, LatentMetrics
 from gen_lightning.networks import ConditionalEncoder, ConditionalGenerator, MLPDecoder, MLPEncoder
 from gen_lightning.vae import Bernoulli, DiscretizedLogistic, Gaussian, VampPrior
 
@@ -73,7 +73,7 @@ def test_is_measured_with_its_labels(model, x):
     run_test(ImportanceSampledLikelihood(2), model, data)
     assert seen[2:] == [[label] for label in LABELS.repeat(4).tolist()]
     seen.clear()
-    run_test(Latents(), model, data)
+    run_test(LatentMetrics(), model, data)
     assert seen[2:] == [LABELS.repeat(2).tolist()] * 2
     assert model.reconstruct(x, LABELS).shape == x.shape
 
@@ -107,6 +107,6 @@ def test_labels_are_a_channel_of_any_data(shape):
     ],
 )
 def test_bounds_are_of_what_the_likelihood_is_and_is_given(likelihood, kind):
-    assert vae(likelihood=likelihood).kind_of_likelihood == kind
+    assert vae(likelihood=likelihood).likelihood_kind == kind
     conditional = vae(likelihood=likelihood, encoder=ENCODER, decoder=DECODER)
-    assert conditional.kind_of_likelihood == f"{kind}, given the class"
+    assert conditional.likelihood_kind == f"{kind}, given the class"

@@ -191,8 +191,8 @@ def test_kl_of_a_ladder_is_in_closed_form_given_the_layers_above(make):
     estimate = terms.log_posterior - terms.log_prior
     difference = estimate - terms.kl
     assert (difference.mean(0).abs() < 4 * estimate.std(0) / 4000**0.5).all()
-    torch.testing.assert_close(terms.kl_of_factors.sum(-1), terms.kl)
-    assert (terms.kl_of_factors >= 0).all()
+    torch.testing.assert_close(terms.factor_kls.sum(-1), terms.kl)
+    assert (terms.factor_kls >= 0).all()
     assert [rate.shape for rate in terms.rates] == [(1,)] * 3
     torch.testing.assert_close(sum(terms.rates), terms.kl)
 
@@ -256,9 +256,9 @@ def test_maps_are_drawn_and_decoded_for_any_number_of_examples():
 def test_noise_is_turned_into_latents_by_a_change_of_variables(make):
     prior = make().prior()
     noise = torch.randn(prior.event_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    z = prior.at_noise(noise)
-    torch.testing.assert_close(prior.noise_of(z), noise)
-    volume = torch.autograd.functional.jacobian(prior.at_noise, noise).slogdet().logabsdet
+    z = prior.transform_noise(noise)
+    torch.testing.assert_close(prior.recover_noise(z), noise)
+    volume = torch.autograd.functional.jacobian(prior.transform_noise, noise).slogdet().logabsdet
     torch.testing.assert_close(prior.log_prob(z) + volume, Normal(0.0, 1.0).log_prob(noise).sum())
 
 

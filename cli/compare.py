@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
-from gen_lightning.metrics.estimates import with_error
-from gen_lightning.metrics.report import Row
+from gen_lightning.errors import UserError
+from gen_lightning.evaluation import Row
+from gen_lightning.metrics.estimates import format_with_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import SubFigure
@@ -59,13 +60,13 @@ def compare(run_folders: list[Path], output: Path) -> str:
         The table and its notes, as they stand in comparison.md.
 
     Raises:
-        ValueError: a folder is no run, a run has not been tested, or `output` holds a comparison already.
+        UserError: a folder is no run, a run has not been tested, or `output` holds a comparison already.
     """
     runs = [read_run(folder) for folder in run_folders]
     table, picture = output / "comparison.md", output / "comparison.png"
     if table.exists() or picture.exists():
-        raise ValueError(f"{output} holds a comparison already: remove it, or choose another folder with --output.")
-    text = f"{table_of_runs(runs)}\n\n{notes(runs)}\n"
+        raise UserError(f"{output} holds a comparison already: remove it, or choose another folder with --output.")
+    text = f"{tabulate_runs(runs)}\n\n{notes(runs)}\n"
     output.mkdir(parents=True, exist_ok=True)
     draw(runs, picture)
     table.write_text(f"{text}\n![Samples and validation curves of the runs]({picture.name})\n")
@@ -76,34 +77,34 @@ def read_run(folder: Path) -> Run:
     """What `test` has left in a run's folder.
 
     Raises:
-        ValueError: the folder is no run, or has not been tested; the sentence gives the command.
+        UserError: the folder is no run, or has not been tested; the sentence gives the command.
     """
     if not (folder / "config.yaml").is_file():
-        raise ValueError(f"There is no run in {folder}: give a folder runs/NAME/VERSION.")
+        raise UserError(f"There is no run in {folder}: give a folder runs/NAME/VERSION.")
     path = folder / "metrics.json"
     try:
         test = json.loads(path.read_text()).get("test", {}) if path.is_file() else {}
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is corrupt: remove it, and run `python train.py test` again.") from error
+        raise UserError(f"{path} is corrupt: remove it, and run `python train.py test` again.") from error
     if "metrics" not in test:
         checkpoint = folder / "checkpoints" / "last.ckpt"
-        raise ValueError(f"{folder} has not been tested: run `python train.py test --ckpt_path {checkpoint}` first.")
+        raise UserError(f"{folder} has not been tested: run `python train.py test --ckpt_path {checkpoint}` first.")
     data, likelihood = test.get("data", UNKNOWN)[:8], test.get("likelihood") or UNKNOWN
-    return Run(folder.resolve(), test["iteration"], data, extractor_of(test), likelihood, measurements_of(test))
+    return Run(folder.resolve(), test["iteration"], data, describe_extractor(test), likelihood, read_measurements(test))
 
 
-def measurements_of(test: dict[str, Any]) -> dict[str, Row]:
+def read_measurements(test: dict[str, Any]) -> dict[str, Row]:
     """The measurements by metric in the `test` block of a metrics.json."""
     return {metric: Row(**entry) for metric, entry in test["metrics"].items()}
 
 
-def extractor_of(test: dict[str, Any]) -> str:
+def describe_extractor(test: dict[str, Any]) -> str:
     """The extractor of a `test` block: its name and the first digits of its SHA-256, or nothing."""
     extractor = test.get("extractor")
     return f"{extractor['name']} {extractor['sha256'][:8]}" if extractor else ""
 
 
-def table_of_runs(runs: list[Run]) -> str:
+def tabulate_runs(runs: list[Run]) -> str:
     """A Markdown table: one column a run, one row a metric, and beside them the floors and N."""
     rows = [["metric", *(run.name for run in runs), "floor", "N"]]
     rows.append(["iteration", *(f"{run.iteration:,}" for run in runs), "", ""])
@@ -111,7 +112,7 @@ def table_of_runs(runs: list[Run]) -> str:
         row = [run.metrics.get(metric) for run in runs]
         present = [measurement for measurement in row if measurement]
         rivals = [] if differences(runs, metric) else present
-        floors = [with_error(entry.floor, entry.floor_error) for entry in present if entry.floor is not None]
+        floors = [format_with_error(entry.floor, entry.floor_error) for entry in present if entry.floor is not None]
         cells = [cell(measurement, rivals) for measurement in row]
         numbers = (f"{entry.n:,}" for entry in present)
         rows.append([heading(metric, present[0].better), *cells, distinct(floors), distinct(numbers)])
@@ -122,7 +123,7 @@ def cell(measurement: Row | None, rivals: list[Row]) -> str:
     """A measurement in its row, bold where it is among the best of two or more rivals."""
     if measurement is None:
         return ""
-    text = with_error(measurement.value, measurement.error)
+    text = format_with_error(measurement.value, measurement.error)
     return f"**{text}**" if len(rivals) > 1 and is_best(measurement, rivals) else text
 
 

@@ -7,7 +7,7 @@ import pytest
 from matplotlib import pyplot
 from PIL import Image
 
-from gen_lightning.metrics.comparison import compare, with_error
+from cli.compare import compare, format_with_error
 
 MAGENTA, CYAN, YELLOW = (255, 0, 255), (0, 255, 255), (255, 255, 0)
 DIRECTIONS = {"fid": "lower", "recall": "higher", "rate": None}
@@ -246,7 +246,7 @@ def test_run_without_samples_is_drawn(make_run, tmp_path):
     ],
 )
 def test_error_of_two_significant_digits_says_the_digits_of_the_value(value, error, text):
-    assert with_error(value, error) == text
+    assert format_with_error(value, error) == text
 
 
 def test_drawing_leaves_nothing_in_pyplot(make_run, tmp_path):

@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from gen_lightning.metrics import Row
+from gen_lightning.evaluation import Row
 
 # Samples are drawn in blocks of this size, each from a seed of its own, so that neither the ranks nor anything else
 # changes them.
@@ -29,7 +29,7 @@ class SampleMeasure(Callback):
         self.latents = "prior"
         self.rows: dict[str, Row] = {}
 
-    def of_latents(self, rows: dict[str, Row]) -> dict[str, Row]:
+    def label_latents(self, rows: dict[str, Row]) -> dict[str, Row]:
         """Rows of samples under names that say which latents the samples are of."""
         suffix = "" if self.latents == "prior" else f"/{self.latents}"
         return {name + suffix: row for name, row in rows.items()}

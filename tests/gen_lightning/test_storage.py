@@ -6,9 +6,9 @@ import os
 import pytest
 import torch
 
+from gen_lightning.evaluation import real_features
 from gen_lightning.metrics import MNISTFeatures
-from gen_lightning.metrics.cache import cache_folder, cached, fingerprint
-from gen_lightning.metrics.report import real_features
+from gen_lightning.storage import cache_folder, cached, fingerprint
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ from helpers import Examples, gan, run_test, vae
 from lightning.pytorch import LightningModule, Trainer
 from torch.distributions import Independent, Normal
 
-from callbacks import Latents
+from callbacks import LatentMetrics
 from datamodules import MNISTDataModule
 from gen_lightning.vae import Beta, Hierarchy
 
@@ -30,7 +30,7 @@ class Posteriors(LightningModule):
         mean = x * self.scale
         return Independent(Normal(mean, torch.full_like(mean, self.deviation)), 1)
 
-    def inputs_of(self, batch):
+    def get_inputs(self, batch):
         return (batch[0],)
 
     def test_step(self, batch, batch_idx):
@@ -45,7 +45,7 @@ def test_latents_that_are_the_label_hold_it_and_no_more():
     """Ten posteriors apart from each other: the information is log 10, of 100 images."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="The posterior has collapsed")
-        rows = run_test(Latents(), Posteriors(1.0, 0.01), one_hot())
+        rows = run_test(LatentMetrics(), Posteriors(1.0, 0.01), one_hot())
     assert rows["mutual_information"].value == pytest.approx(math.log(10), rel=1e-5)
     assert [rows[name].value for name in ("linear_accuracy", "knn_accuracy")] == [1, 1]
     assert [rows[name].value for name in ("active_units", "posterior_collapse")] == [10, 0]
@@ -58,7 +58,7 @@ def test_latents_that_are_the_label_hold_it_and_no_more():
 
 def test_a_collapsed_posterior_is_warned_of():
     with pytest.warns(UserWarning, match="collapsed: 0 of 10 latent dimensions are active, and they tell 0 nats"):
-        rows = run_test(Latents(), Posteriors(0.0), one_hot())
+        rows = run_test(LatentMetrics(), Posteriors(0.0), one_hot())
     assert [rows[name].value for name in ("active_units", "mutual_information", "posterior_collapse")] == [0, 0, 1]
     assert rows["linear_accuracy"].value == pytest.approx(0.1)
 
@@ -67,7 +67,7 @@ def test_a_collapsed_posterior_is_warned_of():
 def test_a_posterior_that_collapses_in_training_is_warned_of_once(beta, collapsed):
     """A weight on the rate that leaves nothing else to be trained, or none."""
     model = vae(objective=Beta(beta), latent_dim=10, optimizer=partial(torch.optim.Adam, lr=0.01))
-    data, latents = MNISTDataModule("digits", binarization="dynamic"), Latents()
+    data, latents = MNISTDataModule("digits", binarization="dynamic"), LatentMetrics()
     trainer = Trainer(max_epochs=4, accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[latents])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -86,7 +86,7 @@ def test_one_active_unit_is_enough_for_twenty(dimensions, collapsed):
     x[:, 0] = torch.arange(100.0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        rows = run_test(Latents(), Posteriors(1.0), Examples(x, DIGITS))
+        rows = run_test(LatentMetrics(), Posteriors(1.0), Examples(x, DIGITS))
     assert (rows["active_units"].value, rows["posterior_collapse"].value) == (1, collapsed)
 
 
@@ -99,21 +99,21 @@ def test_active_units_of_layers_are_counted_by_layer():
             halves = lambda z: Independent(Normal(z[..., :5], 1.0), 1)  # noqa: E731
             return Hierarchy((10, 5), x.shape[:1], lambda choose: choose(1, halves(choose(0, first))), False)
 
-    rows = run_test(Latents(), Layers(1.0), one_hot())
+    rows = run_test(LatentMetrics(), Layers(1.0), one_hot())
     assert [rows[name].value for name in ("active_units", "active_units/1", "active_units/2")] == [15, 10, 5]
 
 
 def test_units_that_tell_nothing_are_a_collapse():
     """Means that vary, but by far less than the posteriors are wide."""
     with pytest.warns(UserWarning, match="collapsed: 10 of 10"):
-        rows = run_test(Latents(), Posteriors(1.0, 10.0), one_hot())
+        rows = run_test(LatentMetrics(), Posteriors(1.0, 10.0), one_hot())
     assert rows["posterior_collapse"].value == 1
 
 
 def test_it_is_the_same_whatever_the_batches_of_the_data():
     model = vae()
     one, other = (
-        run_test(Latents(), model, MNISTDataModule("digits", batch_size=size, binarization="dynamic"))
+        run_test(LatentMetrics(), model, MNISTDataModule("digits", batch_size=size, binarization="dynamic"))
         for size in (17, 360)
     )
     assert one == other
@@ -121,29 +121,29 @@ def test_it_is_the_same_whatever_the_batches_of_the_data():
 
 
 def test_probes_are_fitted_to_the_first_training_images():
-    accuracies = [run_test(Latents(n), Posteriors(1.0), one_hot())["linear_accuracy"].value for n in (5, 8, 10)]
+    accuracies = [run_test(LatentMetrics(n), Posteriors(1.0), one_hot())["linear_accuracy"].value for n in (5, 8, 10)]
     assert accuracies == pytest.approx([0.5, 0.8, 1])
 
 
 def test_a_conditional_model_whose_posterior_is_told_the_labels_is_not_probed_for_them():
     model = Posteriors(1.0)
-    others = run_test(Latents(), model, one_hot())
+    others = run_test(LatentMetrics(), model, one_hot())
     model.num_classes = 10
-    rows = run_test(Latents(), model, one_hot())
+    rows = run_test(LatentMetrics(), model, one_hot())
     assert others.keys() - rows.keys() == {"linear_accuracy", "knn_accuracy"}
     assert all(row == others[name] for name, row in rows.items())
 
 
 def test_fewer_training_images_than_neighbours_are_refused():
     with pytest.raises(ValueError, match="num_training_images is 4: choose 5 or more"):
-        Latents(4)
+        LatentMetrics(4)
 
 
 def test_a_model_without_a_posterior_is_refused():
-    with pytest.raises(ValueError, match="GANModule has no posterior: leave Latents out"):
-        run_test(Latents(), gan(), MNISTDataModule("digits"))
+    with pytest.raises(ValueError, match="GANModule has no posterior: leave LatentMetrics out"):
+        run_test(LatentMetrics(), gan(), MNISTDataModule("digits"))
 
 
 def test_a_data_module_without_examples_is_refused():
     with pytest.raises(ValueError, match="such as MNISTDataModule"):
-        run_test(Latents(), Posteriors(1.0), [torch.zeros(2, 1)])
+        run_test(LatentMetrics(), Posteriors(1.0), [torch.zeros(2, 1)])

@@ -7,13 +7,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gen_lightning.metrics.cache import cached, fingerprint
 from gen_lightning.metrics.classes import class_balance, classifier_score
-from gen_lightning.metrics.estimates import Estimate, with_error
+from gen_lightning.metrics.estimates import Estimate, format_with_error
 from gen_lightning.metrics.extractor import FeatureExtractor
 from gen_lightning.metrics.frechet import frechet_estimate
 from gen_lightning.metrics.kernel import kernel_distance
 from gen_lightning.metrics.manifold import manifold_metrics, memorization
+from gen_lightning.storage import cached, fingerprint
 
 Better = Literal["higher", "lower"]
 
@@ -68,7 +68,7 @@ class Row:
     better: Better | None = None
 
 
-def row_of(name: str, estimate: Estimate, n: int) -> Row:
+def make_row(name: str, estimate: Estimate, n: int) -> Row:
     """A row without a floor: `METRIC` or `METRIC/...` by name, of n examples."""
     return Row(*estimate, n, better=BETTER.get(name.partition("/")[0]))
 
@@ -102,13 +102,13 @@ def real_features(
     mark = f"{kind} {extractor.sha256} {arithmetic} {fingerprint(images())}"
 
     def compute() -> dict[str, Tensor]:
-        return {"features": torch.cat([features_of(extractor, batch.to(device)) for batch in images()])}
+        return {"features": torch.cat([extract_features(extractor, batch.to(device)) for batch in images()])}
 
     return RealFeatures(cached(f"features {mark}", compute)["features"].to(device), mark)
 
 
 @torch.no_grad()
-def features_of(extractor: FeatureExtractor, images: Tensor) -> Tensor:
+def extract_features(extractor: FeatureExtractor, images: Tensor) -> Tensor:
     """Features `[N, D]` of images `[N, C, H, W]` in [0, 1], in float32."""
     return extractor(images.float()).float()
 
@@ -123,7 +123,7 @@ def measure(extractor: FeatureExtractor, samples: Tensor, held_out: Tensor, trai
         training: features of the images that the model was trained on, `[T, D]`
 
     Raises:
-        ValueError: features are NaN, infinite or constant, or too few for a metric.
+        UserError: features are NaN, infinite or constant, or too few for a metric.
     """
     real_probabilities, probabilities = extractor.probabilities(held_out), extractor.probabilities(samples)
     return {
@@ -171,8 +171,8 @@ def table(rows: dict[str, Row]) -> str:
     """The rows of a report as text."""
     lines = [["metric", "value", "floor", "N", "better"]]
     for name, row in rows.items():
-        real = "" if row.floor is None else with_error(row.floor, row.floor_error)
+        real = "" if row.floor is None else format_with_error(row.floor, row.floor_error)
         if row.floor_n not in (None, row.n):
             real += f" (N = {row.floor_n:,})"
-        lines.append([name, with_error(row.value, row.error), real, f"{row.n:,}", row.better or ""])
+        lines.append([name, format_with_error(row.value, row.error), real, f"{row.n:,}", row.better or ""])
     return "\n".join("{:<32}{:>22}{:>34}{:>10}  {}".format(*line).rstrip() for line in lines)

@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from callbacks.loggers import alert
-from gen_lightning.clock import draws_from, seed_of
+from gen_lightning.clock import derive_seed, draws_from
+from gen_lightning.errors import UserError
+from gen_lightning.evaluation import Row, make_row
 from gen_lightning.metrics.estimates import Estimate
 from gen_lightning.metrics.latents import active_units, mutual_information, probe_accuracies
-from gen_lightning.metrics.report import Row, row_of
 
 # A stream of seeds apart from those of the models, the data loaders and the likelihood.
 _LATENTS = 5
@@ -21,7 +22,7 @@ _LATENTS = 5
 _LEAST_ACTIVE, _LEAST_NATS = 0.05, 0.1
 
 
-class Latents(Callback):
+class LatentMetrics(Callback):
     """What the latents tell of the test images, by the encoder alone: nothing is decoded.
 
     As `rows` of `test`, each with its standard error, logged as `test/...`: `active_units` (Burda et al. 2016), in
@@ -45,13 +46,13 @@ class Latents(Callback):
         seed: of the latents, 0 or more
 
     Raises:
-        ValueError: num_training_images is less than 5.
+        UserError: num_training_images is less than 5.
     """
 
     def __init__(self, num_training_images: int = 10_000, seed: int = 0) -> None:
         if num_training_images < 5:
-            raise ValueError(
-                f"Latents' num_training_images is {num_training_images}: choose 5 or more, as many as the neighbours."
+            raise UserError(
+                f"LatentMetrics' num_training_images is {num_training_images}: choose 5 or more, as many as the neighbours."
             )
         self.num_training_images = num_training_images
         self.seed = seed
@@ -62,12 +63,14 @@ class Latents(Callback):
         """Refuses what has no latents to infer.
 
         Raises:
-            ValueError: the model has no `posterior`, or the data module no `examples`.
+            UserError: the model has no `posterior`, or the data module no `examples`.
         """
         if not hasattr(pl_module, "posterior"):
-            raise ValueError(f"{type(pl_module).__name__} has no posterior: leave Latents out of trainer.callbacks.")
+            raise UserError(
+                f"{type(pl_module).__name__} has no posterior: leave LatentMetrics out of trainer.callbacks."
+            )
         if not hasattr(trainer.datamodule, "examples"):
-            raise ValueError("Latents needs a data module with examples(split, n), such as MNISTDataModule.")
+            raise UserError("LatentMetrics needs a data module with examples(split, n), such as MNISTDataModule.")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs how many units are active, and says so when they are hardly any."""
@@ -93,7 +96,7 @@ class Latents(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures, and logs what was measured."""
         posteriors, means, labels = _encoded(trainer, pl_module, "test")
-        with draws_from(seed_of(_LATENTS, self.seed), pl_module.device):
+        with draws_from(derive_seed(_LATENTS, self.seed), pl_module.device):
             latents = [posterior.sample() for posterior in posteriors]
         estimates = {
             **_active_units(posteriors[0], means),
@@ -103,7 +106,7 @@ class Latents(Callback):
             _, training_means, training_labels = _encoded(trainer, pl_module, "train", self.num_training_images)
             estimates |= probe_accuracies(training_means, training_labels, means, labels)
         estimates["posterior_collapse"] = _collapse(estimates, means.shape[1])
-        self.rows = {name: row_of(name, estimate, len(means)) for name, estimate in estimates.items()}
+        self.rows = {name: make_row(name, estimate, len(means)) for name, estimate in estimates.items()}
         pl_module.log_dict({f"test/{name}": row.value for name, row in self.rows.items()})
 
 
@@ -113,7 +116,7 @@ def _encoded(
 ) -> tuple[list[Distribution], Tensor, Tensor]:
     """The posteriors of a split in batches, their means `[N, Z]`, and the labels `[N]`, both on the CPU."""
     batches = list(trainer.datamodule.examples(split, n))
-    posteriors = [pl_module.posterior(*pl_module.inputs_of(batch)) for batch in batches]
+    posteriors = [pl_module.posterior(*pl_module.get_inputs(batch)) for batch in batches]
     means, labels = torch.cat([posterior.mean for posterior in posteriors]), torch.cat([batch[1] for batch in batches])
     return posteriors, means.cpu(), labels.cpu()
 

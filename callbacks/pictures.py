@@ -13,6 +13,7 @@ from torchvision.utils import make_grid, save_image
 
 from callbacks.counts import check_counts
 from callbacks.loggers import wandb_loggers
+from gen_lightning.errors import UserError
 
 
 class _PictureCallback(Callback):
@@ -40,7 +41,7 @@ class _PeriodicPictures(_PictureCallback):
     def __init__(self, folder: str, every_n_iterations: int) -> None:
         super().__init__(folder)
         if every_n_iterations < 1:
-            raise ValueError(
+            raise UserError(
                 f"{type(self).__name__}'s every_n_iterations is {every_n_iterations}: choose 1 or more, or leave it out"
                 " of trainer.callbacks."
             )
@@ -97,7 +98,7 @@ class SampleGrid(_SamplePictures):
         seed: of the latents
 
     Raises:
-        ValueError: a number is too small; the data are no images (in `setup`).
+        UserError: a number is too small; the data are no images (in `setup`).
     """
 
     def __init__(self, every_n_iterations: int = 500, num_images: int = 64, seed: int = 0) -> None:
@@ -127,7 +128,7 @@ class LatentCodeGrid(_PeriodicPictures):
         seed: of the latents
 
     Raises:
-        ValueError: a number is too small; the data are no images, or the model is none to be drawn so (in `setup`).
+        UserError: a number is too small; the data are no images, or the model is none to be drawn so (in `setup`).
     """
 
     def __init__(self, every_n_iterations: int = 500, num_columns: int = 10, seed: int = 0) -> None:
@@ -141,13 +142,13 @@ class LatentCodeGrid(_PeriodicPictures):
         super().setup(trainer, pl_module, stage)
         _check_images(self, pl_module)
         if getattr(pl_module, "codes", None) is None or pl_module.num_classes is not None:
-            raise ValueError(
+            raise UserError(
                 "LatentCodeGrid draws models with codes (model.codes) that are not class-conditional: leave it out of"
                 " trainer.callbacks."
             )
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        with pl_module.undisturbed(self.seed):
+        with pl_module.evaluating(self.seed):
             images = pl_module(pl_module.codes.traversals(pl_module.latents(self.num_columns)))
         grid = make_grid(images.float().cpu(), nrow=self.num_columns)
         self._write(trainer, partial(save_image, grid))
@@ -165,7 +166,7 @@ class ScatterPlot(_SamplePictures):
         seed: of the latents
 
     Raises:
-        ValueError: a number is too small; the data are no points of the plane (in `setup`).
+        UserError: a number is too small; the data are no points of the plane (in `setup`).
     """
 
     def __init__(self, every_n_iterations: int = 500, num_points: int = 2500, seed: int = 0) -> None:
@@ -177,7 +178,7 @@ class ScatterPlot(_SamplePictures):
         """Refuses data that are no points of the plane."""
         super().setup(trainer, pl_module, stage)
         if len(pl_module.data_shape) != 1 or pl_module.data_shape[0] != 2 or not hasattr(trainer.datamodule, "points"):
-            raise ValueError(
+            raise UserError(
                 "ScatterPlot draws points of the plane, of a data module such as GaussianMixtureDataModule:"
                 " leave it out of trainer.callbacks."
             )
@@ -193,7 +194,7 @@ class Reconstructions(_PictureCallback):
         num_images: images in the grid, 1 or more, eight pairs in a row
 
     Raises:
-        ValueError: there are less; the model has no reconstructions (in `setup`).
+        UserError: there are less; the model has no reconstructions (in `setup`).
     """
 
     def __init__(self, num_images: int = 32) -> None:
@@ -206,7 +207,7 @@ class Reconstructions(_PictureCallback):
         super().setup(trainer, pl_module, stage)
         _check_images(self, pl_module)
         if not hasattr(pl_module, "reconstruct"):
-            raise ValueError(f"{type(pl_module).__name__} does not reconstruct: leave Reconstructions out.")
+            raise UserError(f"{type(pl_module).__name__} does not reconstruct: leave Reconstructions out.")
 
     def on_validation_batch_end(
         self,
@@ -221,15 +222,15 @@ class Reconstructions(_PictureCallback):
         in_fit = trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.fast_dev_run
         if batch_idx or not in_fit or not trainer.is_global_zero:
             return
-        images, *condition = (part[: self.num_images] for part in (batch[0], *pl_module.condition_of(batch)))
-        with pl_module.undisturbed(seed=0):
+        images, *condition = (part[: self.num_images] for part in (batch[0], *pl_module.get_condition(batch)))
+        with pl_module.evaluating(seed=0):
             reconstructions = pl_module.reconstruct(images, *condition)
-        rows = zip(_rows_of_eight(images), _rows_of_eight(reconstructions), strict=True)
+        rows = zip(_split_rows(images), _split_rows(reconstructions), strict=True)
         grid = make_grid(torch.cat([row for pair in rows for row in pair]).cpu(), nrow=8)
         self._write(trainer, partial(save_image, grid))
 
 
-def _rows_of_eight(images: Tensor) -> tuple[Tensor, ...]:
+def _split_rows(images: Tensor) -> tuple[Tensor, ...]:
     """Images in rows, of which the last is filled up with black."""
     return F.pad(images, (0,) * 7 + (-len(images) % 8,)).split(8)
 
@@ -254,7 +255,7 @@ def save_scatter(real: Tensor, samples: Tensor, path: Path) -> None:
 
 def _check_images(callback: Callback, pl_module: LightningModule) -> None:
     if len(pl_module.data_shape) != 3 or pl_module.data_shape[0] not in (1, 3):
-        raise ValueError(
+        raise UserError(
             f"{type(callback).__name__} draws grey or RGB images, not data of shape {pl_module.data_shape}:"
             " leave it out of trainer.callbacks."
         )

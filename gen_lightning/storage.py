@@ -1,16 +1,36 @@
-"""Tensors that are kept on disk, so that what takes long is computed once."""
+"""Atomic files, and tensors that are computed once and kept on disk."""
 
 import hashlib
 import os
+import tempfile
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from gen_lightning.metrics.files import whole_file
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file to write, which takes the place of `path` once the context has ended well.
+
+    It is written beside `path` and renamed, so that a reader or a killed process finds the old file or the new one,
+    wherever TMPDIR is. Makes the folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
 
 
 def cache_folder() -> Path:
@@ -53,7 +73,7 @@ def stored(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Te
     except (OSError, SafetensorError):
         tensors = compute()
     try:
-        with whole_file(path) as file:
+        with atomic_write(path) as file:
             file.write(save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
     except OSError as error:
         warnings.warn(f"{path.parent} cannot be written ({error}): {path.name} will be computed anew.", stacklevel=2)

@@ -1,0 +1,1 @@
+"""The command line of train.py, one subject a file."""

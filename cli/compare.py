@@ -1,7 +1,5 @@
-"""Several runs side by side: a table of what `test` measured, and a picture of samples and validation curves."""
+"""Comparison of tested runs: a table of their metrics, and a figure of their samples and validation curves."""
 
-import csv
-import json
 import math
 import textwrap
 from collections.abc import Iterable
@@ -10,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
+from cli.runs import Curve, RunFolder
 from gen_lightning.errors import UserError
 from gen_lightning.evaluation import Row
 from gen_lightning.metrics.estimates import format_with_error
@@ -17,26 +16,21 @@ from gen_lightning.metrics.estimates import format_with_error
 if TYPE_CHECKING:
     from matplotlib.figure import SubFigure
 
-# Differences of up to so many standard errors may be chance.
-CHANCE = 2
-PANELS_IN_A_ROW = 3
-LETTERS_IN_A_TITLE = 32
-# What is measured of p(x | z) or p(x): metrics, or what stands before a K in their names.
-OF_LIKELIHOODS = {"elbo", "distortion", "bound", "nll", "bits_per_dimension"}
-# On such data, and of such likelihoods, nothing is comparable.
+# The two-sigma rule: smaller differences may be chance.
+STANDARD_ERRORS = 2
+PANELS_PER_ROW = 3
+TITLE_WIDTH = 32
+# Metrics of p(x | z) or p(x); of `bound/K` and the like, the part before K.
+LIKELIHOOD_METRICS = {"elbo", "distortion", "bound", "nll", "bits_per_dimension"}
+# Values on unknown data, or of an unknown likelihood, are comparable with nothing.
 UNKNOWN = "unknown"
 ARROWS = {"lower": " ↓", "higher": " ↑", None: ""}
 
-Curve = list[tuple[int, float]]
 
+class TestedRun(NamedTuple):
+    """A run and its test: the iteration, the data's digest, the extractor, the kind of likelihood and the metrics."""
 
-class Run(NamedTuple):
-    """A run's folder, and what `test` measured in it.
-
-    After which iteration, on which data, with which extractor, and of what a likelihood is, as metrics.json has it.
-    """
-
-    folder: Path
+    folder: RunFolder
     iteration: int
     data: str
     extractor: str
@@ -46,81 +40,78 @@ class Run(NamedTuple):
     @property
     def name(self) -> str:
         """NAME/VERSION."""
-        return f"{self.folder.parent.name}/{self.folder.name}"
+        return self.folder.name
 
 
 def compare(run_folders: list[Path], output: Path) -> str:
-    """Writes `comparison.md` and `comparison.png` of runs that have been tested.
+    """Write `comparison.md` and `comparison.png` of tested runs.
 
     Args:
-        run_folders: folders `runs/NAME/VERSION`; a run without samples or metrics.csv is compared without them
-        output: the folder of the two files, made if it does not exist
+        run_folders: directories `runs/NAME/VERSION`; samples and metrics.csv may be missing
+        output: directory of the two files, made if it does not exist
 
     Returns:
-        The table and its notes, as they stand in comparison.md.
+        The table and its notes, as in comparison.md.
 
     Raises:
-        UserError: a folder is no run, a run has not been tested, or `output` holds a comparison already.
+        UserError: a directory is no run, a run has not been tested, or `output` holds a comparison already.
     """
     runs = [read_run(folder) for folder in run_folders]
     table, picture = output / "comparison.md", output / "comparison.png"
     if table.exists() or picture.exists():
         raise UserError(f"{output} holds a comparison already: remove it, or choose another folder with --output.")
-    text = f"{tabulate_runs(runs)}\n\n{notes(runs)}\n"
+    text = f"{tabulate_runs(runs)}\n\n{write_notes(runs)}\n"
     output.mkdir(parents=True, exist_ok=True)
     draw(runs, picture)
     table.write_text(f"{text}\n![Samples and validation curves of the runs]({picture.name})\n")
     return text
 
 
-def read_run(folder: Path) -> Run:
-    """What `test` has left in a run's folder.
+def read_run(path: Path) -> TestedRun:
+    """Return a run and what `test` has measured of it.
 
     Raises:
-        UserError: the folder is no run, or has not been tested; the sentence gives the command.
+        UserError: the directory is no run, or the run has not been tested.
     """
-    if not (folder / "config.yaml").is_file():
-        raise UserError(f"There is no run in {folder}: give a folder runs/NAME/VERSION.")
-    path = folder / "metrics.json"
-    try:
-        test = json.loads(path.read_text()).get("test", {}) if path.is_file() else {}
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is corrupt: remove it, and run `python train.py test` again.") from error
+    folder = RunFolder(path.resolve())
+    if not folder.is_run:
+        raise UserError(f"There is no run in {path}. Give a directory runs/NAME/VERSION.")
+    test = folder.read_metrics().get("test", {})
     if "metrics" not in test:
-        checkpoint = folder / "checkpoints" / "last.ckpt"
-        raise UserError(f"{folder} has not been tested: run `python train.py test --ckpt_path {checkpoint}` first.")
+        checkpoint = RunFolder(path).last_checkpoint
+        raise UserError(f"{path} has not been tested. Run `python train.py test --ckpt_path {checkpoint}` first.")
     data, likelihood = test.get("data", UNKNOWN)[:8], test.get("likelihood") or UNKNOWN
-    return Run(folder.resolve(), test["iteration"], data, describe_extractor(test), likelihood, read_measurements(test))
+    return TestedRun(folder, test["iteration"], data, describe_extractor(test), likelihood, read_measurements(test))
 
 
 def read_measurements(test: dict[str, Any]) -> dict[str, Row]:
-    """The measurements by metric in the `test` block of a metrics.json."""
+    """Return the rows of a `test` block of metrics.json, by metric."""
     return {metric: Row(**entry) for metric, entry in test["metrics"].items()}
 
 
 def describe_extractor(test: dict[str, Any]) -> str:
-    """The extractor of a `test` block: its name and the first digits of its SHA-256, or nothing."""
+    """Return the extractor of a `test` block, as its name and the start of its SHA-256; empty if there is none."""
     extractor = test.get("extractor")
     return f"{extractor['name']} {extractor['sha256'][:8]}" if extractor else ""
 
 
-def tabulate_runs(runs: list[Run]) -> str:
-    """A Markdown table: one column a run, one row a metric, and beside them the floors and N."""
+def tabulate_runs(runs: list[TestedRun]) -> str:
+    """Return a Markdown table with a column for each run, the floor and N, and a row for each metric."""
     rows = [["metric", *(run.name for run in runs), "floor", "N"]]
     rows.append(["iteration", *(f"{run.iteration:,}" for run in runs), "", ""])
     for metric in dict.fromkeys(metric for run in runs for metric in run.metrics):
         row = [run.metrics.get(metric) for run in runs]
         present = [measurement for measurement in row if measurement]
-        rivals = [] if differences(runs, metric) else present
+        rivals = [] if find_differences(runs, metric) else present
         floors = [format_with_error(entry.floor, entry.floor_error) for entry in present if entry.floor is not None]
-        cells = [cell(measurement, rivals) for measurement in row]
+        cells = [format_cell(measurement, rivals) for measurement in row]
         numbers = (f"{entry.n:,}" for entry in present)
-        rows.append([heading(metric, present[0].better), *cells, distinct(floors), distinct(numbers)])
-    return markdown(rows)
+        rows.append([format_heading(metric, present[0].better), *cells, join_distinct(floors), join_distinct(numbers)])
+    return format_markdown(rows)
 
 
-def cell(measurement: Row | None, rivals: list[Row]) -> str:
-    """A measurement in its row, bold where it is among the best of two or more rivals."""
+def format_cell(measurement: Row | None, rivals: list[Row]) -> str:
+    """Return the text of a measurement, bold if it is among the best of two or more rivals."""
     if measurement is None:
         return ""
     text = format_with_error(measurement.value, measurement.error)
@@ -128,49 +119,49 @@ def cell(measurement: Row | None, rivals: list[Row]) -> str:
 
 
 def is_best(measurement: Row, rivals: list[Row]) -> bool:
-    """Whether no rival is better by more than chance."""
+    """Return whether no rival is better by more than chance."""
     if measurement.better is None or not math.isfinite(measurement.value):
         return False
     sign = 1 if measurement.better == "higher" else -1
     return not any(
-        sign * (rival.value - measurement.value) > chance(rival.error, measurement.error) for rival in rivals
+        sign * (rival.value - measurement.value) > chance_difference(rival.error, measurement.error) for rival in rivals
     )
 
 
-def chance(error: float | None, other: float | None) -> float:
-    """The largest difference of two values that may be chance, by their standard errors."""
-    return CHANCE * math.hypot(error or 0, other or 0)
+def chance_difference(error: float | None, other: float | None) -> float:
+    """Return the largest difference of two values that may be chance, from their standard errors."""
+    return STANDARD_ERRORS * math.hypot(error or 0, other or 0)
 
 
-def notes(runs: list[Run]) -> str:
-    """The sentences under the table: how to read it, and which of its values are not comparable."""
+def write_notes(runs: list[TestedRun]) -> str:
+    """Return the sentences under the table: how to read it, and which values are not comparable."""
     metrics_by_difference: dict[str, list[str]] = {}
     for metric in dict.fromkeys(metric for run in runs for metric in run.metrics):
-        for difference in differences(runs, metric):
+        for difference in find_differences(runs, metric):
             metrics_by_difference.setdefault(difference, []).append(metric)
     sentences = [
-        f"Value ± standard error. Bold: no other run is better by more than {CHANCE} standard errors of the difference."
-        " Floor: real images in place of samples."
+        f"Value ± standard error. Bold: no other run is better by more than {STANDARD_ERRORS} standard errors of the"
+        " difference. Floor: the same metric computed on real images."
     ]
     sentences += [
-        f"Not comparable, and so never bold: {', '.join(metrics)}, tested {difference}."
+        f"Not comparable, and therefore never bold: {', '.join(metrics)}, tested {difference}."
         for difference, metrics in metrics_by_difference.items()
     ]
     return "\n\n".join(sentences)
 
 
-def differences(runs: list[Run], metric: str) -> list[str]:
-    """What makes the values of a metric incomparable between runs: data, N, extractors or likelihoods."""
+def find_differences(runs: list[TestedRun], metric: str) -> list[str]:
+    """Return why a metric is not comparable between runs: different data, N, extractors or likelihoods."""
     tested = [run for run in runs if metric in run.metrics]
     name, _, subject = metric.partition("/")
-    # A metric of features, such as fid/mnist_cnn, is compared with fid/inception of another run too. nll/5000 is none.
+    # A feature metric, such as fid/mnist_cnn, is also held against fid/inception of another run. nll/5000 is not one.
     family = f"{name}/" if subject and not subject.isdigit() else None
-    of_features = [run for run in runs if family and any(other.startswith(family) for other in run.metrics)]
+    feature_runs = [run for run in runs if family and any(other.startswith(family) for other in run.metrics)]
     facts = {
         "on different data": {run.name: run.data for run in tested},
         "at different N": {run.name: f"{run.metrics[metric].n:,}" for run in tested},
-        "with different extractors": {run.name: run.extractor for run in of_features},
-        "of different likelihoods": {run.name: run.likelihood for run in tested if name in OF_LIKELIHOODS},
+        "with different extractors": {run.name: run.extractor for run in feature_runs},
+        "of different likelihoods": {run.name: run.likelihood for run in tested if name in LIKELIHOOD_METRICS},
     }
     return [
         f"{what} ({'; '.join(f'{run}: {value}' for run, value in values.items())})"
@@ -179,18 +170,18 @@ def differences(runs: list[Run], metric: str) -> list[str]:
     ]
 
 
-def heading(metric: str, better: str | None) -> str:
-    """A metric's name, with an arrow that says which direction is better."""
+def format_heading(metric: str, better: str | None) -> str:
+    """Return a metric's name with an arrow in the better direction."""
     return metric + ARROWS[better]
 
 
-def distinct(texts: Iterable[str]) -> str:
-    """Each text once, in the order of the first appearances."""
+def join_distinct(texts: Iterable[str]) -> str:
+    """Return each text once, in the order of first appearance."""
     return "; ".join(dict.fromkeys(texts))
 
 
-def markdown(rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table of rows of cells, the first row its header, aligned for the terminal too."""
+def format_markdown(rows: Iterable[Iterable[str]]) -> str:
+    """Return a Markdown table of rows of cells; the first row is the header. Columns are aligned for the terminal."""
     columns = list(zip(*rows, strict=True))
     widths = [max(len(text) for text in column) for column in columns]
     lines = [
@@ -200,15 +191,15 @@ def markdown(rows: Iterable[Iterable[str]]) -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
-def draw(runs: list[Run], path: Path) -> None:
-    """Draws each run's newest samples side by side, and below them the validation metrics that runs share."""
-    # Imported here, since whatever else the command line does needs none of it.
+def draw(runs: list[TestedRun], path: Path) -> None:
+    """Draw each run's newest samples side by side, and below them the validation metrics that runs share."""
+    # Imported here, since no other command needs it.
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    curves = shared_curves(runs)
+    curves = find_shared_curves(runs)
     width = max(7.5, 2.4 * len(runs))
-    heights = [min(width / len(runs), 3) + 0.8] + [2.6 * math.ceil(len(curves) / PANELS_IN_A_ROW)] * bool(curves)
+    heights = [min(width / len(runs), 3) + 0.8] + [2.6 * math.ceil(len(curves) / PANELS_PER_ROW)] * bool(curves)
     figure = Figure(figsize=(width, sum(heights) + 0.2 * len(runs) + 0.2), layout="constrained", dpi=150)
     parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     for index, (run, part) in enumerate(zip(runs, parts[0].subfigures(1, len(runs), squeeze=False)[0], strict=True)):
@@ -220,11 +211,11 @@ def draw(runs: list[Run], path: Path) -> None:
     figure.savefig(path)
 
 
-def draw_samples(figure: "SubFigure", run: Run, color: str) -> None:
-    """Draws a run's newest grid of samples below its name."""
-    grids = sorted((run.folder / "samples").glob("iteration_*.png"), key=lambda grid: (len(grid.name), grid.name))
-    name = textwrap.fill(run.folder.parent.name, LETTERS_IN_A_TITLE)
-    figure.suptitle("\n".join([name, run.folder.name, caption(grids)]), color=color, fontsize=8)
+def draw_samples(figure: "SubFigure", run: TestedRun, color: str) -> None:
+    """Draw a run's newest grid of samples below its name."""
+    grids = run.folder.find_sample_grids()
+    name = textwrap.fill(run.folder.recipe, TITLE_WIDTH)
+    figure.suptitle("\n".join([name, run.folder.version, write_caption(grids)]), color=color, fontsize=8)
     axes = figure.subplots()
     axes.set_anchor("N")
     axes.set_axis_off()
@@ -233,17 +224,17 @@ def draw_samples(figure: "SubFigure", run: Run, color: str) -> None:
             axes.imshow(grid.convert("RGB"))
 
 
-def caption(grids: list[Path]) -> str:
-    """The iteration of the newest of several grids."""
+def write_caption(grids: list[Path]) -> str:
+    """Return the iteration of the newest of several grids."""
     return f"iteration {int(grids[-1].stem.removeprefix('iteration_')):,}" if grids else "no samples"
 
 
 def draw_curves(figure: "SubFigure", curves: dict[str, dict[int, Curve]]) -> None:
-    """Draws one panel a metric, one line a run."""
-    columns = min(len(curves), PANELS_IN_A_ROW)
+    """Draw a panel for each metric, with a line for each run."""
+    columns = min(len(curves), PANELS_PER_ROW)
     panels = figure.subplots(math.ceil(len(curves) / columns), columns, squeeze=False).flat
-    for (metric, curve_of_run), axes in zip(curves.items(), panels, strict=False):
-        for index, curve in curve_of_run.items():
+    for (metric, curve_by_run), axes in zip(curves.items(), panels, strict=False):
+        for index, curve in curve_by_run.items():
             axes.plot(*zip(*curve, strict=True), color=f"C{index}", marker=".", markersize=3, linewidth=1)
         axes.set_title(metric, fontsize=9)
         axes.set_xlabel("iteration", fontsize=8)
@@ -254,24 +245,10 @@ def draw_curves(figure: "SubFigure", curves: dict[str, dict[int, Curve]]) -> Non
         axes.set_axis_off()
 
 
-def shared_curves(runs: list[Run]) -> dict[str, dict[int, Curve]]:
-    """The curves of each validation metric that two or more runs have (of one run, all), by the run's index."""
+def find_shared_curves(runs: list[TestedRun]) -> dict[str, dict[int, Curve]]:
+    """Return the curves of validation metrics that at least two runs have (all of a single run), by the run's index."""
     curves: dict[str, dict[int, Curve]] = {}
     for index, run in enumerate(runs):
-        for metric, curve in read_curves(run.folder).items():
+        for metric, curve in run.folder.read_curves().items():
             curves.setdefault(metric, {})[index] = curve
-    return {metric: of_run for metric, of_run in sorted(curves.items()) if len(of_run) >= min(2, len(runs))}
-
-
-def read_curves(folder: Path) -> dict[str, Curve]:
-    """The validation metrics in a run's metrics.csv, as (iteration, value)."""
-    path = folder / "metrics.csv"
-    curves: dict[str, Curve] = {}
-    for row in csv.DictReader(path.read_text().splitlines()) if path.is_file() else []:
-        # The last row of a killed run may be torn.
-        if not (row["step"] or "").isdigit():
-            continue
-        for name, value in row.items():
-            if name and name.startswith("val/") and value:
-                curves.setdefault(name, []).append((int(row["step"]), float(value)))
-    return curves
+    return {metric: by_run for metric, by_run in sorted(curves.items()) if len(by_run) >= min(2, len(runs))}

@@ -158,6 +158,12 @@ class CodeModel(Protocol):
     codes: LatentCodes | None
 
 
+class Measurement(Protocol):
+    """A callback that contributes rows to the report of `test`."""
+
+    rows: dict[str, Any]
+
+
 _Contract = TypeVar("_Contract")
 
 

@@ -1,0 +1,309 @@
+"""CommandLine: LightningCLI with run directories, resumption and configurations stored in checkpoints."""
+
+import argparse
+import signal
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import torch
+import yaml
+from jsonargparse import Namespace
+from jsonargparse.typing import NonNegativeInt
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from callbacks import (
+    AtomicCheckpointIO,
+    DivergenceError,
+    LastCheckpoint,
+    MetricsCSV,
+    StopOnNaN,
+    finish_wandb_runs,
+    wandb_loggers,
+)
+from cli.checkpoints import add_stored_config, load_checkpoint
+from cli.compare import compare
+from cli.errors import explain, fail
+from cli.process import close_progress_bars
+from cli.report import build_report, collect_rows, last_metrics, log_report, print_report
+from cli.runs import RunFolder
+from cli.trainer import NoProfiler, Trainer
+from gen_lightning import GenerativeModule
+from gen_lightning.contracts import ShapedData, require
+from gen_lightning.errors import UserError
+
+USAGE = """Train, validate, test, sample from and compare GANs and VAEs.
+
+train.py fit --config configs/gan/dcgan.yaml
+train.py fit --resume runs/dcgan/VERSION
+train.py test --ckpt_path runs/dcgan/VERSION/checkpoints/last.ckpt
+train.py sample --ckpt_path runs/dcgan/VERSION/checkpoints/last.ckpt --num_samples 64 --output samples
+train.py compare runs/dcgan/VERSION runs/vae/VERSION
+"""
+
+
+class Parser(LightningArgumentParser):
+    """A parser that accepts no abbreviations and answers a mistake with one sentence."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs, allow_abbrev=False)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Exit with status 2 after one sentence; raise while jsonargparse only tries a type, as it expects."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        fail(explain(message, self.option_names()))
+
+    def option_names(self) -> list[str]:
+        """Return the names of all options, those of subcommands included."""
+        names = [name for action in self._actions for name in action.option_strings]
+        subparsers = [action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        return names + [name for parsers in subparsers for parser in parsers.values() for name in parser.option_names()]
+
+
+class RunConfig(SaveConfigCallback):
+    """Writes the run's configuration to config.yaml, to every checkpoint and to W&B."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, **kwargs: Any) -> None:
+        config = config.clone()
+        for key in ("resume", "ckpt_path"):
+            config.pop(key, None)
+        super().__init__(parser, config, overwrite=True, **kwargs)
+        self.text = parser.dump(config, skip_none=False)
+
+    def save_config(self, trainer: LightningTrainer, pl_module: LightningModule, stage: str) -> None:
+        """Log the configuration to W&B."""
+        for logger in wandb_loggers(trainer):
+            logger.log_hyperparams(yaml.safe_load(self.text))
+
+    def on_save_checkpoint(
+        self, trainer: LightningTrainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Store the configuration in the checkpoint, so that the checkpoint needs no other file."""
+        checkpoint["config"] = self.text
+
+
+class CommandLine(LightningCLI):
+    """LightningCLI with run directories, resumption and configurations stored in checkpoints.
+
+    Args:
+        args: the command line, without the program's name
+    """
+
+    trainer: Trainer
+
+    def __init__(self, args: list[str]) -> None:
+        super().__init__(
+            GenerativeModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            trainer_class=Trainer,
+            trainer_defaults={"default_root_dir": "runs"},
+            seed_everything_default=0,
+            parser_class=Parser,
+            save_config_callback=RunConfig,
+            auto_configure_optimizers=False,
+            parser_kwargs={"description": USAGE, "formatter_class": argparse.RawDescriptionHelpFormatter},
+            args=args,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return the verbs, each with the arguments that are not options."""
+        return {
+            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
+            "validate": {"model", "dataloaders", "datamodule"},
+            "test": {"model", "datamodule"},
+            "sample": {"model", "datamodule"},
+        }
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the seed, the name of the run and the precision of matrix products."""
+        parser.add_argument(
+            "--seed_everything",
+            type=NonNegativeInt,
+            default=0,
+            help="Seed of weights, data order and all draws.",
+        )
+        parser.add_argument(
+            "--name", type=str, default="run", help="Name of the run: its directory is runs/NAME/VERSION."
+        )
+        parser.add_argument(
+            "--float32_matmul_precision",
+            type=Literal["highest", "high", "medium"],
+            default="highest",
+            help="As torch.set_float32_matmul_precision, for convolutions too. Below highest, GPUs use TF32, and some"
+            " CPUs faster kernels.",
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the checkpoint that every run keeps; pass the data's shape to the model, and the seed to both."""
+        parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
+        parser.link_arguments("data", "model.init_args.data_shape", get_shape, apply_on="instantiate")
+        parser.link_arguments("seed_everything", "model.init_args.seed", int)
+        parser.link_arguments("seed_everything", "data.init_args.seed", int)
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "fit":
+            parser.add_argument("--resume", type=str, default=None, help="The directory of a run to continue.")
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the command line after the configuration that is stored in the checkpoint it names."""
+        self.config = parser.parse_args(add_stored_config(args))
+
+    def _parse_ckpt_path(self) -> None:
+        # LightningCLI would let the checkpoint's hyperparameters override the command line.
+        pass
+
+    def before_instantiate_classes(self) -> None:
+        """Set the precision, check the checkpoint, and choose the run's directory."""
+        config = self.config[self.subcommand]
+        torch.set_float32_matmul_precision(config.float32_matmul_precision)
+        # By default torch lets cuDNN's convolutions use TF32, whatever the precision of matrix products is.
+        torch.backends.cudnn.allow_tf32 = config.float32_matmul_precision != "highest"
+        if config.get("weights_only", False) is None:
+            # Lightning would otherwise unpickle arbitrary objects of a remote checkpoint.
+            config.weights_only = True
+        checkpoint = load_checkpoint(config.ckpt_path) if config.ckpt_path else {}
+        self.checkpoint_iteration = checkpoint.get("global_step", 0)
+        if self.subcommand == "fit" and checkpoint and "optimizer_states" not in checkpoint:
+            raise UserError(f"{config.ckpt_path} holds only weights. Give a checkpoint with the optimizers' states.")
+        self.run = self._choose_run(config)
+        if self.subcommand != "fit":
+            self.save_config_callback = None
+        identify_wandb_run(config.trainer.logger, self.run)
+
+    def _choose_run(self, config: Namespace) -> RunFolder:
+        if self.subcommand != "fit":
+            return RunFolder.containing(config.ckpt_path)
+        if not config.resume:
+            return RunFolder.new(config.trainer.default_root_dir, config.name)
+        run = RunFolder(Path(config.resume).resolve())
+        config.name, config.trainer.default_root_dir = run.recipe, str(run.root)
+        return run
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Return the Trainer, with atomic checkpoints; in `fit` also with metrics.csv and a stop on divergence."""
+        config = self._get(self.config_init, "trainer")
+        loggers = to_list(config.logger)
+        kwargs["plugins"] = [*to_list(config.plugins), AtomicCheckpointIO()]
+        kwargs["profiler"] = config.profiler or NoProfiler()
+        if self.subcommand == "fit":
+            kwargs["default_root_dir"] = str(self.run.path)
+            callbacks = [*to_list(config.callbacks), StopOnNaN()]
+            kwargs["callbacks"] = callbacks
+            if config.enable_progress_bar is not False and not any(isinstance(one, ProgressBar) for one in callbacks):
+                # Drawn at each batch, as by default, the bar costs a tenth of a small network's iteration.
+                callbacks.append(TQDMProgressBar(refresh_rate=20))
+            csv = MetricsCSV(str(self.run.root), self.run.recipe, self.run.version, self.checkpoint_iteration)
+            loggers.insert(0, csv)
+        return super().instantiate_trainer(logger=loggers or False, **kwargs)
+
+    def before_fit(self) -> None:
+        """Make the run's directory, now that the command line is known to be right."""
+        if not self.config.fit.resume and not self.config.fit.trainer.fast_dev_run:
+            self.run.make()
+
+    def fit(self, **arguments: Any) -> None:
+        """Train; a diverged training is logged and summarized like any other, and then fails with status 1."""
+        try:
+            self.trainer.fit(**arguments)
+        except DivergenceError as divergence:
+            finish_wandb_runs(self.trainer, exit_code=1)
+            if not self.trainer.fast_dev_run:
+                iteration = self.trainer.global_step
+                self.run.write_metrics("diverged", {"iteration": iteration, "reason": str(divergence)})
+                self.run.write_summary(iteration)
+            fail(str(divergence), status=1)
+
+    def after_fit(self) -> None:
+        """Store the last metrics and print the paths of the run's files."""
+        finish_wandb_runs(self.trainer)
+        if not self.trainer.fast_dev_run:
+            iteration = self.trainer.global_step
+            self.run.write_metrics("fit", last_metrics(self.trainer, iteration))
+            self.run.write_summary(iteration)
+
+    def before_validate(self) -> None:
+        """Let SIGTERM end a verb that has nothing to save at once; Lightning would wait for the next batch."""
+        # Lightning calls the handler that was set before its own.
+        signal.signal(signal.SIGTERM, terminate)
+
+    before_test = before_validate
+
+    def after_validate(self) -> None:
+        """Store the metrics in the directory of the checkpoint's run."""
+        if not self.trainer.fast_dev_run:
+            self.run.write_metrics(self.subcommand, last_metrics(self.trainer, self.checkpoint_iteration))
+
+    def after_test(self) -> None:
+        """Print, log and store what the callbacks have measured."""
+        rows = collect_rows(self.trainer)
+        if not rows or self.trainer.fast_dev_run:
+            finish_wandb_runs(self.trainer)
+            self.after_validate()
+            return
+        report = build_report(rows, self.trainer, self.model, self.datamodule) | {
+            "latents": self.config.test.latents,
+            "iteration": self.checkpoint_iteration,
+            "seed": self.config.test.seed_everything,
+        }
+        self.run.write_metrics("test", report)
+        log_report(self.trainer, rows, self.checkpoint_iteration)
+        finish_wandb_runs(self.trainer)
+        print_report(rows, self.trainer.test_seconds, self.run)
+
+
+def run_command(args: list[str]) -> None:
+    """Run a command, and leave no progress bar open."""
+    try:
+        if args[:1] == ["compare"]:
+            run_compare(args[1:])
+        else:
+            CommandLine(args)
+    finally:
+        close_progress_bars()
+
+
+def run_compare(args: list[str]) -> None:
+    """Compare tested runs: print a table, and write comparison.md and comparison.png.
+
+    Args:
+        args: the command line after `compare`
+    """
+    parser = argparse.ArgumentParser("train.py compare", description=compare.__doc__, allow_abbrev=False)
+    parser.add_argument("run_folders", nargs="+", type=Path, metavar="RUN_DIR", help="runs/NAME/VERSION")
+    parser.add_argument("--output", type=Path, default=Path("comparison"), help="the directory of the table and figure")
+    given = parser.parse_args(args)
+    print(compare(given.run_folders, given.output))
+
+
+def identify_wandb_run(loggers: Any, run: RunFolder) -> None:
+    """Give a configured W&B logger the run's directory and name, and the run's version as its id."""
+    for logger in to_list(loggers):
+        if isinstance(logger, Namespace) and logger.class_path.endswith("WandbLogger"):
+            # Under the same id, a resumed or tested run continues the W&B run.
+            logger.init_args.update(Namespace(save_dir=str(run.path), id=run.version, name=run.name))
+
+
+def get_shape(data: ShapedData) -> tuple[int, ...]:
+    """Return the shape of one example of a data module."""
+    return require(data, ShapedData, "The command line").shape
+
+
+def to_list(value: Any) -> list[Any]:
+    """Return a Trainer argument that may be absent, one object, or several as a list."""
+    if not value or value is True:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def terminate(*_: Any) -> NoReturn:
+    """End the program on SIGTERM, after its cleanup."""
+    raise SIGTERMException

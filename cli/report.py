@@ -1,0 +1,92 @@
+"""The report of `test`: what it prints, logs and stores."""
+
+import contextlib
+import hashlib
+import os
+import platform
+import re
+from dataclasses import asdict, astuple, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch.utilities import rank_zero_only
+
+from callbacks import wandb_loggers
+from cli.runs import RunFolder
+from cli.trainer import Trainer, find_evaluation
+from gen_lightning.contracts import DequantizableData, IdentifiedData, LikelihoodModel, Measurement, offers
+from gen_lightning.evaluation import Row, table
+
+
+def collect_rows(trainer: LightningTrainer) -> dict[str, Row]:
+    """Return the rows that all callbacks have measured in `test`, by name."""
+    rows: dict[str, Row] = {}
+    for callback in trainer.callbacks:
+        if offers(callback, Measurement):
+            rows |= callback.rows
+    return rows
+
+
+def build_report(
+    rows: dict[str, Row], trainer: Trainer, model: LightningModule, datamodule: LightningDataModule
+) -> dict[str, Any]:
+    """Return the report of a test in JSON types: the rows, and what they were measured with."""
+    evaluation = find_evaluation(trainer)
+    return {
+        "metrics": {name: asdict(row) for name, row in rows.items()},
+        **(evaluation.provenance() if evaluation else describe_data(datamodule)),
+        "likelihood": describe_likelihood(model, datamodule),
+        "seconds": round(trainer.test_seconds, 1),
+        "versions": {name: version(name) for name in ("gen_lightning", "torch", "lightning", "torchmetrics")},
+        "hardware": describe_hardware(trainer),
+    }
+
+
+def log_report(trainer: LightningTrainer, rows: dict[str, Row], iteration: int) -> None:
+    """Log a report to W&B as a table."""
+    columns = ["metric", *(field.name for field in fields(Row))]
+    for logger in wandb_loggers(trainer):
+        logger.log_table("test/report", columns, [[name, *astuple(row)] for name, row in rows.items()], step=iteration)
+
+
+@rank_zero_only
+def print_report(rows: dict[str, Row], seconds: float, run: RunFolder) -> None:
+    """Print a report, its time and the path of its file, on rank 0."""
+    print(f"\n{table(rows)}")
+    print(f"\n{seconds:.1f} s; written to {os.path.relpath(run.metrics_json)}")
+
+
+def describe_data(datamodule: LightningDataModule) -> dict[str, str]:
+    """Return a digest of the data's identity, for a test without an evaluation; empty if the data have none."""
+    if not offers(datamodule, IdentifiedData):
+        return {}
+    return {"data": hashlib.sha256(datamodule.identity.encode()).hexdigest()}
+
+
+def describe_likelihood(model: LightningModule, datamodule: LightningDataModule) -> str | None:
+    """Return the kind of likelihood of a VAE's bounds, with "of dequantized images" where that applies."""
+    if not offers(model, LikelihoodModel):
+        return None
+    dequantized = offers(datamodule, DequantizableData) and datamodule.dequantize
+    return f"{model.likelihood_kind}, of dequantized images" if dequantized else model.likelihood_kind
+
+
+def describe_hardware(trainer: LightningTrainer) -> str:
+    """Return the devices of a run, or the CPU's model and its number of threads."""
+    if trainer.strategy.root_device.type == "cuda":
+        return f"{trainer.world_size} x {torch.cuda.get_device_name()}"
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        match = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+        model = match[1] if match else model
+    return f"{model}, {trainer.world_size * torch.get_num_threads()} CPU threads"
+
+
+def last_metrics(trainer: LightningTrainer, iteration: int) -> dict[str, float]:
+    """Return the last value of each logged metric, and the iteration."""
+    values = {name: value.item() for name, value in trainer.callback_metrics.items() if name != "step"}
+    return dict(sorted((values | {"iteration": iteration}).items()))

@@ -1,0 +1,165 @@
+"""Lightning's Trainer with the command line's verbs `test` and `sample`."""
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch.profilers import PassThroughProfiler
+from torch import Tensor
+from torchvision.utils import make_grid, save_image
+
+from callbacks import Evaluation, SampleMeasure
+from cli.checkpoints import load_checkpoint
+from gen_lightning import GenerativeModule, VAEModule
+from gen_lightning.contracts import ExampleData, IdentifiedData, require
+from gen_lightning.errors import UserError
+from gen_lightning.metrics import FeatureExtractor
+from gen_lightning.vae import aggregate_mixture
+
+Latents = Literal["prior", "gmm"]
+
+
+class Trainer(LightningTrainer):
+    """Lightning's Trainer with the verbs `test` and `sample` of the command line."""
+
+    def test(
+        self,
+        model: GenerativeModule,
+        ckpt_path: str,
+        datamodule: LightningDataModule | None = None,
+        num_samples: PositiveInt | None = None,
+        extractor: FeatureExtractor | None = None,
+        latents: Latents = "prior",
+    ) -> None:
+        """Measure a checkpoint on the test split: its samples, and what the model itself measures.
+
+        Args:
+            model: the model, built from the checkpoint's configuration
+            ckpt_path: the checkpoint
+            datamodule: the data
+            num_samples: number of samples for each sample metric; default: the recipe's number, or the number of test
+                images
+            extractor: the network whose features are compared; default: the recipe's
+            latents: source of the latents of a VAE's samples: prior, or gmm, a mixture of 10 Gaussians fitted to the
+                latents of the training images
+        """
+        # The default extractor takes grey images.
+        grey = len(model.data_shape) == 3 and model.data_shape[0] == 1
+        if (grey or extractor) and find_evaluation(self) is None:
+            self.callbacks.append(Evaluation())
+        for callback in self.callbacks:
+            if isinstance(callback, SampleMeasure):
+                callback.num_samples = num_samples or callback.num_samples
+                callback.latents = latents
+        if evaluation := find_evaluation(self):
+            evaluation.extractor = extractor or evaluation.extractor
+        if latents == "gmm":
+            model.load_state_dict(load_checkpoint(ckpt_path)["state_dict"])
+            fit_mixture_prior(model.to(self.strategy.root_device), datamodule, Path(ckpt_path).parent)
+        start = time.perf_counter()
+        super().test(model, ckpt_path=ckpt_path, datamodule=datamodule, weights_only=True, verbose=False)
+        self.test_seconds = time.perf_counter() - start
+
+    def sample(
+        self,
+        model: GenerativeModule,
+        ckpt_path: str,
+        datamodule: LightningDataModule | None = None,
+        num_samples: PositiveInt = 64,
+        labels: int | list[int] | None = None,
+        latents: Latents = "prior",
+        output: str = "samples",
+        seed: NonNegativeInt = 0,
+    ) -> None:
+        """Write samples of a checkpoint as a picture and as an array.
+
+        Args:
+            model: the model, built from the checkpoint's configuration
+            ckpt_path: the checkpoint
+            datamodule: the data whose latents the mixture of `latents` is fitted to
+            num_samples: number of samples
+            labels: class of a conditional model, or classes that are repeated in order; default: each class is equally
+                likely
+            latents: source of the latents of a VAE's samples: prior, or gmm, a mixture of 10 Gaussians fitted to the
+                latents of the training images
+            output: directory of grid.png (at most 400 samples) and samples.npz (arr_0: uint8 [N, H, W, C], or float32
+                [N, ...] if the data are not images; labels: int64 [N] if the model is conditional)
+            seed: seed of the samples
+        """
+        model.load_state_dict(load_checkpoint(ckpt_path)["state_dict"])
+        model.to(self.strategy.root_device)
+        if latents == "gmm":
+            fit_mixture_prior(model, datamodule, Path(ckpt_path).parent)
+        generator = torch.Generator().manual_seed(seed)
+        classes = model.draw_labels(num_samples, generator) if labels is None else cycle_labels(labels, num_samples)
+        # 500 samples fit in any memory. Another block size would draw other samples from the same seed.
+        blocks = [
+            model.sample(len(block), generator=generator, labels=None if classes is None else classes[block]).cpu()
+            for block in torch.arange(num_samples).split(500)
+        ]
+        samples = torch.cat(blocks)
+        folder = Path(output)
+        folder.mkdir(parents=True, exist_ok=True)
+        if len(model.data_shape) == 3:
+            save_image(make_grid(samples[:400], nrow=math.ceil(min(num_samples, 400) ** 0.5)), folder / "grid.png")
+            samples = (samples.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        arrays: dict[str, Any] = {} if classes is None else {"labels": classes.numpy()}
+        np.savez_compressed(folder / "samples.npz", samples.numpy(), **arrays)
+        print(f"Wrote {num_samples} samples to {folder}")
+
+
+class NoProfiler(PassThroughProfiler):
+    """Lightning's default profiler, without a new context for each hook of each callback, about 100 an iteration."""
+
+    _nothing = contextlib.nullcontext()
+
+    def profile(self, action_name: str) -> contextlib.nullcontext[None]:
+        """Return a context that does nothing."""
+        return self._nothing
+
+
+def fit_mixture_prior(model: GenerativeModule, datamodule: LightningDataModule | None, folder: Path) -> None:
+    """Replace the VAE's prior by a Gaussian mixture fitted to the training latents.
+
+    The mixture is stored in `folder`. The data are read only if no mixture of these data is stored there.
+
+    Raises:
+        UserError: the model infers no latents or too many dimensions of them; the data have no examples or identity.
+    """
+    if not isinstance(model, VAEModule):
+        raise UserError(f"{type(model).__name__} infers no latents to fit a mixture to. Remove --latents.")
+    examples = require(datamodule, ExampleData, "--latents gmm")
+    identity = require(datamodule, IdentifiedData, "--latents gmm").identity
+
+    def read_training_examples() -> Iterator[tuple[Tensor, Tensor]]:
+        assert datamodule is not None
+        datamodule.prepare_data()
+        datamodule.setup("test")
+        yield from examples.examples("train")
+
+    model.ex_post = aggregate_mixture(model, read_training_examples, identity, folder)
+
+
+def cycle_labels(labels: int | list[int], n: int) -> Tensor:
+    """Return one label, or several that are repeated in order, int64 `[n]`.
+
+    Raises:
+        UserError: there is no label.
+    """
+    if labels == []:
+        raise UserError("--labels is empty. Give at least one class, such as --labels 3 or --labels '[0,1,2]'.")
+    classes = torch.tensor(labels).reshape(-1)
+    return classes[torch.arange(n) % len(classes)]
+
+
+def find_evaluation(trainer: LightningTrainer) -> Evaluation | None:
+    """Return the Evaluation among a run's callbacks, if there is one."""
+    return next((callback for callback in trainer.callbacks if isinstance(callback, Evaluation)), None)

@@ -22,9 +22,13 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from cli.recipes import RECIPES, list_recipes
+from cli.runs import RunFolder
+
 PROJECT = Path(__file__).resolve().parents[1]
-CONFIGS = PROJECT / "configs"
-LINES_OF_FAILURE = 20
+CONFIGS = RECIPES
+FAILURE_LINES = 20
+MINUTES = "minutes.txt"
 
 
 class Task(NamedTuple):
@@ -54,8 +58,7 @@ class Task(NamedTuple):
 
 def recipes_like(patterns: list[str]) -> list[str]:
     """The recipes of patterns such as `gan/mlp`, or `gan/*` with its subfolders, each once, in the patterns' order."""
-    recipes = sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml"))
-    return list(dict.fromkeys(recipe for pattern in patterns for recipe in fnmatch.filter(recipes, pattern)))
+    return list(dict.fromkeys(recipe for pattern in patterns for recipe in fnmatch.filter(list_recipes(), pattern)))
 
 
 def read_recipe(recipe: str) -> dict[str, Any]:
@@ -66,10 +69,10 @@ def read_recipe(recipe: str) -> dict[str, Any]:
 def plan(recipe: str, seed: int, source: str | None, epochs: int | None, latents: str = "prior") -> Task:
     """The task of a recipe, with the data and the budget that are given, or else its own."""
     config = read_recipe(recipe)
-    return Task(recipe, seed, data_of(config["data"], source), epochs or own_epochs(config["trainer"]), latents)
+    return Task(recipe, seed, name_data(config["data"], source), epochs or own_epochs(config["trainer"]), latents)
 
 
-def data_of(data: dict[str, Any], source: str | None) -> str:
+def name_data(data: dict[str, Any], source: str | None) -> str:
     """The name of a recipe's data: the source where they have one, else the mixture, else the data module."""
     arguments = data.get("init_args", {})
     if "source" in arguments:
@@ -120,35 +123,34 @@ def perform(task: Task, root: str, runs: Path) -> dict[str, Any]:
     Raises:
         CalledProcessError: the fit or the test has failed.
     """
-    folder = newest_run(task, runs)
-    if folder is None or not is_fitted(folder):
-        folder = fit(task, root, runs, folder)
-    checkpoint = folder / "checkpoints" / "last.ckpt"
-    train_py("test", f"--ckpt_path={checkpoint}", f"--latents={task.latents}", *data_options(task, root))
-    minutes = folder / "minutes.txt"
+    run = newest_run(task, runs)
+    if run is None or not is_fitted(run):
+        run = fit(task, root, runs, run)
+    train_py("test", f"--ckpt_path={run.last_checkpoint}", f"--latents={task.latents}", *data_options(task, root))
+    minutes = run.path / MINUTES
     return task._asdict() | {
         "minutes": float(minutes.read_text()) if minutes.is_file() else None,
-        "test": json.loads((folder / "metrics.json").read_text())["test"],
+        "test": run.read_metrics()["test"],
     }
 
 
-def newest_run(task: Task, runs: Path) -> Path | None:
-    """The folder of the newest run of a task that has a checkpoint, if there is one."""
-    return max((path.parent.parent for path in runs.glob(f"{task.name}/*/checkpoints/*.ckpt")), default=None)
+def newest_run(task: Task, runs: Path) -> RunFolder | None:
+    """Return the newest run of a task that has a checkpoint, if there is one."""
+    paths = (path.parent.parent for path in runs.glob(f"{task.name}/*/checkpoints/*.ckpt"))
+    return max(map(RunFolder, paths), key=lambda run: run.path, default=None)
 
 
-def is_fitted(folder: Path) -> bool:
-    """Whether a run has come to its end: only then does it write what it has measured."""
-    path = folder / "metrics.json"
-    return path.is_file() and "fit" in json.loads(path.read_text())
+def is_fitted(run: RunFolder) -> bool:
+    """Return whether a run has finished: only then it stores its metrics."""
+    return "fit" in run.read_metrics()
 
 
-def fit(task: Task, root: str, runs: Path, interrupted: Path | None) -> Path:
-    """Fits a task, from the start or going on in the folder of an interrupted run, and returns the run's folder."""
+def fit(task: Task, root: str, runs: Path, interrupted: RunFolder | None) -> RunFolder:
+    """Fit a task, from the start or by resuming an interrupted run, and return the run."""
     if interrupted:
-        train_py("fit", f"--resume={interrupted}", *data_options(task, root))
+        train_py("fit", f"--resume={interrupted.path}", *data_options(task, root))
         return interrupted
-    # Of a recipe's own budget of iterations or time, nothing is to be left beside epochs.
+    # Epochs replace the recipe's own budget of iterations or time.
     epochs = [f"--trainer.max_epochs={task.epochs}", "--trainer.max_steps=-1", "--trainer.max_time=null"]
     start = time.perf_counter()
     train_py(
@@ -160,11 +162,11 @@ def fit(task: Task, root: str, runs: Path, interrupted: Path | None) -> Path:
         *data_options(task, root),
         *([] if task.epochs is None else epochs),
     )
-    folder = newest_run(task, runs)
-    assert folder is not None
-    # Nobody knows how long the parts of an interrupted run took, so only a whole one's minutes are kept.
-    (folder / "minutes.txt").write_text(f"{(time.perf_counter() - start) / 60:.2f}\n")
-    return folder
+    run = newest_run(task, runs)
+    assert run is not None
+    # The time of an interrupted run's parts is unknown, so only the minutes of an uninterrupted run are kept.
+    (run.path / MINUTES).write_text(f"{(time.perf_counter() - start) / 60:.2f}\n")
+    return run
 
 
 def data_options(task: Task, root: str) -> list[str]:
@@ -215,7 +217,7 @@ def main(arguments: list[str] | None = None) -> int:
             append_result(args.results, perform(task, args.root, args.runs))
         except subprocess.CalledProcessError as failure:
             failures += 1
-            print("failed:", *failure.stdout.splitlines()[-LINES_OF_FAILURE:], sep="\n", flush=True)
+            print("failed:", *failure.stdout.splitlines()[-FAILURE_LINES:], sep="\n", flush=True)
     return int(failures > 0)
 
 

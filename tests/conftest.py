@@ -7,6 +7,7 @@ import pytest
 import wandb
 
 import train
+from cli.process import close_progress_bars
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -21,7 +22,7 @@ def own_cache(tmp_path_factory):
 def nothing_left_behind():
     """Ends the W&B run of a test, which the next one's logger would take for its own, and its progress bars."""
     yield
-    train.close_progress_bars()
+    close_progress_bars()
     if wandb.run is not None:
         wandb.finish()
 

@@ -15,6 +15,12 @@ from lightning.pytorch.profilers import SimpleProfiler
 from PIL import Image
 
 import train
+from cli.checkpoints import load_checkpoint, newest_checkpoint
+from cli.command_line import CommandLine
+from cli.process import skip_nvml_search
+from cli.report import describe_likelihood
+from cli.runs import RunFolder
+from cli.trainer import NoProfiler, cycle_labels
 from datamodules import MNISTDataModule
 from gen_lightning.metrics import MNISTFeatures
 from gen_lightning.vae import Gaussian
@@ -114,13 +120,13 @@ class TestResume:
         torch.save({"global_step": 8, "optimizer_states": []}, folder / "last.ckpt")
         torch.save({"global_step": 8}, folder / "best.ckpt")
         os.utime(folder / "last.ckpt", (0, 0))
-        assert train.newest_checkpoint(tmp_path)[0] == folder / "last.ckpt"
+        assert newest_checkpoint(RunFolder(tmp_path))[0] == folder / "last.ckpt"
         (folder / "last.ckpt").unlink()
         with pytest.raises(ValueError, match="There is no checkpoint to resume"):
-            train.newest_checkpoint(tmp_path)
+            newest_checkpoint(RunFolder(tmp_path))
         with pytest.raises(SystemExit):
             train.main(["fit", *MLP, "--ckpt_path", str(folder / "best.ckpt")])
-        assert "best.ckpt holds weights alone" in capsys.readouterr().err
+        assert "best.ckpt holds only weights" in capsys.readouterr().err
 
     def test_of_a_finished_run_keeps_its_metrics(self, fit):
         folder = fit(*MLP, *DIGITS, "--trainer.max_epochs=1")
@@ -300,14 +306,14 @@ class TestTestAndSample:
 
         assert set(sample()["labels"]) == set(range(10))
         assert sample("--labels=3")["labels"].tolist() == [3] * 520
-        cycle_labels = sample("--labels=[7,0,1]")
-        assert cycle_labels["labels"].tolist() == ([7, 0, 1] * 174)[:520]
-        assert cycle_labels["arr_0"].shape == (520, 32, 32, 1)
+        repeated = sample("--labels=[7,0,1]")
+        assert repeated["labels"].tolist() == ([7, 0, 1] * 174)[:520]
+        assert repeated["arr_0"].shape == (520, 32, 32, 1)
         with pytest.raises(SystemExit):
             sample("--labels=10")
         assert "There is a label 10, and the model's classes are 0 to 9" in capsys.readouterr().err.splitlines()[-1]
         with pytest.raises(ValueError, match="--labels is empty"):
-            train.cycle_labels([], 3)
+            cycle_labels([], 3)
 
     def test_samples_of_the_aggregate_posterior(self, vae_run, gan_checkpoint, tmp_path, capsys, monkeypatch):
         """In another report than the prior's, under names of their own."""
@@ -338,13 +344,13 @@ class TestTestAndSample:
         assert metrics["test"]["likelihood"] == "a probability of 2 levels"
         with pytest.raises(SystemExit):
             train.main(["sample", "--ckpt_path", str(gan_checkpoint), "--latents=gmm"])
-        assert "GANModule infers no latents to fit a mixture to: leave out --latents" in capsys.readouterr().err
+        assert "GANModule infers no latents to fit a mixture to. Remove --latents" in capsys.readouterr().err
 
 
 def test_a_density_of_dequantized_images_is_another_than_one_of_levels():
     model = vae(likelihood=Gaussian)
     for dequantize, kind in ((False, "a density"), (True, "a density, of dequantized images")):
-        assert train.describe_likelihood(model, MNISTDataModule(dequantize=dequantize)) == kind
+        assert describe_likelihood(model, MNISTDataModule(dequantize=dequantize)) == kind
 
 
 class TestPointsAndStacks:
@@ -433,7 +439,7 @@ MISTAKES = {
     "config that is not there": (["fit", "--config=nowhere.yaml"], "File does not exist"),
     "bad value": (["fit", *MLP, "--model.latent_dim=0"], "choose 1 or more"),
     "no run folder": (["fit", "--resume=nowhere"], "There is no checkpoint to resume in nowhere"),
-    "no checkpoint named": (["test"], "test needs a checkpoint: add --ckpt_path FILE."),
+    "no checkpoint named": (["test"], "`test` has no checkpoint. Add --ckpt_path FILE."),
     "no checkpoint to start from": (["fit", *MLP, "--ckpt_path=nowhere.ckpt"], "There is no checkpoint nowhere.ckpt"),
     "misspelt class": (["fit", *MLP, "--trainer.callbacks=callbacks.FIDD"], "has no attribute 'FIDD'"),
     "folder that cannot be": (
@@ -455,7 +461,7 @@ MISTAKES = {
     "two clocks": (["fit", *VAE, *DIGITS, "--trainer.accumulate_grad_batches=2"], "raise data.batch_size"),
     "unknown key in a file": (["fit", "--config=wrong.yaml"], "did you mean --trainer.max_epochs?"),
     "misspelt command": (["compar", "runs/a"], "There is no command compar: did you mean compare?"),
-    "no run to compare": (["compare", "."], "There is no run in .: give a folder runs/NAME/VERSION"),
+    "no run to compare": (["compare", "."], "There is no run in .. Give a directory runs/NAME/VERSION"),
     "no checkpoint": (["test", "--ckpt_path=nowhere.ckpt"], "There is no checkpoint nowhere.ckpt"),
     "grey pixels": (["fit", *VAE, *DIGITS, "--data.binarization=none"], "set --data.binarization=dynamic"),
     "large batch": (["fit", *MLP, *DIGITS, "--data.batch_size=5000"], "choose a smaller --data.batch_size"),
@@ -505,8 +511,8 @@ def test_a_corrupt_checkpoint_is_named(tmp_path, monkeypatch, capsys, content):
 
 def test_weights_without_a_checkpoint_around_them_are_named(tmp_path):
     torch.save({"weight": torch.zeros(2)}, tmp_path / "weights.pt")
-    with pytest.raises(ValueError, match=r"weights\.pt is corrupt or no checkpoint"):
-        train.load_checkpoint(tmp_path / "weights.pt")
+    with pytest.raises(ValueError, match=r"weights\.pt is corrupt or is not a checkpoint"):
+        load_checkpoint(tmp_path / "weights.pt")
 
 
 @pytest.mark.skipif(torch.version.cuda is None or torch.cuda.is_available(), reason="asks a CUDA build without a GPU")
@@ -518,7 +524,7 @@ def test_gpus_are_looked_for_once_where_there_are_none(monkeypatch):
     for _ in range(2):
         torch.accelerator.is_available()
     assert len(searches) == 2
-    train.look_for_gpus_once()
+    skip_nvml_search()
     searches.clear()
     assert not torch.accelerator.is_available()
     assert searches == []
@@ -528,7 +534,8 @@ def test_gpus_are_looked_for_once_where_there_are_none(monkeypatch):
 def test_freed_memory_is_kept():
     """In a process of its own, since it cannot be undone."""
     program = """
-import resource, torch, train
+import resource, torch
+from cli.process import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -538,7 +545,7 @@ def faults():
 
 torch.ones(4_000_000)
 given_back = faults()
-train.keep_freed_memory()
+keep_freed_memory()
 torch.ones(4_000_000)
 print(given_back, faults())
 """
@@ -546,9 +553,7 @@ print(given_back, faults())
     assert given_back > 20 * kept
 
 
-@pytest.mark.parametrize(
-    ("options", "profiler"), [([], train.NoProfiler), (["--trainer.profiler=simple"], SimpleProfiler)]
-)
+@pytest.mark.parametrize(("options", "profiler"), [([], NoProfiler), (["--trainer.profiler=simple"], SimpleProfiler)])
 def test_a_profiler_is_what_was_asked_for(tmp_path, options, profiler):
     fit = ["fit", *VAE, *DIGITS, f"--trainer.default_root_dir={tmp_path}", "--trainer.fast_dev_run=true", *options]
-    assert type(train.CommandLine(fit).trainer.profiler) is profiler
+    assert type(CommandLine(fit).trainer.profiler) is profiler

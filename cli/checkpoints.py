@@ -29,7 +29,7 @@ def add_stored_config(args: list[str]) -> list[str]:
         peek.add_argument(name)
     named, _ = peek.parse_known_args(rest)
     verb, stored = args[:1], []
-    configs = [str(find_recipe(config)) for config in given.config]
+    configs = [drop_fit_options(str(find_recipe(config)), verb) for config in given.config]
     if verb == ["fit"] and named.resume:
         path, checkpoint = newest_checkpoint(RunFolder(named.resume))
         stored = [read_config(checkpoint, path)]
@@ -42,6 +42,26 @@ def add_stored_config(args: list[str]) -> list[str]:
         logged = verb == ["test"] and RunFolder.containing(named.ckpt_path).is_run
         stored = [model_and_data_config(config, ("callbacks", "logger") if logged else ("callbacks",))]
     return [*verb, *(f"--config={config}" for config in [*stored, *configs]), *rest]
+
+
+def drop_fit_options(config: str, verb: list[str]) -> str:
+    """Return a configuration file without the options of `fit` that another verb does not have.
+
+    So every verb accepts the config.yaml of a run. Any other file is returned as its path.
+
+    Args:
+        config: the path of the file, or YAML text
+        verb: the verb of the command line, as a list of one
+    """
+    if verb == ["fit"] or not Path(config).is_file():
+        return config
+    try:
+        options = yaml.safe_load(Path(config).read_text())
+    except yaml.YAMLError:
+        return config
+    if not isinstance(options, dict) or "weights_only" not in options:
+        return config
+    return yaml.safe_dump({name: value for name, value in options.items() if name != "weights_only"})
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from callbacks import (
 )
 from cli.checkpoints import add_stored_config, load_checkpoint
 from cli.compare import compare
-from cli.errors import explain, fail
+from cli.errors import ConstructionError, explain, fail, find_option
 from cli.process import close_progress_bars
 from cli.report import build_report, collect_rows, last_metrics, log_report, print_report
 from cli.runs import RunFolder
@@ -149,9 +149,21 @@ class CommandLine(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.add_instantiator(self.construct, object)
         if subcommand == "fit":
             parser.add_argument("--resume", type=str, default=None, help="The directory of a run to continue.")
         return parser
+
+    def construct(self, class_type: type, *args: Any, **kwargs: Any) -> Any:
+        """Build an object of the configuration; an exception of its constructor names the option.
+
+        Raises:
+            ConstructionError: the constructor has raised an exception.
+        """
+        try:
+            return class_type(*args, **kwargs)
+        except Exception as error:
+            raise ConstructionError(error, *find_option(self.config[self.subcommand], class_type, kwargs)) from error
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line after the configuration that is stored in the checkpoint it names."""
@@ -191,6 +203,11 @@ class CommandLine(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return the Trainer, with atomic checkpoints; in `fit` also with metrics.csv and a stop on divergence."""
         config = self._get(self.config_init, "trainer")
+        if config.enable_checkpointing is False:
+            raise UserError(
+                "`--trainer.enable_checkpointing` is false, but every run keeps checkpoints/last.ckpt. Remove the option, or"
+                " raise --checkpoint.every_n_iterations to save less often."
+            )
         loggers = to_list(config.logger)
         kwargs["plugins"] = [*to_list(config.plugins), AtomicCheckpointIO()]
         kwargs["profiler"] = config.profiler or NoProfiler()

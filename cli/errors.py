@@ -7,69 +7,87 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from jsonargparse import Namespace
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from gen_lightning.errors import UserError
 
 VERBS = ("fit", "validate", "test", "sample", "compare")
 
+# What a constructor raises to refuse its arguments, or because a package is missing. Anything else is a fault in code.
+REFUSALS = (ValueError, TypeError, ImportError, MisconfigurationException)
 
-def explain(message: str, options: list[str]) -> str:
-    """A message of jsonargparse as one sentence, with the nearest right name for an option that does not exist.
+TYPES_IN_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "list": "a list",
+}
+
+
+class ConstructionError(BaseException):
+    """An exception from the constructor of a class that the configuration names.
+
+    It is no Exception, since jsonargparse would take it for a value that fits no type and lose its reason.
 
     Args:
-        message: of one line or many, each type that the value is not of with its reason
-        options: the names of all options of the command
+        error: the constructor's exception
+        option: the option that names the class
+        class_path: the class
     """
-    if match := re.search(r"argument subcommand: invalid choice: '([^']+)'", message):
-        return f"There is no command {match[1]}{nearest(match[1], list(VERBS))}"
-    if match := re.search(r"unrecognized arguments: ([^\s=]+)|does not accept option '([\w.]+)'", message):
-        wrong = match[1] or f"--{match[2]}"
-        return f"There is no option {wrong}{nearest(wrong, options)}"
-    if match := re.search(
-        r"Option '([\w.]+)' is not accepted(?:. Got value: Namespace\(class_path='([\w.]+)')?", message
-    ):
-        class_path = match[2] or re.findall(r"class_path '([\w.]+)'", message)[-1]
-        return f"{class_path} has no argument {match[1]}{nearest(match[1], argument_names(class_path))}"
-    key = ".".join(re.findall(r'[Kk]ey "([\w.]+)"', message))
-    if key and (match := re.search(r"the following arguments are required: ([\w, ]+)", message)):
-        missing = " ".join(f"--{key}.{name} VALUE" for name in match[1].split(", "))
-        return f"{key} needs {match[1]}: add {missing}."
-    for reason in (
-        r"module '\S+' has no attribute '\w+'",
-        r"No module named '[^']+'",
-        r"Import path \S+ does not correspond to a subclass[^\n]*",
-        r"Expected a .*\. Got value: .*",
-    ):
-        if match := re.search(reason, message):
-            return f"{key}: {match[0]}."
-    # What is left of the reasons is what a class itself has said, or that no type fits.
-    reasons = [reason for reason in re.findall(r"^ *- (.+)$", message, re.MULTILINE) if "Expected a" not in reason]
-    if reasons := [reason for reason in reasons if not reason.startswith("Problem with")]:
-        return reasons[-1]
-    if match := re.search(r"Given value: NestedArg\(key='([^']+)'", message):
-        return f"{key}.{match[1]} cannot be set by itself: give {key} whole, such as --{key} '{{name: value}}'."
-    if match := re.search(r"Given value: (.*)", message):
-        expected = ", ".join(re.findall(r"- Expected a (.*)", message))
-        return f"{key} is {match[1]}: expected {expected}."
-    return " ".join(message.split())
+
+    def __init__(self, error: Exception, option: str, class_path: str) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.option = option
+        self.class_path = class_path
 
 
-def nearest(wrong: str, names: list[str]) -> str:
-    """The end of a sentence: the nearest right name, or where the right names are listed."""
-    matches = difflib.get_close_matches(wrong, names, n=1)
-    return f": did you mean {matches[0]}?" if matches else ": see --help."
+@contextmanager
+def exit_with_one_sentence() -> Iterator[None]:
+    """End the program with one sentence on a user's mistake, and with status 143 on SIGTERM.
+
+    A user's mistake is a UserError, a refusal by a constructor that the configuration names, a Trainer option that
+    Lightning refuses, or a checkpoint that does not fit the model. Every other error keeps its traceback.
+    """
+    try:
+        yield
+    except SIGTERMException:
+        # It is a SystemExit with status 0, which a cluster would take for success.
+        sys.exit(128 + signal.SIGTERM)
+    except (Exception, ConstructionError) as error:
+        sentence = mistake_sentence(error)
+        if sentence and os.environ.get("JSONARGPARSE_DEBUG", "false") == "false":
+            fail(sentence)
+        if isinstance(error, ConstructionError):
+            raise error.error from None
+        raise
 
 
-def argument_names(class_path: str) -> list[str]:
-    """The names of a class's arguments."""
-    module, _, name = class_path.rpartition(".")
-    return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+def mistake_sentence(error: BaseException) -> str | None:
+    """Return the sentence for a user's mistake; None for a fault in code."""
+    if isinstance(error, ConstructionError):
+        if isinstance(error.error, UserError):
+            return shorten(str(error.error))
+        if isinstance(error.error, REFUSALS):
+            return f"`--{error.option}` is {error.class_path}, which cannot be built: {shorten(str(error.error))}"
+        return None
+    if isinstance(error, UserError | MisconfigurationException):
+        return shorten(str(error))
+    if isinstance(error, RuntimeError) and "Error(s) in loading state_dict" in str(error):
+        return "The checkpoint's weights do not fit this model. Remove the --model options."
+    # Lightning's EarlyStopping raises no exception type of its own.
+    if isinstance(error, RuntimeError) and (match := re.search(r"conditioned on metric `(\S+)` which", str(error))):
+        available = re.search(r"Pass in or modify your `EarlyStopping` callback to use any of the .*: (.*)", str(error))
+        names = available[1].replace("`", "") if available else "the logged metrics"
+        return f"`monitor` of EarlyStopping is {match[1]}, which is not logged. Choose one of {names}."
+    return None
 
 
 def fail(sentence: str, status: int = 2) -> NoReturn:
@@ -79,33 +97,164 @@ def fail(sentence: str, status: int = 2) -> NoReturn:
 
 
 def program_name() -> str:
-    """Return the name that the program was called by: gen-lightning, or train.py."""
+    """Return the name that the program was called by: gen-lightning or train.py."""
     return "gen-lightning" if Path(sys.argv[0]).name == "gen-lightning" else "train.py"
 
 
-@contextmanager
-def exit_with_one_sentence() -> Iterator[None]:
-    """End the program with one sentence on a user's mistake, and with status 143 on SIGTERM.
+def shorten(text: str) -> str:
+    """Return a text on one line."""
+    return " ".join(text.split())
 
-    A user's mistake is a UserError, a Trainer option that Lightning refuses, or a checkpoint that does not fit the
-    model. Every other error keeps its traceback.
+
+def explain(message: str, options: list[str]) -> str:
+    """Return a message of jsonargparse as one sentence that names the innermost wrong option.
+
+    The message is an indented tree: each type that a value was tried against, with the reason why it does not fit, and
+    within it the keys of a class's arguments. The first branch is the one of the type that was meant.
+
+    Args:
+        message: the message of one line or many
+        options: the names of all options of the command
     """
-    try:
-        yield
-    except SIGTERMException:
-        # It is a SystemExit with status 0, which a cluster would take for success.
-        sys.exit(128 + signal.SIGTERM)
-    except Exception as error:
-        sentence = mistake_sentence(error)
-        if sentence is None or os.environ.get("JSONARGPARSE_DEBUG"):
-            raise
-        fail(sentence)
+    if match := re.search(r"argument subcommand: invalid choice: '([^']+)'", message):
+        return f"There is no command {match[1]}.{suggest(match[1], list(VERBS))}"
+    if match := re.match(r"unrecognized arguments: ([^\s=]+)|.*does not accept option '([\w.]+)'", message):
+        wrong = match[1] or f"--{match[2]}"
+        return f"There is no option {wrong}.{suggest(wrong, options)}"
+    if match := re.match(r"the following arguments are required: ([\w., ]+)", message):
+        return f"{match[1]} are required. Add --config FILE, such as --config configs/vae/vae.yaml."
+    keys, reasons = first_branch(message)
+    option = f"--{'.'.join(keys)}" if keys else "the command line"
+    for reason in reasons:
+        if match := re.search(r"Option '([\w.]+)' is not accepted", reason):
+            return explain_unknown_argument(match[1], message, options)
+        if match := re.search(r"the following arguments are required: ([\w, ]+)", reason):
+            missing = " ".join(f"{option}.{name} VALUE" for name in match[1].split(", "))
+            return f"`{option}` needs {match[1]}. Add {missing}."
+        if match := re.search(r"Expected '(\S+)' to be a subclass of <class '(\w+)'>", reason):
+            return f"`{option}` is {match[1]}. Choose a subclass of {match[2]}."
+        if match := re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", reason):
+            return f"`{option}` is {match[1]}. Choose a subclass of {match[2]}."
+        if match := re.search(r"module '\S+' has no attribute '\w+'|No module named '[^']+'", reason):
+            return f"`{option}` cannot be imported: {match[0]}."
+    nested = re.search(r"Given value: NestedArg\(key='([^']+)'", "\n".join(reasons))
+    if nested and re.search(r"Subtypes: \[(dict|list)\[|unrecognized arguments", "\n".join(reasons)):
+        return f"`{option}.{nested[1]}` cannot be set alone. Give {option} whole, such as {option} '{{name: value}}'."
+    if expected := expected_words(reasons):
+        return f"`{option}` is {given_value(message)}. Expected {expected}."
+    return shorten(message)
 
 
-def mistake_sentence(error: Exception) -> str | None:
-    """Return the sentence for a user's mistake; None for a fault in code."""
-    if isinstance(error, UserError | MisconfigurationException):
-        return " ".join(str(error).split())
-    if isinstance(error, RuntimeError) and "Error(s) in loading state_dict" in str(error):
-        return "The checkpoint's weights do not fit this model. Remove the --model options."
-    return None
+def first_branch(message: str) -> tuple[list[str], list[str]]:
+    """Return the keys of a message's first branch, from the outermost in, and the lines below the innermost key."""
+    keys: list[str] = []
+    block: list[str] = []
+    indent = -1
+    for line in message.splitlines():
+        depth = len(line) - len(line.lstrip(" -"))
+        match = re.search(r'[Pp]arser key "([\w.]+)"(?: element \d+)?:?(.*)', line)
+        if match and depth > indent:
+            keys, block, indent = [*keys, match[1]], [match[2]], depth
+        elif line.strip() and depth <= indent:
+            break
+        else:
+            block.append(line.strip(" -"))
+    return keys, [line for line in block if line and not line.startswith("Expected a path but")]
+
+
+def given_value(message: str) -> str:
+    """Return the value that fits no type, as the user has written it."""
+    values = re.findall(r"Got value: (?!Namespace)(.+)", message) or re.findall(
+        r"Given value: (?!Namespace|NestedArg|\[Namespace)(.+)", message
+    )
+    nested = re.findall(r"NestedArg\(key='[^']+', val=(?:'(.*)'|(.+))\)", message)
+    restricted = re.findall(r"Not of type \w+: (\S+) does not", message)
+    found = [*values, *("".join(value) for value in nested), *restricted, "not valid"]
+    return found[0].partition(". Got value")[0]
+
+
+def expected_words(reasons: list[str]) -> str:
+    """Return the types that were expected in words, such as "a whole number or null"."""
+    words = []
+    for reason in reasons:
+        if match := re.match(r"Expected an? (?:<class '([\w.]+)'>|typing\.Literal\[(.*?)\])", reason):
+            words.append(f"one of {match[2]}".replace("'", "") if match[2] else name_type(match[1]))
+        elif reason.startswith("Expected a dot import path"):
+            words.append("a class path")
+        elif match := re.match(r"Not of type \w+: .* does not conform to restriction v(>=?)(\d+)", reason):
+            words.append(f"a number {'of at least' if match[1] == '>=' else 'above'} {match[2]}")
+    return " or ".join(dict.fromkeys(words))
+
+
+def name_type(name: str) -> str:
+    """Return a type in words: "a whole number" for int, and a class by its name."""
+    return TYPES_IN_WORDS.get(name, f"a {name.rpartition('.')[2]}")
+
+
+def explain_unknown_argument(name: str, message: str, options: list[str]) -> str:
+    """Return the sentence for an argument that a class does not have."""
+    before = message[: message.index(f"Option '{name}'")]
+    after = message[len(before) :]
+    # A class in the place of a function is named after the reason, any other before it.
+    inline = re.match(r"[^\n]*Got value: Namespace\(class_path='([\w.]+)'", after)
+    paths = re.findall(r"class_path '([\w.]+)'", before)
+    class_path = inline[1] if inline else paths[-1] if paths else None
+    if class_path is None:
+        return f"There is no option --{name}.{suggest(f'--{name}', options)}"
+    return f"{class_path} has no argument {name}.{suggest(name, argument_names(class_path))}"
+
+
+def suggest(wrong: str, names: list[str]) -> str:
+    """Return a sentence that suggests the nearest right name, or the help."""
+    matches = difflib.get_close_matches(wrong, [name for name in names if name != wrong], n=1)
+    return f" Did you mean {matches[0]}?" if matches else " See --help."
+
+
+def argument_names(class_path: str) -> list[str]:
+    """Return the names of a class's arguments."""
+    module, _, name = class_path.rpartition(".")
+    return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+
+
+def find_option(config: Namespace, class_type: type, arguments: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the option that names a class in a configuration, and the class path; the class alone if there is none.
+
+    Args:
+        config: the configuration
+        class_type: the class
+        arguments: the arguments that the class was called with, to tell two of the same class apart
+    """
+    matches = []
+    for option, class_path, init_args in walk_classes(config, ""):
+        module, _, name = class_path.rpartition(".")
+        if getattr(importlib.import_module(module), name) is class_type:
+            equal = sum(value == arguments.get(key) for key, value in init_args.items() if is_simple(value))
+            matches.append((equal, option, class_path))
+    own = f"{class_type.__module__}.{class_type.__qualname__}"
+    _, option, class_path = max(matches, key=lambda match: match[0], default=(0, own, own))
+    return option, class_path
+
+
+def walk_classes(node: Any, option: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield the option, the class path and the arguments of each class in a configuration."""
+    if isinstance(node, list):
+        # The command line has no index for the members of a list.
+        for member in node:
+            yield from walk_classes(member, option)
+    elif isinstance(node, Namespace | dict):
+        content = vars(node) if isinstance(node, Namespace) else node
+        arguments = content.get("init_args") or Namespace()
+        if isinstance(content.get("class_path"), str):
+            yield (
+                option,
+                content["class_path"],
+                dict(vars(arguments) if isinstance(arguments, Namespace) else arguments),
+            )
+            content = vars(arguments) if isinstance(arguments, Namespace) else arguments
+        for key, value in content.items():
+            yield from walk_classes(value, f"{option}.{key}".lstrip("."))
+
+
+def is_simple(value: Any) -> bool:
+    """Return whether a configured value is passed to the class as it is."""
+    return isinstance(value, str | int | float | bool)

@@ -73,8 +73,15 @@ class RunFolder:
 
     @rank_zero_only
     def make(self) -> None:
-        """Make the directory, which must not exist, on rank 0."""
-        self.path.mkdir(parents=True)
+        """Make the directory, which must not exist, on rank 0.
+
+        Raises:
+            UserError: the file system does not allow it.
+        """
+        try:
+            self.path.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"The run's directory cannot be made: {error}. Set --trainer.default_root_dir.") from error
 
     def find_checkpoints(self) -> list[Path]:
         """Return the run's checkpoints, the newest first."""

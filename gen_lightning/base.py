@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationScheduler, LearningRateFinder
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -112,16 +113,25 @@ class GenerativeModule(LightningModule, ABC):
         return tuple(part.to(self.device) for part in (batch[0], *self.get_condition(batch)))
 
     def configure_callbacks(self) -> list[Callback]:
-        """Adds none; refuses what would make batches and iterations two clocks.
+        """Add no callback; refuse what would make batches and iterations count differently, or change hyperparameters.
 
         Raises:
-            UserError: gradients are to be accumulated over batches.
+            UserError: gradients are accumulated over batches, or a callback searches for hyperparameters.
         """
-        # Between this hook and `setup`, Lightning refuses it of two optimizers without a word on what to do.
-        if self.trainer.accumulate_grad_batches != 1:
+        # Between this hook and `setup`, Lightning refuses accumulation with two optimizers without saying what to do.
+        schedules = [one.scheduling for one in self.trainer.callbacks if isinstance(one, GradientAccumulationScheduler)]
+        factors = {self.trainer.accumulate_grad_batches, *(factor for one in schedules for factor in one.values())}
+        if factors != {1}:
             raise UserError(
-                f"An iteration is one batch: raise {self.batch_options} instead of trainer.accumulate_grad_batches."
+                "Gradients are accumulated over several batches, but an iteration is one batch. Remove"
+                f" accumulate_grad_batches and GradientAccumulationScheduler, and raise {self.batch_options}."
             )
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, LearningRateFinder | BatchSizeFinder):
+                raise UserError(
+                    f"{type(callback).__name__} would train before the first iteration and change hyperparameters that"
+                    " the configuration records. Remove it, and compare runs with different options instead."
+                )
         return []
 
     def check_data(self, data: Tensor) -> None:

@@ -38,7 +38,7 @@ class LatentMetrics(Callback):
     In `fit`, each validation logs `val/active_units`, of all its images, and of the first one with so few it is warned,
     in the log and by W&B alerts.
 
-    Needs a model with `posterior(x, *condition)`, whose distributions have a mean, and a data module with
+    Needs a model with `encode(x, *condition)`, whose distributions have a mean, and a data module with
     `examples(split, n)`: the first n of a split, as it is evaluated on, in batches of (data, labels).
 
     Args:
@@ -63,9 +63,9 @@ class LatentMetrics(Callback):
         """Refuses what has no latents to infer.
 
         Raises:
-            UserError: the model has no `posterior`, or the data module no `examples`.
+            UserError: the model has no `encode`, or the data module no `examples`.
         """
-        if not hasattr(pl_module, "posterior"):
+        if not hasattr(pl_module, "encode"):
             raise UserError(
                 f"{type(pl_module).__name__} has no posterior: leave LatentMetrics out of trainer.callbacks."
             )
@@ -116,7 +116,7 @@ def _encoded(
 ) -> tuple[list[Distribution], Tensor, Tensor]:
     """The posteriors of a split in batches, their means `[N, Z]`, and the labels `[N]`, both on the CPU."""
     batches = list(trainer.datamodule.examples(split, n))
-    posteriors = [pl_module.posterior(*pl_module.get_inputs(batch)) for batch in batches]
+    posteriors = [pl_module.encode(*pl_module.get_inputs(batch)) for batch in batches]
     means, labels = torch.cat([posterior.mean for posterior in posteriors]), torch.cat([batch[1] for batch in batches])
     return posteriors, means.cpu(), labels.cpu()
 

@@ -82,7 +82,7 @@ class LatentInterpolations(_LatentPictures):
             )
 
     def _noise(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, ...]:
-        starts, ends = _recover_noise(pl_module, pl_module.latents(2 * self.num_pairs)).unsqueeze(1).chunk(2)
+        starts, ends = _recover_noise(pl_module, pl_module.sample_latents(2 * self.num_pairs)).unsqueeze(1).chunk(2)
         way = torch.linspace(0, 1, self.num_steps, device=starts.device).unsqueeze(1)
         noise = slerp(starts, ends, way)
         if pl_module.num_classes is None:
@@ -98,7 +98,7 @@ class LatentTraversals(_LatentPictures):
     order of their activity, the variance of their posterior means over validation images (Burda et al. 2016). Of layers
     it is the noise that goes from -3 to 3, and by whose variance they are ordered: layers drawn later follow.
 
-    Needs a model with `posterior(x, *condition)`, and a data module with `examples(split, n)`.
+    Needs a model with `encode(x, *condition)`, and a data module with `examples(split, n)`.
 
     Args:
         every_n_iterations: how often
@@ -123,7 +123,7 @@ class LatentTraversals(_LatentPictures):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses models that infer no latents, too, and reads the images."""
         super().setup(trainer, pl_module, stage)
-        if not hasattr(pl_module, "posterior") or not hasattr(trainer.datamodule, "examples"):
+        if not hasattr(pl_module, "encode") or not hasattr(trainer.datamodule, "examples"):
             raise UserError(
                 "LatentTraversals needs a model with a posterior, and a data module with examples(split, n), such as"
                 " MNISTDataModule: leave it out of trainer.callbacks."
@@ -134,7 +134,7 @@ class LatentTraversals(_LatentPictures):
 
     def _noise(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, ...]:
         inputs = [pl_module.get_inputs(batch) for batch in self._examples]
-        means = torch.cat([_recover_noise(pl_module, pl_module.posterior(*parts).mean) for parts in inputs])
+        means = torch.cat([_recover_noise(pl_module, pl_module.encode(*parts).mean) for parts in inputs])
         noise = traversals(means[0], most_active(means, self.num_dimensions), self.num_steps)
         return noise, *(labels[0].expand(noise.shape[:2]) for labels in inputs[0][1:])
 

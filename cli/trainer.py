@@ -22,7 +22,7 @@ from gen_lightning import GenerativeModule, VAEModule
 from gen_lightning.contracts import ExampleData, IdentifiedData, require
 from gen_lightning.errors import UserError
 from gen_lightning.metrics import FeatureExtractor
-from gen_lightning.vae import aggregate_mixture
+from gen_lightning.vae import fit_latent_mixture
 
 Latents = Literal["prior", "gmm"]
 
@@ -145,7 +145,7 @@ def fit_mixture_prior(model: GenerativeModule, datamodule: LightningDataModule |
         datamodule.setup("test")
         yield from examples.examples("train")
 
-    model.ex_post = aggregate_mixture(model, read_training_examples, identity, folder)
+    model.fitted_prior = fit_latent_mixture(model, read_training_examples, identity, folder)
 
 
 def cycle_labels(labels: int | list[int], n: int) -> Tensor:

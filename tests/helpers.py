@@ -110,7 +110,7 @@ def two_layer_linear_gaussian(posterior_error: float = 0.0) -> VAEModule:
     model = _two_layers(partial(BottomUp, layer_dims=(2, 2), network=_linear))
     model.encoder.load_state_dict(linear_gaussian().encoder.state_dict())
     # By symmetry: z_2 given z is as z given z_2.
-    model._posterior.networks.load_state_dict(model._prior.networks.state_dict())
+    model.posterior.networks.load_state_dict(model.prior.networks.state_dict())
     return _with_error(model, posterior_error)
 
 
@@ -147,7 +147,7 @@ def _two_layers(posterior) -> VAEModule:
         latent_dim=4,
     ).double()
     model.decoder.load_state_dict(linear_gaussian().decoder.state_dict())
-    (network,) = model._prior.networks
+    (network,) = model.prior.networks
     network.weight.data = torch.cat([SLOPE.diag(), torch.zeros_like(SLOPE.diag())])
     network.bias.data = torch.cat([torch.zeros_like(SLOPE), (1 - SLOPE**2).log()])
     return model
@@ -155,7 +155,7 @@ def _two_layers(posterior) -> VAEModule:
 
 def _with_error(model: VAEModule, posterior_error: float) -> VAEModule:
     torch.manual_seed(2)
-    for parameter in [*model.encoder.parameters(), *model._posterior.parameters()]:
+    for parameter in [*model.encoder.parameters(), *model.posterior.parameters()]:
         parameter.data += posterior_error * torch.randn_like(parameter)
     return model
 
@@ -188,8 +188,8 @@ def gradients(model: VAEModule, objective: Objective, x: torch.Tensor, seed: int
     torch.manual_seed(seed)
     objective(model.terms(x, objective.num_samples), 0).mean().backward()
     # A ladder's prior is a part of q too, and so has another gradient by the path alone.
-    prior = [] if isinstance(model._posterior, Ladder) else [model._prior]
-    parts = nn.ModuleList([model.encoder, model._posterior]), nn.ModuleList([model.decoder, *prior])
+    prior = [] if isinstance(model.posterior, Ladder) else [model.prior]
+    parts = nn.ModuleList([model.encoder, model.posterior]), nn.ModuleList([model.decoder, *prior])
     return [torch.cat([p.grad.flatten() for p in part.parameters()]) for part in parts]
 
 

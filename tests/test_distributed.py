@@ -70,10 +70,10 @@ def test_vae_gradients_equal_those_of_the_joined_batch(tmp_path):
     model = VAEModule.load_from_checkpoint(start / "checkpoints/last.ckpt", weights_only=True)
     run = fit(tmp_path, *arguments, *DDP)
     noise, images = joined(model, lambda batch: (torch.randn(1, 64, model.latent_dim)[0], batch))
-    posterior = model.posterior(images)
+    posterior = model.encode(images)
     z = posterior.mean + posterior.stddev * noise
     kl = torch.distributions.kl_divergence(posterior, model.prior())
-    loss = -(model.likelihood(z).log_prob(images) - kl).mean()
+    loss = -(model.decode(z).log_prob(images) - kl).mean()
     step_on_the_joined_batch(model, loss)
     assert_equal_weights(model, load(run / "checkpoints/last.ckpt"))
 

@@ -1,9 +1,9 @@
-"""Variational autoencoders: networks, likelihood, posterior, prior and objective are separate axes of one module."""
+"""Variational autoencoders: encoder, decoder, likelihood, posterior, prior and objective are chosen independently."""
 
 from gen_lightning.metrics.bounds import bits_per_dimension, importance_weighted_bound
 from gen_lightning.schedules import CyclicalWarmup, LinearWarmup, Schedule
 from gen_lightning.vae.aggregate import MMD, BetaTC
-from gen_lightning.vae.ex_post import aggregate_mixture
+from gen_lightning.vae.fitted_prior import fit_latent_mixture
 from gen_lightning.vae.flows import Flow
 from gen_lightning.vae.hierarchy import Hierarchy
 from gen_lightning.vae.likelihoods import (
@@ -20,6 +20,7 @@ from gen_lightning.vae.likelihoods import (
 )
 from gen_lightning.vae.module import VAEModule
 from gen_lightning.vae.objectives import ELBO, IWAE, STL, Beta, Capacity, DReG, FreeBits, Objective
+from gen_lightning.vae.parts import ModelParts
 from gen_lightning.vae.posteriors import BottomUp, CouplingFlow, DiagonalGaussian, Ladder, Posterior
 from gen_lightning.vae.priors import MixtureOfGaussians, Prior, ResidualTopDown, StandardNormal, TopDown, VampPrior
 from gen_lightning.vae.terms import Terms
@@ -52,6 +53,7 @@ __all__ = [
     "Likelihood",
     "LinearWarmup",
     "MixtureOfGaussians",
+    "ModelParts",
     "Objective",
     "OptimalScaleGaussian",
     "Posterior",
@@ -63,7 +65,7 @@ __all__ = [
     "TopDown",
     "VAEModule",
     "VampPrior",
-    "aggregate_mixture",
     "bits_per_dimension",
+    "fit_latent_mixture",
     "importance_weighted_bound",
 ]

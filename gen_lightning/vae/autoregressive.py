@@ -1,4 +1,4 @@
-"""Binary images whose pixels depend on those drawn before them, row by row, in a small window."""
+"""Binary images whose pixels are drawn row by row, each given the pixels drawn before it in a small window."""
 
 import torch
 import torch.nn.functional as F
@@ -12,14 +12,15 @@ from gen_lightning.vae import distributions
 
 
 class CausalConv2d(nn.Conv2d):
-    """Images `[N, C, H, W]` -> maps `[N, width, H, W]`, each pixel's of those before it (van den Oord et al. 2016).
+    """A masked convolution whose output at a pixel sees only the pixels before it (van den Oord et al. 2016).
 
-    They are those above it and those left of it, in a square window around it; outside the image they are 0.
+    Images `[N, C, H, W]` -> maps `[N, width, H, W]`. The pixels before a pixel are those above it, and those to its
+    left in the same row, in a square window around it. Pixels outside the image are 0.
 
     Args:
-        channels: of the images, C
+        channels: channels of the images, C
         width: channels of the maps
-        window: height and width of the window, an odd number
+        window: height and width of the window; odd
     """
 
     mask: Tensor
@@ -30,56 +31,59 @@ class CausalConv2d(nn.Conv2d):
         self.register_buffer("mask", before.view(window, window).float(), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps `[N, width, H, W]`."""
+        """Return the maps `[N, width, H, W]` of images `[N, C, H, W]`."""
         return F.conv2d(images, self.weight * self.mask, self.bias, padding=self.padding)
 
-    def at_pixel(self, window: Tensor) -> Tensor:
-        """What `forward` is at one pixel, of the window around it: `[N, C, window, window]` -> `[N, width]`."""
+    def compute_pixel(self, window: Tensor) -> Tensor:
+        """Return `forward` at one pixel, from the window around it: `[N, C, window, window]` -> `[N, width]`."""
         return F.linear(window.flatten(1), (self.weight * self.mask).flatten(1), self.bias)
 
 
 class LocalAutoregression(nn.Module):
-    """Corrects the logits of binary images, at each pixel by the pixels before it (Chen et al. 2017, section 3.2).
+    """Corrects the logits of binary images at each pixel, given the pixels before it (Chen et al. 2017, section 3.2).
 
-    The window is small, so that what is not local is left to the logits. At first it corrects nothing.
+    The window is small, so that only the logits can carry what is not local. The correction starts at 0.
 
     Args:
-        channels: of the images, C; those of one pixel are independent given the pixels before it
+        channels: channels of the images, C; the channels of a pixel are independent given the pixels before it
         width: channels of the hidden layer
-        window: height and width of what a pixel sees of the image, an odd number
+        window: height and width of the window that a pixel depends on; odd
     """
 
     def __init__(self, channels: int, width: int, window: int) -> None:
         super().__init__()
-        self.before = CausalConv2d(channels, width, window)
+        self.causal = CausalConv2d(channels, width, window)
         self.head = nn.Sequential(nn.SiLU(), zero_init(nn.Conv2d(width, channels, 1)))
 
     def forward(self, images: Tensor, logits: Tensor, context: Tensor) -> Tensor:
-        """The corrected logits of all pixels.
+        """Return the corrected logits of all pixels, `[..., C, H, W]`.
 
         Args:
-            images: `[..., C, H, W]`
-            logits: `[..., C, H, W]`, with the same leading dimensions or more of them
-            context: what is added to the hidden layer before its activation, `[..., width, H, W]`, as many as logits
+            images: binary images, `[..., C, H, W]`
+            logits: logits, `[..., C, H, W]`, with the same leading dimensions or additional ones
+            context: maps added to the hidden layer before its activation, `[..., width, H, W]`, one for each logit map
         """
-        features = apply_to_maps(self.before, images) + context
+        features = apply_to_maps(self.causal, images) + context
         return logits + promote_to_float32(apply_to_maps(self.head, features))
 
     @torch.no_grad()
     def draw(self, logits: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Images, pixel by pixel, and the corrected logits that each pixel was drawn with, `[N, C, H, W]` both.
+        """Draw images pixel by pixel.
 
         Args:
-            logits: `[N, C, H, W]`
-            context: `[N, width, H, W]`
+            logits: logits, `[N, C, H, W]`
+            context: maps, `[N, width, H, W]`
+
+        Returns:
+            The images, and the corrected logits that their pixels were drawn from, each `[N, C, H, W]`.
         """
         height, width = logits.shape[-2:]
-        reach = self.before.kernel_size[0] // 2
+        reach = self.causal.kernel_size[0] // 2
         images, corrected = F.pad(torch.zeros_like(logits), (reach,) * 4), torch.empty_like(logits)
         for row in range(height):
             for column in range(width):
                 window = images[..., row : row + 2 * reach + 1, column : column + 2 * reach + 1]
-                features = self.before.at_pixel(window) + context[..., row, column]
+                features = self.causal.compute_pixel(window) + context[..., row, column]
                 correction = promote_to_float32(self.head(features[..., None, None]))[..., 0, 0]
                 corrected[..., row, column] = logits[..., row, column] + correction
                 images[..., row + reach, column + reach] = corrected[..., row, column].sigmoid().bernoulli()
@@ -87,12 +91,12 @@ class LocalAutoregression(nn.Module):
 
 
 class Autoregressive(Distribution):
-    """Binary images, of which each pixel is drawn given those before it.
+    """A distribution of binary images in which each pixel depends on the pixels before it.
 
     Args:
-        logits: `[..., C, H, W]`; the batch shape is `[...]`
-        context: what the network is to know beside them, `[..., width, H, W]`
-        network: corrects them by the pixels before each
+        logits: logits before the correction, `[..., C, H, W]`; the batch shape is `[...]`
+        context: additional input of the network, `[..., width, H, W]`
+        network: network that corrects the logits of a pixel, given the pixels before it
     """
 
     arg_constraints = {}  # noqa: RUF012
@@ -104,24 +108,24 @@ class Autoregressive(Distribution):
         super().__init__(logits.shape[:-3], logits.shape[-3:], validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """The log-probability `[...]` of images of values 0 and 1, `[..., C, H, W]`."""
+        """Return the log-probability `[...]` of binary images `[..., C, H, W]`."""
         pixels = distributions.Bernoulli(logits=self.network(value, self.logits, self.context), validate_args=False)
         return pixels.log_prob(value).sum((-3, -2, -1))
 
     def sample(self, sample_shape: _size = ()) -> Tensor:
-        """Images of values 0 and 1, `[*sample_shape, ..., C, H, W]`."""
+        """Return binary images, `[*sample_shape, ..., C, H, W]`."""
         return self._draw(torch.Size(sample_shape))[0]
 
     @property
     def mean(self) -> Tensor:
-        """An estimate of the mean without bias, `[..., C, H, W]`: each pixel's probability given those drawn before it.
+        """An unbiased estimate of the mean, `[..., C, H, W]`, from one image that each access draws.
 
-        It is of one image, which it draws.
+        The estimate is the probability of each pixel, given the pixels drawn before it.
         """
         return self._draw(torch.Size())[1].sigmoid()
 
     def _draw(self, sample_shape: torch.Size) -> tuple[Tensor, Tensor]:
-        """Images, and the corrected logits that they were drawn with, `[*sample_shape, ..., C, H, W]` both."""
+        """Return images, and the corrected logits of their pixels, each `[*sample_shape, ..., C, H, W]`."""
         shape = self._extended_shape(sample_shape)
         logits = self.logits.expand(shape).reshape(-1, *shape[-3:])
         context = self.context.expand(*sample_shape, *self.context.shape).reshape(-1, *self.context.shape[-3:])

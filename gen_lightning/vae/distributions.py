@@ -1,4 +1,4 @@
-"""Distributions of pixels that torch.distributions lacks, or is slow at."""
+"""Distributions of pixels that torch.distributions lacks, or computes slowly or inaccurately."""
 
 from typing import Any
 
@@ -11,47 +11,49 @@ LEVELS = 256
 
 
 class Bernoulli(torch.distributions.Bernoulli):
-    """torch's own, with log-probabilities that are quicker on CPUs, where they take most of the time of an NLL."""
+    """torch's Bernoulli with a faster log-probability on CPUs, where it takes most of the time of an NLL estimate."""
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """The log-probability `[...]` of values 0 and 1."""
+        """Return the log-probability `[...]` of values 0 and 1."""
         return value * self.logits + _log_sigmoid(-self.logits)
 
 
 class ContinuousBernoulli(torch.distributions.ContinuousBernoulli):
-    """p(x) = exp(l x) / Z(l) on [0, 1] for a logit l (Loaiza-Ganem & Cunningham 2019), normalized at every logit.
+    """The density p(x) = exp(l x) / Z(l) on [0, 1] for a logit l (Loaiza-Ganem & Cunningham 2019).
 
-    torch's own clamps the probability away from 0 and 1, so that in float32 its density at a logit of 30 integrates
-    to 0.53. Density, mean and samples are of this class; its variance and entropy are still torch's.
+    It is normalized at every logit. torch's class clamps the probability away from 0 and 1, so that in float32 its
+    density at a logit of 30 integrates to 0.53. This class replaces torch's density, mean and quantiles (and so its
+    samples); variance and entropy are still torch's.
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """The log-density `[...]` of values in [0, 1]."""
+        """Return the log-density `[...]` of values in [0, 1]."""
         return self.logits * (value - 0.5) - _log_sinhc(self.logits.abs() / 2)
 
     @property
     def mean(self) -> Tensor:
-        """The mean, in [0, 1]: half of 1 + coth(l / 2) - 2 / l."""
-        return 0.5 + 0.5 * self.logits.sign() * _langevin(self.logits.abs() / 2)
+        """The mean, in [0, 1]: (1 + coth(l / 2) - 2 / l) / 2."""
+        return 0.5 + 0.5 * self.logits.sign() * _log_sinhc_derivative(self.logits.abs() / 2)
 
     def icdf(self, value: Tensor) -> Tensor:
-        """The quantiles `[...]` of probabilities in [0, 1], from which samples are drawn."""
-        # Of the logit's absolute value, since x is distributed for l as 1 - x is for -l.
+        """Return the quantiles `[...]` of probabilities in [0, 1]; sampling uses them."""
+        # Computed for the absolute value of the logit: x at logit l has the distribution of 1 - x at logit -l.
         size, negative = self.logits.abs(), self.logits < 0
         probability = torch.where(negative, 1 - value, value)
-        # Where the density is nearly flat the formula loses its digits.
+        # For a nearly flat density the formula loses its digits to cancellation.
         flat = size < 1e-2
         steep = 1 + (probability + (1 - probability) * (-size).exp()).log() / torch.where(flat, 1.0, size)
         quantile = torch.where(flat, probability + size * probability * (1 - probability) / 2, steep)
-        # In float32 and from a logit of about 104 on, the least probability has a logarithm of -inf.
+        # In float32, from a logit of about 104 on, the logarithm for the smallest probability is -inf.
         return torch.where(negative, 1 - quantile, quantile).clamp(0, 1)
 
 
 class _LogSigmoid(torch.autograd.Function):
-    """log(1 / (1 + exp(-x))), with an absolute error of a rounding of 1.
+    """log(1 / (1 + exp(-x))), with an absolute error as large as the rounding of 1.
 
-    torch's own also has the digits of values near 0, which a sum over pixels loses, by log1p: on CPUs many times as
-    slow as log. One function, since a gradient through each of its steps takes longer than all of them.
+    torch's logsigmoid also keeps the digits of results near 0, which a sum over pixels loses anyway. It does so with
+    log1p, which is many times slower than log on CPUs. It is one autograd function because a gradient through each
+    elementary step takes longer than all the steps.
     """
 
     @staticmethod
@@ -73,27 +75,27 @@ _log_sigmoid = _LogSigmoid.apply
 
 
 def _log_sinhc(x: Tensor) -> Tensor:
-    """log(sinh(x) / x) for x of 0 or more; by its series near 0, where the formula loses its digits."""
+    """Return log(sinh(x) / x) for x >= 0; near 0 by its series, because the formula loses its digits there."""
     near, far = torch.where(x < 0.25, x, 0.0), torch.where(x < 0.25, 1.0, x)
     series = near**2 / 6 - near**4 / 180 + near**6 / 2835
     return torch.where(x < 0.25, series, far + (-torch.expm1(-2 * far) / (2 * far)).log())
 
 
-def _langevin(x: Tensor) -> Tensor:
-    """coth(x) - 1 / x for x of 0 or more, the derivative of `_log_sinhc`."""
+def _log_sinhc_derivative(x: Tensor) -> Tensor:
+    """Return coth(x) - 1 / x for x >= 0, the derivative of `_log_sinhc`."""
     near, far = torch.where(x < 0.25, x, 0.0), torch.where(x < 0.25, 1.0, x)
     series = near / 3 - near**3 / 45 + 2 * near**5 / 945
     return torch.where(x < 0.25, series, 1 / far.tanh() - 1 / far)
 
 
 class DiscretizedLogistic(Distribution):
-    """A logistic's mass around each of 256 levels n / 255; the outer levels take the tails.
+    """A logistic distribution rounded to 256 levels n / 255; the two outer levels have the mass of the tails.
 
     Kingma et al. 2016; Salimans et al. 2017, equation 2.
 
     Args:
-        loc: the logistic's mean, `[...]`, in the data's units
-        scale: its scale, `[...]`, above 0
+        loc: mean of the logistic, `[...]`, in the data's units
+        scale: scale of the logistic, `[...]`, above 0
         validate_args: as in torch.distributions
     """
 
@@ -105,13 +107,13 @@ class DiscretizedLogistic(Distribution):
         super().__init__(torch.broadcast_shapes(loc.shape, scale.shape), validate_args=validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """The log-probability `[...]` of values n / 255."""
+        """Return the log-probability `[...]` of values n / 255."""
         half = 0.5 / (LEVELS - 1)
         below = _log_sigmoid((self.loc - value + half) / self.scale)
         above = _log_sigmoid((value - self.loc + half) / self.scale)
-        # s(u) - s(l) = s(u) s(-l) (1 - exp(l - u)) is exact in the tails too.
+        # With the sigmoid s: s(u) - s(l) = s(u) s(-l) (1 - exp(l - u)), which is exact in the tails too.
         width = (-torch.expm1(-2 * half / self.scale)).log()
-        # Levels are as near to n / 255 as rounding has left them.
+        # Not `==`: rounding may have moved the data slightly off n / 255.
         lowest, highest = value < half, value > 1 - half
         return (
             torch.where(lowest, 0.0, below)
@@ -122,7 +124,7 @@ class DiscretizedLogistic(Distribution):
     @property
     def mean(self) -> Tensor:
         """The mean over the 256 levels, `[...]`, in [0, 1]."""
-        # The sum of P(x > n / 255) over n; one level at a time, since all of them would take 255 times the memory.
+        # The sum of P(x > n / 255) over n, one level at a time: all levels at once would take 255 times the memory.
         total = torch.zeros_like(self.loc + self.scale)
         for level in range(LEVELS - 1):
             total += ((self.loc - (level + 0.5) / (LEVELS - 1)) / self.scale).sigmoid()
@@ -130,7 +132,7 @@ class DiscretizedLogistic(Distribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: _size = ()) -> Tensor:
-        """Values n / 255, `[*sample_shape, ...]`."""
+        """Return samples, values n / 255, `[*sample_shape, ...]`."""
         uniform = torch.rand(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
         levels = (self.loc + self.scale * uniform.logit()) * (LEVELS - 1)
         return levels.round().clamp(0, LEVELS - 1) / (LEVELS - 1)

@@ -1,4 +1,4 @@
-"""Normalizing flows: Gaussians bent by invertible layers, into posteriors that need not factorize."""
+"""Normalizing flows: Gaussians transformed by invertible layers, for posteriors with correlated dimensions."""
 
 from collections.abc import Sequence
 
@@ -14,13 +14,13 @@ from gen_lightning.vae.hierarchy import Network
 class AffineCoupling(nn.Module):
     """Scales and shifts one half of a latent by functions of the other half and a context.
 
-    Dinh et al. 2017, equations 4 and 5. At first the identity. A scale is between 1 / e and e.
+    Dinh et al. 2017, equations 4 and 5. The layer starts as the identity. A scale is between 1 / e and e.
 
     Args:
-        latent_dim: the dimension of the latent, Z, 2 or more
-        context_dim: the dimension of the context, C
-        network: of scales and shifts; called with ((inputs,), number of outputs)
-        upper: whether it is the upper half that is moved
+        latent_dim: dimension of the latent, Z; at least 2
+        context_dim: dimension of the context, C
+        network: network that computes scales and shifts; called with ((number of inputs,), number of outputs)
+        upper: whether the upper half is transformed and the lower half is kept
     """
 
     def __init__(self, latent_dim: int, context_dim: int, network: Network, upper: bool) -> None:
@@ -33,18 +33,18 @@ class AffineCoupling(nn.Module):
         self.gain = nn.Parameter(torch.zeros(2 * moved))
 
     def forward(self, z: Tensor, context: Tensor) -> Tensor:
-        """Latents `[..., Z]`, moved, for contexts `[..., C]`."""
+        """Transform latents `[..., Z]`, given contexts `[..., C]`."""
         kept, moved = self._split(z)
-        shift, log_scale = self._affine(kept, context)
+        shift, log_scale = self._compute_affine(kept, context)
         return self._join(kept, moved * log_scale.exp() + shift)
 
     def inverse(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """The latents `[..., Z]` that `forward` moves to `z`, and its log-determinant `[...]` there."""
+        """Return the latents `[..., Z]` that `forward` transforms to `z`, and its log-determinant `[...]` there."""
         kept, moved = self._split(z)
-        shift, log_scale = self._affine(kept, context)
+        shift, log_scale = self._compute_affine(kept, context)
         return self._join(kept, (moved - shift) * (-log_scale).exp()), log_scale.sum(-1)
 
-    def _affine(self, kept: Tensor, context: Tensor) -> tuple[Tensor, ...]:
+    def _compute_affine(self, kept: Tensor, context: Tensor) -> tuple[Tensor, ...]:
         shape = torch.broadcast_shapes(kept.shape[:-1], context.shape[:-1])
         inputs = torch.cat([part.expand(*shape, -1) for part in (kept, context)], -1)
         outputs = promote_to_float32(self.network(inputs.reshape(-1, inputs.shape[-1])))
@@ -61,12 +61,12 @@ class AffineCoupling(nn.Module):
 
 
 class Flow(Distribution):
-    """What is left of a base distribution behind invertible layers (Rezende & Mohamed 2015, equation 7).
+    """A base distribution transformed by invertible layers (Rezende & Mohamed 2015, equation 7).
 
     Args:
-        base: batch shape `[...]`, event shape `[Z]`
-        layers: in the order in which they move a sample of the base
-        context: what they are conditioned on, `[..., C]`
+        base: distribution with batch shape `[...]` and event shape `[Z]`
+        layers: layers, in the order in which they transform a sample of the base
+        context: input that conditions all layers, `[..., C]`
     """
 
     arg_constraints = {}  # noqa: RUF012
@@ -79,28 +79,28 @@ class Flow(Distribution):
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
 
     def rsample(self, sample_shape: _size = ()) -> Tensor:
-        """Reparameterized samples, `[*sample_shape, ..., Z]`."""
-        return self._moved(self.base.rsample(torch.Size(sample_shape)))
+        """Return reparameterized samples, `[*sample_shape, ..., Z]`."""
+        return self._transform(self.base.rsample(torch.Size(sample_shape)))
 
     @torch.no_grad()
     def sample(self, sample_shape: _size = ()) -> Tensor:
-        """Samples, `[*sample_shape, ..., Z]`."""
+        """Return samples, `[*sample_shape, ..., Z]`."""
         return self.rsample(sample_shape)
 
     @property
     def mean(self) -> Tensor:
-        """Where the layers move the mean of the base to, `[..., Z]`: near the mean, which has no closed form."""
-        return self._moved(self.base.mean)
+        """The transformed mean of the base, `[..., Z]`: an approximation of the mean, which has no closed form."""
+        return self._transform(self.base.mean)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """The log-density `[...]` of latents `[..., Z]`, exact at any of them."""
+        """Return the exact log-density `[...]` of latents `[..., Z]`."""
         log_determinants = []
         for layer in reversed(self.layers):
             z, log_determinant = layer.inverse(z, self.context)
             log_determinants.append(log_determinant)
         return self.base.log_prob(z) - torch.stack(log_determinants).sum(0)
 
-    def _moved(self, z: Tensor) -> Tensor:
+    def _transform(self, z: Tensor) -> Tensor:
         for layer in self.layers:
             z = layer(z, self.context)
         return z

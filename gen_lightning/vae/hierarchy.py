@@ -1,4 +1,4 @@
-"""Latents in several layers, each a diagonal Gaussian given the layers that are drawn before it."""
+"""Distributions of latent variables in several layers, each a diagonal Gaussian given the layers drawn before it."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -14,21 +14,25 @@ from gen_lightning.errors import UserError
 from gen_lightning.numerics import promote_to_float32
 
 Choose = Callable[[int, Independent], Tensor]
-"""A layer's index and its distribution `[..., Z_l]`, given the layers before it, to its latents `[..., Z_l]`."""
+"""Called with (layer index, distribution of the layer given the layers drawn before it); returns the layer's latents.
+
+Both the distribution and the latents have shape `[..., Z_l]`."""
 
 Network = Callable[[Sequence[int], int], nn.Module]
-"""Called with ((Z,), number of outputs): latents `[N, Z]` of a layer -> features of the next one's distribution."""
+"""Called with ((Z,), number of outputs); returns a network from a layer's latents `[N, Z]` to features `[N, outputs]`.
+
+The features are the parameters of the next layer's distribution."""
 
 
 class Hierarchy(Distribution):
-    """A distribution of latents z = [z_1, ..., z_L], the layers from the data on, side by side.
+    """A distribution of latents z = [z_1, ..., z_L], concatenated from the layer next to the data upwards.
 
     Args:
-        layer_dims: the dimension of each layer, from the data on
-        batch_shape: that of the layer which is drawn first
-        visit: goes through the layers in the order in which they are drawn; calls its argument `choose` for each one,
-            and goes on with the latents that `choose` returns
-        descending: whether that order is from the last layer to the first
+        layer_dims: dimension of each layer, from the layer next to the data upwards
+        batch_shape: batch shape of the layer that is drawn first
+        visit: function that goes through the layers in the order in which they are drawn; it calls its argument
+            `choose` for each layer and continues with the latents that `choose` returns
+        descending: whether the layers are drawn from the last to the first
     """
 
     arg_constraints = {}  # noqa: RUF012
@@ -43,49 +47,53 @@ class Hierarchy(Distribution):
         super().__init__(torch.Size(batch_shape), torch.Size([sum(layer_dims)]), validate_args=False)
 
     def rsample(self, sample_shape: _size = ()) -> Tensor:
-        """Reparameterized samples, `[*sample_shape, *batch_shape, Z]`."""
-        # The layers behind the first have its shape.
+        """Return reparameterized samples, `[*sample_shape, *batch_shape, Z]`."""
+        # Only the first layer adds the sample shape: the later layers inherit it from the latents before them.
         shapes = itertools.chain([torch.Size(sample_shape)], itertools.repeat(torch.Size()))
         return self._collect(lambda layer, conditional: conditional.rsample(next(shapes)))
 
     @torch.no_grad()
     def sample(self, sample_shape: _size = ()) -> Tensor:
-        """Samples, `[*sample_shape, *batch_shape, Z]`."""
+        """Return samples, `[*sample_shape, *batch_shape, Z]`."""
         return self.rsample(sample_shape)
 
     @property
     def mean(self) -> Tensor:
-        """The mean of each layer given the means of those drawn before it, `[*batch_shape, Z]`.
+        """The mean of each layer given the means of the layers drawn before it, `[*batch_shape, Z]`.
 
-        It is the mean of what is drawn first, and of the others as far as their means are linear in it.
+        For the layer that is drawn first this is the exact mean. For the other layers it is exact only if their
+        conditional means are linear in the layers drawn before.
         """
         return self._collect(lambda layer, conditional: conditional.mean)
 
     def conditionals(self, z: Tensor) -> dict[int, Independent]:
-        """The distribution of each layer given those before it, at latents `[..., Z]`, in the order of drawing."""
+        """Return the distribution of each layer given the layers drawn before it, at latents `[..., Z]`.
+
+        The keys are layer indices, in the order in which the layers are drawn.
+        """
         layers = z.split(self.layer_dims, -1)
         conditionals: dict[int, Independent] = {}
 
-        def look(layer: int, conditional: Independent) -> Tensor:
+        def record(layer: int, conditional: Independent) -> Tensor:
             conditionals[layer] = conditional
             return layers[layer]
 
-        self.visit(look)
+        self.visit(record)
         return conditionals
 
     def transform_noise(self, noise: Tensor) -> Tensor:
-        """The latents `[..., Z]` that standard normal noise `[..., Z]` is turned into, layer by layer."""
+        """Return the latents `[..., Z]` that the reparameterization makes from standard normal noise `[..., Z]`."""
         parts = noise.split(self.layer_dims, -1)
         return self._collect(lambda layer, conditional: conditional.mean + conditional.base_dist.scale * parts[layer])
 
     def recover_noise(self, z: Tensor) -> Tensor:
-        """The noise `[..., Z]` that `transform_noise` turns into latents `[..., Z]`."""
+        """Return the noise `[..., Z]` that `transform_noise` turns into latents `[..., Z]`."""
         layers, conditionals = z.split(self.layer_dims, -1), self.conditionals(z)
         parts = ((layers[i] - conditionals[i].mean) / conditionals[i].base_dist.scale for i in sorted(conditionals))
         return torch.cat(list(parts), -1)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """The log-density `[...]` of latents `[..., Z]`."""
+        """Return the log-density `[...]` of latents `[..., Z]`."""
         layers = z.split(self.layer_dims, -1)
         return reduce(
             torch.add, (conditional.log_prob(layers[layer]) for layer, conditional in self.conditionals(z).items())
@@ -103,15 +111,15 @@ class Hierarchy(Distribution):
 
 
 def compute_layer_kls(posterior: Distribution, prior: Distribution, z: Tensor) -> Tensor | None:
-    """KL(q_l || p_l) of each dimension of each layer, in closed form, given the layers drawn before it.
+    """Return the closed-form KL(q_l || p_l) of each layer's dimensions, given the layers drawn before.
 
     Args:
-        posterior: of the latents, batch shape `[N]`
-        prior: of the latents, batch shape `[]`
+        posterior: distribution of the latents, batch shape `[N]`
+        prior: distribution of the latents, batch shape `[]`
         z: samples of the posterior, `[K, N, Z]`
 
     Returns:
-        The mean over the samples, `[N, Z]`; None where the two are not of the same layers, drawn in the same order.
+        The mean over the samples, `[N, Z]`; None unless both are hierarchies with equal layers in the same order.
     """
     if not (isinstance(posterior, Hierarchy) and isinstance(prior, Hierarchy)):
         return None
@@ -123,10 +131,14 @@ def compute_layer_kls(posterior: Distribution, prior: Distribution, z: Tensor) -
 
 
 def merge(prior: Independent, features: Tensor) -> Independent:
-    """The normalized product of a diagonal Gaussian `[..., Z]` and that of means and log-variances `[..., 2 Z]`.
+    """Return the normalized product of two diagonal Gaussians.
 
-    Precisions add up, and means are weighted with them. Log-variances may be anything: where they are large, the prior
-    is left.
+    The precisions add up, and the mean is the precision-weighted mean. Any log-variance is allowed: as it grows, the
+    product approaches the prior.
+
+    Args:
+        prior: diagonal Gaussian, event shape `[Z]`
+        features: means and log-variances of the other Gaussian, `[..., 2 Z]`
     """
     mean, log_variance = features.chunk(2, dim=-1)
     log_ratio = log_variance - 2 * prior.base_dist.scale.log()
@@ -138,25 +150,47 @@ def merge(prior: Independent, features: Tensor) -> Independent:
     return Independent(merged, 1, validate_args=False)
 
 
-def diagonal_gaussian(features: Tensor) -> Independent:
-    """Of means and log-variances `[..., 2 Z]`: batch shape `[...]`, event shape `[Z]`."""
+def build_gaussian(features: Tensor) -> Independent:
+    """Return the diagonal Gaussian with given means and log-variances.
+
+    Args:
+        features: means and log-variances, `[..., 2 Z]`
+
+    Returns:
+        Batch shape `[...]`, event shape `[Z]`.
+    """
     mean, log_variance = features.chunk(2, dim=-1)
     return Independent(Normal(mean, (log_variance / 2).exp(), validate_args=False), 1, validate_args=False)
 
 
-def gaussian_given(network: nn.Module, z: Tensor) -> Independent:
-    """The diagonal Gaussian of which a network tells, given a layer's latents `[..., Z]`: batch shape `[...]`."""
+def predict_gaussian(network: nn.Module, z: Tensor) -> Independent:
+    """Return the next layer's diagonal Gaussian, which a network computes from a layer's latents.
+
+    Args:
+        network: network from latents `[N, Z]` to means and log-variances
+        z: latents, `[..., Z]`; the Gaussian has batch shape `[...]`
+    """
     features = promote_to_float32(network(z.reshape(-1, z.shape[-1])))
-    return diagonal_gaussian(features.reshape(*z.shape[:-1], features.shape[-1]))
+    return build_gaussian(features.reshape(*z.shape[:-1], features.shape[-1]))
 
 
-def check_layer_dims(name: str, latent_dim: int, layer_dims: Sequence[int]) -> tuple[int, ...]:
-    """`layer_dims`, or a ValueError when they are not those of a latent of dimension `latent_dim`."""
-    if not layer_dims or min(layer_dims) < 1:
-        raise UserError(f"{name}'s layer_dims are {list(layer_dims)}: choose one or more, each 1 or more.")
-    if sum(layer_dims) != latent_dim:
+def check_layer_dims(owner: object, latent_dim: int, layer_dims: Sequence[int]) -> tuple[int, ...]:
+    """Return the dimensions of the layers, or refuse them.
+
+    Args:
+        owner: prior or posterior whose argument they are
+        latent_dim: dimension of the latent, all layers together
+        layer_dims: dimension of each layer
+
+    Raises:
+        UserError: there is no layer, a layer has no dimension, or the sum is not `latent_dim`.
+    """
+    name, dims = type(owner).__name__, list(layer_dims)
+    if not dims or min(dims) < 1:
+        raise UserError(f"`{name}.layer_dims` is {dims}. Choose at least one layer, each of dimension at least 1.")
+    if sum(dims) != latent_dim:
         raise UserError(
-            f"{name}'s layer_dims {list(layer_dims)} add up to {sum(layer_dims)}, and latent_dim is {latent_dim}: set"
-            f" model.latent_dim to {sum(layer_dims)}, or choose others."
+            f"`{name}.layer_dims` is {dims}, which adds up to {sum(dims)}, and `latent_dim` is {latent_dim}. Set"
+            f" --model.latent_dim={sum(dims)}, or choose other layer_dims."
         )
-    return tuple(layer_dims)
+    return tuple(dims)

@@ -1,9 +1,9 @@
-"""p(x | z): what the decoder's outputs say of the data.
+"""Likelihoods p(x | z): distributions of the data, computed from the decoder's outputs.
 
-Probabilities of discrete data: the Bernoullis (binary), DiscretizedLogistic and its mixture (256 levels n / 255).
-Densities of continuous data: ContinuousBernoulli and the Gaussians. The two have nothing to do with each other's
-numbers. Each refuses data outside its support; densities and probabilities of 256 levels refuse binary data, densities
-warn of levels, and the means of images are in [0, 1].
+Probabilities of discrete data: Bernoulli and its variants (binary pixels), DiscretizedLogistic and its mixture (256
+levels n / 255). Densities of continuous data: ContinuousBernoulli and the Gaussians. The nats of a probability and of a
+density are not comparable. Every likelihood refuses data outside its support. Densities and probabilities of 256 levels
+also refuse binary data, and densities warn about data of 256 levels. Means of images are in [0, 1].
 """
 
 import math
@@ -15,51 +15,52 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
+from gen_lightning.checks import check_range
 from gen_lightning.errors import UserError
 from gen_lightning.vae import distributions
 from gen_lightning.vae.autoregressive import Autoregressive, LocalAutoregression
 
 
 class Likelihood(nn.Module):
-    """A family of distributions over data `[*data_shape]`, built with that shape; it may have parameters to learn."""
+    """A family of distributions of data `[*data_shape]`, built with that shape; it may have parameters to learn."""
 
     parameters_shape: tuple[int, ...]
-    """The shape of what the decoder is to give for one example."""
+    """The shape of the decoder's outputs for one example."""
 
     levels: int | None = None
-    """The levels of a pixel that it is a probability of; None where it is a density."""
+    """The number of levels of a pixel if this is a probability; None if it is a density."""
 
     def check_data(self, data: Tensor) -> None:
-        """Raises UserError when `data` `[N, *data_shape]` are outside the distributions' support."""
+        """Raise UserError if data `[N, *data_shape]` are outside the support of the distributions."""
 
     def initialize(self, batches: Iterator[Tensor]) -> None:
-        """Sets what is to start from the training data; called once, before the first iteration.
+        """Initialize from the training data; called once, before the first iteration.
 
         Args:
-            batches: the training data, `[N, *data_shape]` each, never binarized
+            batches: batches of the training data, `[N, *data_shape]` each, never binarized
         """
 
     def fit(self, parameters: Tensor, data: Tensor) -> None:
-        """Sets what has a closed form and is not left to gradients; called before `forward` in training alone.
+        """Set parameters whose optimum has a closed form; called before `forward`, only in training.
 
         Args:
-            parameters: decoder outputs `[K, N, *parameters_shape]`, detached
-            data: the batch, `[N, *data_shape]`
+            parameters: outputs of the decoder, `[K, N, *parameters_shape]`, detached
+            data: batch, `[N, *data_shape]`
         """
 
     def forward(self, parameters: Tensor) -> Distribution:
-        """p(x | z): decoder outputs `[..., *parameters_shape]` -> batch shape `[...]`, event shape `[*data_shape]`.
+        """Return p(x | z): outputs `[..., *parameters_shape]` -> batch shape `[...]`, event shape `[*data_shape]`.
 
-        Its `mean` may be an estimate that is drawn.
+        The `mean` of the distribution may be a random estimate.
         """
         raise NotImplementedError
 
 
 class Bernoulli(Likelihood):
-    """Independent binary pixels, of which the decoder gives the logits (Kingma & Welling 2014, equation 11).
+    """Independent binary pixels; the decoder returns their logits (Kingma & Welling 2014, equation 11).
 
     Args:
-        data_shape: the shape of one example
+        data_shape: shape of one example
     """
 
     levels = 2
@@ -69,30 +70,30 @@ class Bernoulli(Likelihood):
         self.parameters_shape = tuple(data_shape)
 
     def check_data(self, data: Tensor) -> None:
-        """Raises UserError unless every value is 0 or 1."""
+        """Raise UserError unless every value is 0 or 1."""
         if not _is_binary(data):
             raise UserError(
-                "A Bernoulli likelihood is a probability of binary data, and these are not: of MNISTDataModule, set"
-                " --data.binarization=dynamic (or static); of others, take gen_lightning.vae.DiscretizedLogistic for"
-                " 256 levels, or gen_lightning.vae.Gaussian."
+                "A Bernoulli likelihood is a probability of binary data, and these data are not binary. For"
+                " MNISTDataModule, set --data.binarization=dynamic (or static). For other data, choose"
+                " gen_lightning.vae.DiscretizedLogistic for 256 levels, or gen_lightning.vae.Gaussian."
             )
 
     def forward(self, parameters: Tensor) -> Distribution:
-        """p(x | z): logits `[..., *data_shape]` -> batch shape `[...]`, event shape `[*data_shape]`."""
-        return _pixels(distributions.Bernoulli(logits=parameters, validate_args=False), self.parameters_shape)
+        """Return p(x | z): logits `[..., *data_shape]` -> batch shape `[...]`, event shape `[*data_shape]`."""
+        return _combine_pixels(distributions.Bernoulli(logits=parameters, validate_args=False), self.parameters_shape)
 
 
 class CenteredBernoulli(Bernoulli):
-    """Independent binary pixels, of which the decoder gives the logits' differences from those of the mean image.
+    """Independent binary pixels; the decoder returns the differences of their logits from those of the mean image.
 
-    It is the same as a decoder whose last bias starts there (Burda et al. 2016, in the authors' code), whatever the
-    decoder's last layer is. The mean is that of the training images, kept to 0.001 to 0.999.
+    It equals a decoder whose last bias is initialized to the logits of the mean image (Burda et al. 2016, in the
+    authors' code), and works with any last layer. The mean is over the training images, clamped to 0.001 to 0.999.
 
     Args:
-        data_shape: the shape of one example
+        data_shape: shape of one example
 
     Raises:
-        UserError: the training data are of no data module with images (when training starts).
+        UserError: when training starts, the data module has no images.
     """
 
     offset: Tensor
@@ -102,7 +103,7 @@ class CenteredBernoulli(Bernoulli):
         self.register_buffer("offset", torch.zeros(self.parameters_shape))
 
     def initialize(self, batches: Iterator[Tensor]) -> None:
-        """Sets the offset to the logits of the mean image."""
+        """Set the offset to the logits of the mean image."""
         total, n = torch.zeros(self.offset.shape, dtype=torch.float64), 0
         for batch in batches:
             total += batch.cpu().double().sum(0)
@@ -110,55 +111,59 @@ class CenteredBernoulli(Bernoulli):
         self.offset.copy_((total / n).clamp(0.001, 0.999).logit())
 
     def forward(self, parameters: Tensor) -> Distribution:
-        """p(x | z): logits' differences `[..., *data_shape]` -> batch shape `[...]`, event shape `[*data_shape]`."""
+        """Return p(x | z): differences `[..., *data_shape]` -> batch shape `[...]`, event shape `[*data_shape]`."""
         return super().forward(parameters + self.offset)
 
 
 class AutoregressiveBernoulli(CenteredBernoulli):
     """Binary pixels, each given the latent and the pixels before it in a window (Chen et al. 2017).
 
-    The latent is left with what is not local. The decoder gives logits as for `CenteredBernoulli`, and a context of
-    `width` maps, with which a small network corrects the logits at each pixel by the pixels above it and left of it.
-    Samples are drawn pixel by pixel; the mean is estimated from one of them, by each pixel's probability given those
-    drawn before it.
+    The latent carries what is not local. The decoder returns logits as for `CenteredBernoulli`, and a context of
+    `width` maps. A small network uses the context and the pixels above and to the left of a pixel to correct the
+    pixel's logits. Samples are drawn pixel by pixel. The mean is estimated from one sample, as the probability of each
+    pixel given the pixels drawn before it.
 
     Args:
-        data_shape: the shape of one image, `(C, H, W)`
-        width: channels of the network's hidden layer
-        window: height and width of what a pixel sees of the image, an odd number of 3 or more
+        data_shape: shape of one image, `(C, H, W)`
+        width: channels of the network's hidden layer; at least 1
+        window: height and width of the window that a pixel depends on; odd, at least 3
 
     Raises:
-        UserError: the data are no images, or width or window is out of range.
+        UserError: the data are not images; width or window is out of range.
     """
 
     def __init__(self, data_shape: Sequence[int], width: int = 16, window: int = 11) -> None:
         super().__init__(data_shape)
         if len(data_shape) != 3:
             raise UserError(
-                f"AutoregressiveBernoulli is of images (C, H, W), and the data have shape {tuple(data_shape)}: take"
-                " Bernoulli."
+                f"AutoregressiveBernoulli is a likelihood of images (C, H, W), and the data have shape"
+                f" {tuple(data_shape)}. Choose Bernoulli."
             )
-        if width < 1 or window < 3 or window % 2 == 0:
-            raise UserError(
-                f"AutoregressiveBernoulli's width is {width} and its window {window}: choose a width of 1 or more, and"
-                " a window of an odd number from 3."
-            )
+        check_range(self, at_least=1, width=width)
+        check_range(self, at_least=3, window=window)
+        if window % 2 == 0:
+            raise UserError(f"`AutoregressiveBernoulli.window` is {window}. Choose an odd number.")
         self.network = LocalAutoregression(data_shape[0], width, window)
         self.parameters_shape = (data_shape[0] + width, *data_shape[1:])
 
     def forward(self, parameters: Tensor) -> Autoregressive:
-        """p(x | z): logits' differences and context `[..., C + width, H, W]` -> batch shape `[...]`, of `(C, H, W)`."""
+        """Return p(x | z), with batch shape `[...]` and event shape `(C, H, W)`.
+
+        Args:
+            parameters: differences of the logits from those of the mean image, and the context, concatenated to
+                `[..., C + width, H, W]`
+        """
         logits, context = parameters.tensor_split([self.offset.shape[0]], -3)
         return Autoregressive(logits + self.offset, context, self.network)
 
 
 class ContinuousBernoulli(Likelihood):
-    """A density on [0, 1] for each pixel, of which the decoder gives the logits (Loaiza-Ganem & Cunningham 2019).
+    """Independent pixels with a density on [0, 1]; the decoder returns their logits (Loaiza-Ganem & Cunningham 2019).
 
-    In nats of a density: no probability of the 256 levels of a grey image, and comparable with none.
+    Its nats are those of a density. They are not comparable with those of a probability of 256 grey levels.
 
     Args:
-        data_shape: the shape of one example
+        data_shape: shape of one example
     """
 
     def __init__(self, data_shape: Sequence[int]) -> None:
@@ -166,27 +171,29 @@ class ContinuousBernoulli(Likelihood):
         self.parameters_shape = tuple(data_shape)
 
     def check_data(self, data: Tensor) -> None:
-        """Raises UserError when values are outside [0, 1], or all of them are 0 or 1."""
+        """Raise UserError if values are outside [0, 1], or all values are 0 or 1."""
         _check_density(data, 0, 1)
 
     def forward(self, parameters: Tensor) -> Independent:
-        """p(x | z): logits `[..., *data_shape]` -> batch shape `[...]`, event shape `[*data_shape]`."""
-        return _pixels(distributions.ContinuousBernoulli(logits=parameters, validate_args=False), self.parameters_shape)
+        """Return p(x | z): logits `[..., *data_shape]` -> batch shape `[...]`, event shape `[*data_shape]`."""
+        return _combine_pixels(
+            distributions.ContinuousBernoulli(logits=parameters, validate_args=False), self.parameters_shape
+        )
 
 
 class Gaussian(Likelihood):
-    """A normal for each pixel with one fixed scale, of which the decoder gives the means.
+    """Independent normal pixels with one fixed scale; the decoder returns the means.
 
-    In nats of a density, as all Gaussians.
+    Its nats are those of a density, like the nats of all Gaussians here.
 
     Args:
-        data_shape: the shape of one example
-        scale: the standard deviation, in the data's units
-        squash: makes the layer that takes the decoder's outputs to means: the default's are images in [0, 1];
-            torch.nn.Identity is for unbounded data
+        data_shape: shape of one example
+        scale: standard deviation, in the data's units; above 0 and finite
+        squash: called without arguments; returns the layer from the decoder's outputs to the means. The default's means
+            are in [0, 1], for images; use torch.nn.Identity for unbounded data
 
     Raises:
-        UserError: scale is not positive.
+        UserError: scale is not positive, or infinite.
     """
 
     scale: Tensor
@@ -195,34 +202,35 @@ class Gaussian(Likelihood):
         self, data_shape: Sequence[int], scale: float = 1.0, squash: Callable[[], nn.Module] = nn.Sigmoid
     ) -> None:
         super().__init__()
-        if not 0 < scale < math.inf:
-            raise UserError(f"The Gaussian's scale is {scale}: choose a number above 0, not infinite.")
+        check_range(self, above=0, below=math.inf, scale=scale)
         self.parameters_shape = self.data_shape = tuple(data_shape)
         self.squash = squash()
         self.register_buffer("scale", torch.tensor(float(scale)), persistent=False)
 
     def check_data(self, data: Tensor) -> None:
-        """Raises UserError when values are outside the means' range, or all of them are 0 or 1."""
+        """Raise UserError if values are outside the range of the means, or all values are 0 or 1."""
         lowest, highest = self.squash(data.new_tensor([-torch.inf, torch.inf])).tolist()
         _check_density(data, lowest, highest)
 
     def forward(self, parameters: Tensor) -> Independent:
-        """p(x | z): outputs `[..., *data_shape]` -> batch shape `[...]`, event shape `[*data_shape]`."""
-        # A copy, since `fit` may change the scale before the gradient is taken.
-        return _pixels(Normal(self.squash(parameters), self.scale.clone(), validate_args=False), self.data_shape)
+        """Return p(x | z): outputs `[..., *data_shape]` -> batch shape `[...]`, event shape `[*data_shape]`."""
+        # A copy, because `fit` may change the scale in place before the gradient is computed.
+        return _combine_pixels(
+            Normal(self.squash(parameters), self.scale.clone(), validate_args=False), self.data_shape
+        )
 
 
 class OptimalScaleGaussian(Gaussian):
-    """A normal for each pixel with one shared scale, at its optimum: the sigma-VAE (Rybkin et al. 2021).
+    """Independent normal pixels with one shared scale at its optimum: the sigma-VAE (Rybkin et al. 2021).
 
-    In training the variance is the batch's mean squared error, which maximizes the batch's likelihood; otherwise it is
-    that of the last training batch, so that held-out data meet a density that does not depend on them. Where that batch
-    differs from all data by a part d of the variance, it costs some D d^2 / 4 nats of D pixels: take large batches. The
-    scale is at least 1e-4, since the density of data without an error would have no bound.
+    In training the variance is the batch's mean squared error, which maximizes the batch's likelihood. In evaluation it
+    is the variance of the last training batch, so that the density does not depend on held-out data. If this variance
+    differs from the variance of all data by a fraction d, the difference costs about D d^2 / 4 nats for D pixels, so
+    use large batches. The scale is at least 1e-4, because the density of data without an error would be unbounded.
 
     Args:
-        data_shape: the shape of one example
-        squash: as for `Gaussian`
+        data_shape: shape of one example
+        squash: layer of the means, as for `Gaussian`
     """
 
     def __init__(self, data_shape: Sequence[int], squash: Callable[[], nn.Module] = nn.Sigmoid) -> None:
@@ -230,44 +238,44 @@ class OptimalScaleGaussian(Gaussian):
         self.register_buffer("scale", self.scale, persistent=True)
 
     def fit(self, parameters: Tensor, data: Tensor) -> None:
-        """Sets the scale to the root of the mean squared error."""
+        """Set the scale to the root mean squared error."""
         self.scale.copy_((data - self.squash(parameters)).square().mean().sqrt().clamp(min=1e-4))
 
 
 class LearnedScaleGaussian(Gaussian):
-    """A normal for each pixel, of which the decoder gives mean and scale (Kingma & Welling 2014, appendix C.2).
+    """Independent normal pixels; the decoder returns means and scales (Kingma & Welling 2014, appendix C.2).
 
     Args:
-        data_shape: the shape of one example
-        min_scale: the least standard deviation; without one, pixels that never change have an unbounded density
-        squash: as for `Gaussian`
+        data_shape: shape of one example
+        min_scale: smallest standard deviation, above 0 and finite; without it, pixels that never change would have an
+            unbounded density
+        squash: layer of the means, as for `Gaussian`
 
     Raises:
-        UserError: min_scale is not positive.
+        UserError: min_scale is not positive, or infinite.
     """
 
     def __init__(
         self, data_shape: Sequence[int], min_scale: float = 0.01, squash: Callable[[], nn.Module] = nn.Sigmoid
     ) -> None:
-        if not 0 < min_scale < math.inf:
-            raise UserError(f"LearnedScaleGaussian's min_scale is {min_scale}: choose a number above 0, not infinite.")
+        check_range(self, above=0, below=math.inf, min_scale=min_scale)
         super().__init__(data_shape, min_scale, squash)
         self.parameters_shape = (2 * self.data_shape[0], *self.data_shape[1:])
 
     def forward(self, parameters: Tensor) -> Independent:
-        """p(x | z): outputs `[..., 2 C, ...]` -> batch shape `[...]`, event shape `[*data_shape]`."""
+        """Return p(x | z): outputs `[..., 2 C, ...]` -> batch shape `[...]`, event shape `[*data_shape]`."""
         mean, scale = parameters.chunk(2, -len(self.data_shape))
         pixels = Normal(self.squash(mean), self.scale + F.softplus(scale), validate_args=False)
-        return _pixels(pixels, self.data_shape)
+        return _combine_pixels(pixels, self.data_shape)
 
 
 class DiscretizedLogistic(Likelihood):
     """A probability of the 256 levels of each pixel: a discretized logistic (Kingma et al. 2016).
 
-    The decoder gives mean and scale for each pixel and channel.
+    The decoder returns the mean and the scale of each pixel and channel.
 
     Args:
-        data_shape: the shape of one example
+        data_shape: shape of one example
     """
 
     levels = distributions.LEVELS
@@ -278,22 +286,22 @@ class DiscretizedLogistic(Likelihood):
         self.parameters_shape = (2 * self.data_shape[0], *self.data_shape[1:])
 
     def check_data(self, data: Tensor) -> None:
-        """Raises UserError unless every value is one of n / 255."""
+        """Raise UserError unless every value is one of n / 255, and some value is neither 0 nor 1."""
         _check_levels(data)
 
     def forward(self, parameters: Tensor) -> Independent:
-        """p(x | z): outputs `[..., 2 C, ...]` -> batch shape `[...]`, event shape `[*data_shape]`."""
-        return _pixels(_logistics(*parameters.chunk(2, -len(self.data_shape))), self.data_shape)
+        """Return p(x | z): outputs `[..., 2 C, ...]` -> batch shape `[...]`, event shape `[*data_shape]`."""
+        return _combine_pixels(_build_logistics(*parameters.chunk(2, -len(self.data_shape))), self.data_shape)
 
 
 class DiscretizedLogisticMixture(Likelihood):
     """A probability of the 256 levels of each pixel: a mixture of discretized logistics (Salimans et al. 2017).
 
-    The decoder gives weights, means and scales for each pixel and channel; channels are independent given z.
+    The decoder returns the weights, means and scales of each pixel and channel. Channels are independent given z.
 
     Args:
-        data_shape: the shape of one example
-        num_components: logistics in the mixture
+        data_shape: shape of one example
+        num_components: number of logistics in the mixture; at least 1
 
     Raises:
         UserError: num_components is less than 1.
@@ -303,33 +311,35 @@ class DiscretizedLogisticMixture(Likelihood):
 
     def __init__(self, data_shape: Sequence[int], num_components: int = 10) -> None:
         super().__init__()
-        if num_components < 1:
-            raise UserError(f"num_components is {num_components}: choose 1 or more.")
+        check_range(self, at_least=1, num_components=num_components)
         self.data_shape = tuple(data_shape)
         self.num_components = num_components
         self.parameters_shape = (3 * num_components * self.data_shape[0], *self.data_shape[1:])
 
     def check_data(self, data: Tensor) -> None:
-        """Raises UserError unless every value is one of n / 255."""
+        """Raise UserError unless every value is one of n / 255, and some value is neither 0 nor 1."""
         _check_levels(data)
 
     def forward(self, parameters: Tensor) -> Independent:
-        """p(x | z): outputs `[..., 3 M C, ...]` -> batch shape `[...]`, event shape `[*data_shape]`."""
+        """Return p(x | z): outputs `[..., 3 M C, ...]` -> batch shape `[...]`, event shape `[*data_shape]`."""
         channels = -len(self.data_shape)
         split = parameters.unflatten(channels, (3, self.num_components, -1)).movedim(channels - 1, -1)
         logits, loc, scale = split.unbind(channels - 2)
         weights = Categorical(logits=logits, validate_args=False)
-        return _pixels(MixtureSameFamily(weights, _logistics(loc, scale), validate_args=False), self.data_shape)
+        return _combine_pixels(
+            MixtureSameFamily(weights, _build_logistics(loc, scale), validate_args=False), self.data_shape
+        )
 
 
-def _pixels(distribution: Distribution, data_shape: Sequence[int]) -> Independent:
+def _combine_pixels(distribution: Distribution, data_shape: Sequence[int]) -> Independent:
     return Independent(distribution, len(data_shape), validate_args=False)
 
 
-def _logistics(loc: Tensor, log_scale: Tensor) -> distributions.DiscretizedLogistic:
-    """Of outputs in Salimans et al.'s units, in which pixels are in [-1, 1], with their least scale.
+def _build_logistics(loc: Tensor, log_scale: Tensor) -> distributions.DiscretizedLogistic:
+    """Return the logistics of outputs in Salimans et al.'s units, in which pixels are in [-1, 1].
 
-    At the greatest, which is ours, all but a thousandth is black or white.
+    The lower limit of the scale is theirs. The upper limit is ours: at it, all but a thousandth of the mass is black or
+    white.
     """
     return distributions.DiscretizedLogistic((loc + 1) / 2, log_scale.clamp(-7, 7).exp() / 2, validate_args=False)
 
@@ -341,7 +351,7 @@ def _is_binary(data: Tensor) -> bool:
 def _refuse_binary(data: Tensor, likelihood: str) -> None:
     if _is_binary(data):
         raise UserError(
-            f"This likelihood is {likelihood}, and these are binary: set --data.binarization=none, or take"
+            f"This likelihood is {likelihood}, and the data are binary. Set --data.binarization=none, or choose"
             " gen_lightning.vae.Bernoulli."
         )
 
@@ -350,20 +360,20 @@ def _check_density(data: Tensor, lowest: float, highest: float) -> None:
     _refuse_binary(data, "a density of continuous data")
     if data.min() < lowest or data.max() > highest:
         raise UserError(
-            f"The data reach from {data.min():.3g} to {data.max():.3g}, and the likelihood is for data from"
-            f" {lowest:.3g} to {highest:.3g}: scale the data, or take a Gaussian with squash=torch.nn.Identity."
+            f"The data range from {data.min():.3g} to {data.max():.3g}, and the likelihood is for data from"
+            f" {lowest:.3g} to {highest:.3g}. Scale the data, or choose a Gaussian with squash=torch.nn.Identity."
         )
     if _is_levels(data):
         rank_zero_warn(
-            "This likelihood is a density of continuous data, and these are of 256 levels, at which a density may grow"
-            " without bound: set --data.dequantize=true (of MNISTDataModule), or take"
+            "This likelihood is a density of continuous data, and the data have 256 levels, at which a density may grow"
+            " without bound. Set --data.dequantize=true (MNISTDataModule), or choose"
             " gen_lightning.vae.DiscretizedLogistic, whose nats are those of a probability."
         )
 
 
 def _is_levels(data: Tensor) -> bool:
     levels = data * (distributions.LEVELS - 1)
-    # float32 rounds n / 255 by far less.
+    # The tolerance is far above the rounding of n / 255 in float32.
     return bool(data.min() >= 0 and data.max() <= 1 and (levels - levels.round()).abs().max() <= 1e-3)
 
 
@@ -371,6 +381,6 @@ def _check_levels(data: Tensor) -> None:
     _refuse_binary(data, "a probability of pixels of 256 levels")
     if not _is_levels(data):
         raise UserError(
-            "This likelihood is a probability of pixels of 256 levels, n / 255, and these are others: set"
-            " --data.dequantize=false, round the data, or take a density such as gen_lightning.vae.Gaussian."
+            "This likelihood is a probability of pixels of 256 levels, n / 255, and the data have other values. Set"
+            " --data.dequantize=false, round the data, or choose a density such as gen_lightning.vae.Gaussian."
         )

@@ -1,56 +1,53 @@
-"""p(z): where latents come from."""
+"""Priors p(z): distributions of the latent variable before data are seen."""
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
+from gen_lightning.checks import check_range
 from gen_lightning.errors import UserError
 from gen_lightning.networks import MLPEncoder, ResidualBlock, ResidualDecoder, ResidualEncoder
 from gen_lightning.networks.residual import apply_to_maps, count_channels, zero_init
-from gen_lightning.networks.sizes import check_sizes
 from gen_lightning.numerics import promote_to_float32
 from gen_lightning.vae.hierarchy import (
     Choose,
     Hierarchy,
     Network,
+    build_gaussian,
     check_layer_dims,
-    diagonal_gaussian,
-    gaussian_given,
+    predict_gaussian,
 )
-
-if TYPE_CHECKING:
-    from gen_lightning.vae.module import VAEModule
+from gen_lightning.vae.parts import ModelParts
 
 
 class Prior(nn.Module):
-    """A distribution over latents `[Z]`, built with the latent dimension Z; it may have parameters to learn.
+    """A distribution of latents `[Z]`; it may have parameters to learn.
 
     Args:
-        latent_dim: the dimension of the latent
+        latent_dim: dimension of the latent, Z
     """
 
     decoder_input_dim: int
-    """The number of values that the decoder sees of a latent."""
+    """Number of inputs of the decoder."""
     descending = False
-    """Whether it is in layers, drawn from the uppermost down."""
+    """Whether the latents are in layers, drawn from the uppermost layer to the lowest."""
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
         self.decoder_input_dim = latent_dim
 
-    def decoded(self, z: Tensor) -> Tensor:
-        """What p(x | z) depends on of latents `[..., Z]`: `[..., decoder_input_dim]`, by default all."""
+    def compute_decoder_input(self, z: Tensor) -> Tensor:
+        """Return the decoder's inputs `[..., decoder_input_dim]` for latents `[..., Z]`; by default the latents."""
         return z
 
-    def bind(self, model: "VAEModule") -> None:
-        """Sees the model that it is part of, once that is built; for priors that are made of its other parts."""
+    def bind(self, parts: ModelParts) -> None:
+        """Receive the parts of the built model, for priors that are defined by other parts of it."""
 
     def forward(self) -> Distribution:
-        """p(z): batch shape `[]`, event shape `[Z]`."""
+        """Return p(z): batch shape `[]`, event shape `[Z]`."""
         raise NotImplementedError
 
 
@@ -58,7 +55,7 @@ class StandardNormal(Prior):
     """N(0, I).
 
     Args:
-        latent_dim: the dimension of the latent
+        latent_dim: dimension of the latent, Z
     """
 
     mean: Tensor
@@ -70,16 +67,16 @@ class StandardNormal(Prior):
         self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
 
     def forward(self) -> Independent:
-        """p(z): batch shape `[]`, event shape `[Z]`."""
+        """Return p(z): batch shape `[]`, event shape `[Z]`."""
         return Independent(Normal(self.mean, self.scale, validate_args=False), 1, validate_args=False)
 
 
 class MixtureOfGaussians(Prior):
-    """A learned mixture of diagonal normals.
+    """A learned mixture of diagonal Gaussians.
 
     Args:
-        latent_dim: the dimension of the latent
-        num_components: normals in the mixture
+        latent_dim: dimension of the latent, Z
+        num_components: number of Gaussians in the mixture; at least 1
 
     Raises:
         UserError: num_components is less than 1.
@@ -87,115 +84,118 @@ class MixtureOfGaussians(Prior):
 
     def __init__(self, latent_dim: int, num_components: int = 10) -> None:
         super().__init__(latent_dim)
-        _check_num_components(num_components)
+        check_range(self, at_least=1, num_components=num_components)
         self.logits = nn.Parameter(torch.zeros(num_components))
-        # Apart, since equal components would have equal gradients for ever.
+        # Random means, because equal components would have equal gradients and stay equal.
         self.mean = nn.Parameter(torch.randn(num_components, latent_dim))
         self.log_variance = nn.Parameter(torch.zeros(num_components, latent_dim))
 
     def forward(self) -> MixtureSameFamily:
-        """p(z): batch shape `[]`, event shape `[Z]`."""
+        """Return p(z): batch shape `[]`, event shape `[Z]`."""
         normals = Normal(self.mean, (self.log_variance / 2).exp(), validate_args=False)
-        return _mixture(self.logits, Independent(normals, 1, validate_args=False))
+        return _build_mixture(self.logits, Independent(normals, 1, validate_args=False))
 
 
 class VampPrior(Prior):
     """The mean of the posteriors of learned pseudo-inputs (Tomczak & Welling 2018, equation 9).
 
-    Its encoder is the model's own, which each call of the prior runs on all pseudo-inputs.
+    It uses the model's own encoder. Each call of the prior runs the encoder on all pseudo-inputs.
 
     Args:
-        latent_dim: the dimension of the latent, which the model's posterior has too
-        num_components: pseudo-inputs
+        latent_dim: dimension of the latent, Z
+        num_components: number of pseudo-inputs; at least 1
 
     Raises:
-        UserError: num_components is less than 1; the encoder has batch normalization or is conditional (in `bind`).
+        UserError: num_components is less than 1; in `bind`, the encoder has batch normalization or is
+            class-conditional.
     """
 
     pseudo_inputs: nn.Parameter
-    """`[num_components, *data_shape]`, at first uniform in [0, 1]."""
+    """`[num_components, *data_shape]`, initially uniform in [0, 1]."""
 
     def __init__(self, latent_dim: int, num_components: int = 500) -> None:
         super().__init__(latent_dim)
-        _check_num_components(num_components)
+        check_range(self, at_least=1, num_components=num_components)
         self.num_components = num_components
 
-    def bind(self, model: "VAEModule") -> None:
-        """Makes pseudo-inputs of the data's shape."""
-        if model.num_classes is not None:
+    def bind(self, parts: ModelParts) -> None:
+        """Create pseudo-inputs of the data's shape."""
+        if parts.num_classes is not None:
             raise UserError(
-                "VampPrior's pseudo-inputs have no labels, and the encoder is conditional: take another prior, or an"
-                " encoder and a decoder that are not conditional."
+                "The pseudo-inputs of VampPrior have no labels, and the encoder is class-conditional. Choose another"
+                " prior, or an encoder and a decoder without classes."
             )
-        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.encoder.modules()):
+        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in parts.encoder.modules()):
             raise UserError(
-                "VampPrior shows the encoder its pseudo-inputs by themselves, and batch normalization would mix their"
-                " statistics with the data's: take an encoder without it, or another prior."
+                "VampPrior runs the encoder on a batch of pseudo-inputs, and the encoder's batch normalization would"
+                " mix their statistics with those of the data. Choose an encoder without batch normalization, or"
+                " another prior."
             )
-        self.pseudo_inputs = nn.Parameter(torch.rand(self.num_components, *model.data_shape))
-        # A method and no module, which would hold itself.
-        self._posterior = model.posterior
+        self.pseudo_inputs = nn.Parameter(torch.rand(self.num_components, *parts.data_shape))
+        # A bound method is no submodule, so the encoder's parameters are not registered twice.
+        self._encode = parts.encode
 
     def forward(self) -> MixtureSameFamily:
-        """p(z): batch shape `[]`, event shape `[Z]`."""
+        """Return p(z): batch shape `[]`, event shape `[Z]`."""
         equal = self.pseudo_inputs.new_zeros(self.num_components)
-        return _mixture(equal, self._posterior(self.pseudo_inputs))
+        return _build_mixture(equal, self._encode(self.pseudo_inputs))
 
 
 class TopDown(Prior):
-    """Layers of latents, each a diagonal Gaussian given the one above it (Burda et al. 2016, equation 1).
+    """Layers of latents, each a diagonal Gaussian given the layer above it (Burda et al. 2016, equation 1).
 
-    p(z_L) p(z_{L-1} | z_L) ... p(z_1 | z_2), of which the uppermost is N(0, I); the decoder sees z_1 alone.
+    p(z_L) p(z_{L-1} | z_L) ... p(z_1 | z_2). The uppermost layer z_L is N(0, I); the decoder sees only z_1.
 
     Args:
-        latent_dim: the dimension of the latent, all layers together
-        layer_dims: the dimension of each layer, from the data on
-        network: of each layer but the uppermost; called with ((dimension above,), number of features)
+        latent_dim: dimension of the latent, all layers together
+        layer_dims: dimension of each layer, from the layer next to the data upwards
+        network: network of each layer except the uppermost; called with ((dimension above,), number of features)
 
     Raises:
-        UserError: the layers are not those of such a latent.
+        UserError: the layers' dimensions do not add up to latent_dim, or one is less than 1.
     """
 
     descending = True
 
     def __init__(self, latent_dim: int, layer_dims: Sequence[int], network: Network = MLPEncoder) -> None:
         super().__init__(latent_dim)
-        self.layer_dims = check_layer_dims("TopDown", latent_dim, layer_dims)
+        self.layer_dims = check_layer_dims(self, latent_dim, layer_dims)
         self.decoder_input_dim = self.layer_dims[0]
         self.uppermost = StandardNormal(self.layer_dims[-1])
         self.networks = nn.ModuleList(network((above,), 2 * below) for below, above in pairwise(self.layer_dims))
 
-    def decoded(self, z: Tensor) -> Tensor:
-        """The layer next to the data, z_1: latents `[..., Z]` -> `[..., Z_1]`."""
+    def compute_decoder_input(self, z: Tensor) -> Tensor:
+        """Return the layer next to the data, z_1: latents `[..., Z]` -> `[..., Z_1]`."""
         return z[..., : self.decoder_input_dim]
 
     def forward(self) -> Hierarchy:
-        """p(z): batch shape `[]`, event shape `[Z]`."""
+        """Return p(z): batch shape `[]`, event shape `[Z]`."""
         return Hierarchy(self.layer_dims, torch.Size(), self._descend, descending=True)
 
     def _descend(self, choose: Choose) -> None:
         z = choose(len(self.networks), self.uppermost())
         for layer, network in reversed(list(enumerate(self.networks))):
-            z = choose(layer, gaussian_given(network, z))
+            z = choose(layer, predict_gaussian(network, z))
 
 
 class ResidualTopDown(Prior):
-    """Layers of latents that are maps, each a diagonal Gaussian given all the layers above it.
+    """Layers of latent maps, each a diagonal Gaussian given all layers above it.
 
-    A map of features goes down from a learned one. At each layer it passes residual blocks, gives the layer's Gaussian,
-    at first N(0, I), and takes in the layer's latents; the decoder sees what leaves the last layer. So every layer
-    reaches the data by a path of its own (Sønderby et al. 2016, without their bottleneck; Child 2021, figure 3).
+    A map of features starts from a learned constant and passes the layers from the uppermost to the lowest. At each
+    layer it passes residual blocks, predicts the layer's Gaussian (initially N(0, I)) and adds a projection of the
+    layer's latents. The decoder sees the features after the last layer, so every layer reaches the data by its own
+    path (Sønderby et al. 2016, without their bottleneck; Child 2021, figure 3).
 
     Args:
-        latent_dim: the dimension of the latent, all layers together
-        num_layers: layers of equal size, 1 or more
-        map_size: height and width of the maps, the smallest one's of a residual encoder and decoder
-        width: channels of the features
-        num_blocks: residual blocks in front of each layer
+        latent_dim: dimension of the latent, all layers together
+        num_layers: number of layers, all of the same size; at least 1
+        map_size: height and width of the maps; equal to the smallest map of a residual encoder and decoder
+        width: channels of the features; at least 1
+        num_blocks: number of residual blocks before each layer; at least 1
 
     Raises:
-        UserError: a number is less than 1; the latent is not that many maps of that size; those of the networks are of
-            another (in `bind`).
+        UserError: a number is less than 1; the latent cannot be divided into that many maps of that size; in `bind`,
+            the networks' smallest map has another size.
     """
 
     descending = True
@@ -204,11 +204,11 @@ class ResidualTopDown(Prior):
         self, latent_dim: int, num_layers: int = 6, map_size: int = 7, width: int = 128, num_blocks: int = 1
     ) -> None:
         super().__init__(latent_dim)
-        check_sizes(self, num_layers=num_layers, map_size=map_size, width=width, num_blocks=num_blocks)
+        check_range(self, at_least=1, num_layers=num_layers, map_size=map_size, width=width, num_blocks=num_blocks)
         if latent_dim % num_layers:
             raise UserError(
-                f"A latent_dim of {latent_dim} is not {num_layers} equal layers: choose a multiple of"
-                f" {num_layers * map_size**2}."
+                f"`latent_dim` is {latent_dim}, which cannot be divided into {num_layers} equal layers of maps. Choose"
+                f" a multiple of {num_layers * map_size**2}."
             )
         self.map_size = map_size
         self.layer_dims = (latent_dim // num_layers,) * num_layers
@@ -224,39 +224,34 @@ class ResidualTopDown(Prior):
         )
         self.inlets = nn.ModuleList(nn.Conv2d(channels, width, 1) for _ in range(num_layers))
 
-    def bind(self, model: "VAEModule") -> None:
-        """Compares its maps with those of residual networks, which would take a pixel of them for another."""
-        for network in model.modules():
+    def bind(self, parts: ModelParts) -> None:
+        """Check that residual networks have maps of the prior's size; a reshape to another size would mix up pixels."""
+        for network in (*parts.encoder.modules(), *parts.decoder.modules()):
             if isinstance(network, ResidualEncoder | ResidualDecoder) and network.map_size != self.map_size:
                 raise UserError(
-                    f"ResidualTopDown's map_size is {self.map_size}, and the {type(network).__name__}'s smallest map is"
-                    f" {network.map_size} x {network.map_size}: set model.prior.map_size to {network.map_size}."
+                    f"`ResidualTopDown.map_size` is {self.map_size}, and the smallest map of {type(network).__name__}"
+                    f" is {network.map_size} x {network.map_size}. Set --model.prior.map_size={network.map_size}."
                 )
 
-    def decoded(self, z: Tensor) -> Tensor:
-        """The features behind the last layer: latents `[..., Z]` -> `[..., decoder_input_dim]`."""
+    def compute_decoder_input(self, z: Tensor) -> Tensor:
+        """Return the features after the last layer: latents `[..., Z]` -> `[..., decoder_input_dim]`."""
         layers = z.split(self.layer_dims, -1)
         return self._descend(lambda layer, conditional: layers[layer]).flatten(-3)
 
     def forward(self) -> Hierarchy:
-        """p(z): batch shape `[]`, event shape `[Z]`."""
+        """Return p(z): batch shape `[]`, event shape `[Z]`."""
         return Hierarchy(self.layer_dims, torch.Size(), self._descend, descending=True)
 
     def _descend(self, choose: Choose) -> Tensor:
-        """The features behind the last layer, `[..., width, map_size, map_size]`."""
+        """Return the features after the last layer, `[..., width, map_size, map_size]`."""
         features: Tensor = self.start
         for layer in reversed(range(len(self.layer_dims))):
             features = apply_to_maps(self.blocks[layer], features)
             parameters = promote_to_float32(apply_to_maps(self.heads[layer], features))
-            z = choose(layer, diagonal_gaussian(parameters.flatten(-3)))
+            z = choose(layer, build_gaussian(parameters.flatten(-3)))
             features = features + apply_to_maps(self.inlets[layer], self.latent_maps(z))
         return features
 
 
-def _mixture(logits: Tensor, components: Distribution) -> MixtureSameFamily:
+def _build_mixture(logits: Tensor, components: Distribution) -> MixtureSameFamily:
     return MixtureSameFamily(Categorical(logits=logits, validate_args=False), components, validate_args=False)
-
-
-def _check_num_components(num_components: int) -> None:
-    if num_components < 1:
-        raise UserError(f"The prior's num_components is {num_components}: choose 1 or more.")

@@ -1,6 +1,6 @@
-"""What every objective and bound is made of: the terms of log p(x, z) - log q(z | x), in nats.
+"""The terms of log p(x, z) - log q(z | x), in nats, from which every objective and bound is computed.
 
-Sizes: K samples of the latent for each of N examples. Sums over dimensions always, means over nothing.
+Sizes: K samples of the latent variable for each of N examples. Terms are sums over dimensions, never means.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from gen_lightning.vae.hierarchy import Hierarchy, compute_layer_kls
 
 @dataclass
 class Terms:
-    """One pass of a batch through a VAE.
+    """The distributions and samples from one pass of a batch through a VAE.
 
     Args:
         posterior: q(z | x), batch shape `[N]`
@@ -47,18 +47,19 @@ class Terms:
 
     @cached_property
     def path_log_weights(self) -> Tensor:
-        """`log_weights` with log q(z | x) for detached parameters of q, `[K, N]` (Roeder et al. 2017).
+        """`log_weights` with log q(z | x) at detached parameters of q, `[K, N]` (Roeder et al. 2017).
 
-        The values are the same; the gradient reaches q by the path z alone, without q's score.
+        The values are equal to `log_weights`. The gradient reaches q through the samples z only, without the score of
+        q.
         """
         log_posterior = self.posterior.log_prob(self.z.detach())
         return self.log_weights + (log_posterior - log_posterior.detach())
 
     @cached_property
     def kl(self) -> Tensor:
-        """KL(q(z | x) || p(z)), `[N]`: in closed form where there is one, else estimated from the K samples.
+        """KL(q(z | x) || p(z)), `[N]`: in closed form if one exists, otherwise estimated from the K samples.
 
-        Of layers that both draw in the same order, closed forms given the layers before, which the K samples are of.
+        For hierarchies with the same layer order: closed-form conditional KLs, averaged over the K samples.
         """
         if self._layer_kls is not None:
             return self._layer_kls.sum(-1)
@@ -74,26 +75,30 @@ class Terms:
         Raises:
             UserError: the posterior does not factorize over the dimensions.
         """
-        return _factors(self.posterior)
+        return _get_factors(self.posterior)
 
     @cached_property
     def factor_kls(self) -> Tensor:
         """KL(q(z_j | x) || p(z_j)) for each dimension, `[N, Z]`, in closed form.
 
-        Of layers that both draw in the same order, given the layers before, as a mean over the K samples.
+        For hierarchies with the same layer order: conditional on the layers drawn before, averaged over the K samples.
 
         Raises:
             UserError: the posterior or the prior does not factorize over the dimensions.
         """
         if self._layer_kls is not None:
             return self._layer_kls
-        return kl_divergence(self.factors, _factors(self.prior))
+        return kl_divergence(self.factors, _get_factors(self.prior))
 
     @property
     def rates(self) -> tuple[Tensor, ...]:
-        """The KL of each layer given those before it, `[N]` each; of none where q and p draw no layers in one order."""
+        """The KL of each layer, conditional on the layers drawn before it, `[N]` each.
+
+        Empty unless q and p are hierarchies with the same layer order.
+        """
         if self._layer_kls is None:
             return ()
+        # `compute_layer_kls` has a result only if the posterior is a hierarchy.
         layer_dims = cast(Hierarchy, self.posterior).layer_dims
         return tuple(kl.sum(-1) for kl in self._layer_kls.split(layer_dims, -1))
 
@@ -107,10 +112,11 @@ class Terms:
         return self.log_likelihood.mean(0) - self.kl
 
 
-def _factors(distribution: Distribution) -> Distribution:
+def _get_factors(distribution: Distribution) -> Distribution:
     if not isinstance(distribution, Independent):
         raise UserError(
-            f"This objective looks at each latent dimension by itself, and a {type(distribution).__name__} does not"
-            " factorize over them: take a DiagonalGaussian posterior with a StandardNormal prior, or another objective."
+            "This objective needs latents that are independent in each dimension, and a"
+            f" {type(distribution).__name__} does not factorize over dimensions. Choose a DiagonalGaussian posterior"
+            " with a StandardNormal prior, or another objective."
         )
     return distribution.base_dist

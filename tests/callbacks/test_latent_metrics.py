@@ -26,7 +26,7 @@ class Posteriors(LightningModule):
         super().__init__()
         self.scale, self.deviation = torch.tensor(scale), deviation
 
-    def posterior(self, x):
+    def encode(self, x):
         mean = x * self.scale
         return Independent(Normal(mean, torch.full_like(mean, self.deviation)), 1)
 
@@ -76,7 +76,7 @@ def test_a_posterior_that_collapses_in_training_is_warned_of_once(beta, collapse
     assert len(told) == collapsed
     assert latents.state_dict() == {"warned": collapsed}
     with torch.no_grad():
-        means = torch.cat([model.posterior(images).mean for images, _ in data.examples("val")])
+        means = torch.cat([model.encode(images).mean for images, _ in data.examples("val")])
     assert trainer.callback_metrics["val/active_units"] == (means.var(0) > 0.01).sum()
 
 
@@ -94,8 +94,8 @@ def test_active_units_of_layers_are_counted_by_layer():
     """Of two layers, the data themselves and half of them."""
 
     class Layers(Posteriors):
-        def posterior(self, x):
-            first = super().posterior(x)
+        def encode(self, x):
+            first = super().encode(x)
             halves = lambda z: Independent(Normal(z[..., :5], 1.0), 1)  # noqa: E731
             return Hierarchy((10, 5), x.shape[:1], lambda choose: choose(1, halves(choose(0, first))), False)
 

@@ -37,7 +37,7 @@ class Weights(LightningModule):
 def examples_of(model, n=64):
     torch.manual_seed(1)
     with torch.no_grad():
-        return model.likelihood(model.prior().sample(torch.Size([n]))).sample()
+        return model.decode(model.prior().sample(torch.Size([n]))).sample()
 
 
 def test_with_the_exact_posterior_it_is_exact():

@@ -130,7 +130,7 @@ def test_mmd_trains_a_prior_that_is_learned():
     model = vae(prior=partial(TopDown, layer_dims=[4, 2]), data_shape=(6,), latent_dim=6)
     terms = model.terms(torch.rand(5, 6).round(), 1)
     MMD(weight=10.0)(terms, 0).mean().backward()
-    assert all(parameter.grad.abs().sum() > 0 for parameter in model._prior.parameters())
+    assert all(parameter.grad.abs().sum() > 0 for parameter in model.prior.parameters())
     mixture = vae(prior=MixtureOfGaussians, data_shape=(6,)).terms(torch.rand(5, 6).round(), 1)
     with pytest.raises(ValueError, match=r"leave this prior untrained.*choose a kl_weight above 0"):
         MMD(weight=10.0)(mixture, 0)
@@ -140,10 +140,10 @@ def test_mmd_leaves_a_mixture_to_the_kl():
     model = vae(prior=MixtureOfGaussians, data_shape=(6,))
     terms = model.terms(torch.rand(5, 6).round(), 1)
     MMD(weight=10.0, kl_weight=0.5)(terms, 0).mean().backward()
-    by_both = [parameter.grad.clone() for parameter in model._prior.parameters()]
+    by_both = [parameter.grad.clone() for parameter in model.prior.parameters()]
     model.zero_grad()
-    (-0.5 * model._prior().log_prob(terms.z.detach()).mean()).backward()
-    for gradient, parameter in zip(by_both, model._prior.parameters(), strict=True):
+    (-0.5 * model.prior().log_prob(terms.z.detach()).mean()).backward()
+    for gradient, parameter in zip(by_both, model.prior.parameters(), strict=True):
         torch.testing.assert_close(gradient, -parameter.grad)
 
 

@@ -104,7 +104,7 @@ def correlated_model():
     model.encoder.weight.data[[0, 1, 4]] = mean[[0, 1, 0]]
     model.encoder.bias.data = -model.encoder.weight.data @ model.decoder.bias.data
     model.encoder.bias.data[2:4] = torch.stack([covariance[0, 0], covariance[1, 1] - slope * covariance[0, 1]]).log()
-    (layer,) = model._posterior.layers
+    (layer,) = model.posterior.layers
     layer.network.weight.data = torch.stack([torch.stack([slope, -slope]), torch.zeros_like(mean[0, :2])])
     layer.network.bias.data.zero_()
     layer.gain.data.fill_(1)
@@ -127,7 +127,7 @@ def test_path_gradients_vanish_at_the_exact_posterior(objective):
     for estimator in (objective, IWAE(objective.num_samples)):
         model = correlated_model()
         estimator(model.terms(x, estimator.num_samples), 0).mean().backward()
-        parameters = [*model.encoder.parameters(), *model._posterior.parameters()]
+        parameters = [*model.encoder.parameters(), *model.posterior.parameters()]
         greatest.append(max(parameter.grad.abs().max() for parameter in parameters))
     assert greatest[0] < 1e-12
     assert greatest[1] > 1e-2
@@ -138,7 +138,7 @@ def test_dreg_is_unbiased_for_a_flow_and_stl_is_not():
     model = correlated_model()
     x = torch.randn(4, 4, dtype=torch.float64)
     with torch.no_grad():
-        for parameter in (*model.encoder.parameters(), *model._posterior.parameters()):
+        for parameter in (*model.encoder.parameters(), *model.posterior.parameters()):
             parameter += 0.15 * torch.randn_like(parameter)
     iwae, dreg, stl = (
         posterior_gradients(model, objective(num_samples=8), x, seed)

@@ -76,7 +76,7 @@ def test_log_weights_are_those_of_the_factors(x):
     torch.manual_seed(2)
     log_weights = three.log_weights(x, 6)
     torch.manual_seed(2)
-    below, above = three._posterior.networks, three._prior.networks
+    below, above = three.posterior.networks, three.prior.networks
     q1 = normal(three.encoder(x))
     z1 = q1.rsample((6,))
     q2 = normal(torch.stack([below[0](z) for z in z1]))
@@ -106,9 +106,9 @@ def test_one_layer_is_the_diagonal_gaussian_and_the_standard_normal(x):
 @torch.no_grad()
 def test_decoder_sees_the_layer_next_to_the_data(x):
     three = model()
-    z = three.posterior(x).sample()
+    z = three.encode(x).sample()
     other = torch.cat([z[:, :4], torch.randn(5, 5, dtype=torch.float64)], 1)
-    assert torch.equal(three.likelihood(z).mean, three.likelihood(other).mean)
+    assert torch.equal(three.decode(z).mean, three.decode(other).mean)
     assert not torch.equal(three.prior().log_prob(z), three.prior().log_prob(other))
 
 
@@ -116,7 +116,7 @@ def test_decoder_sees_the_layer_next_to_the_data(x):
 def test_samples_are_of_the_density(x):
     """By the law of large numbers: E[q / p] under p is 1, for two hierarchies of opposite order."""
     three = model()
-    posterior, prior = three.posterior(x[:1]), three.prior()
+    posterior, prior = three.encode(x[:1]), three.prior()
     z = prior.sample(torch.Size([40_000]))
     assert z.shape == (40_000, 9)
     ratio = (posterior.log_prob(z) - prior.log_prob(z)).exp()
@@ -126,7 +126,7 @@ def test_samples_are_of_the_density(x):
 @torch.no_grad()
 def test_densities_broadcast_over_posteriors(x):
     """As the mutual information has it: each latent under each posterior."""
-    posterior = model().posterior(x)
+    posterior = model().encode(x)
     z = posterior.sample()
     every = posterior.log_prob(z.unsqueeze(1))
     assert every.shape == (5, 5)
@@ -173,7 +173,7 @@ def test_log_weights_of_a_ladder_are_those_of_the_factors(x):
     q2 = Independent(Normal(mean2 * (precision2 - 1) / precision2, precision2**-0.5), 1)
     z2 = q2.rsample((6,))
     p2 = Independent(Normal(torch.zeros_like(z2), torch.ones_like(z2)), 1)
-    p1 = normal(torch.stack([two._prior.networks[0](z) for z in z2]))
+    p1 = normal(torch.stack([two.prior.networks[0](z) for z in z2]))
     precision = p1.variance**-1 + precision1
     q1 = Independent(Normal((p1.mean / p1.variance + mean1 * precision1) / precision, precision**-0.5), 1)
     z1 = q1.rsample()
@@ -200,7 +200,7 @@ def test_kl_of_a_ladder_is_in_closed_form_given_the_layers_above(make):
 def test_the_rate_of_a_layer_is_what_it_adds(x):
     """Nothing where it is the prior, though its units' means follow the layers above."""
     ladder = model(posterior=Ladder)
-    posterior, prior = ladder.posterior(x), ladder.prior()
+    posterior, prior = ladder.encode(x), ladder.prior()
     z = prior.sample((3, len(x)))
     rates = Terms(prior, prior, z, torch.zeros(3, len(x))).rates
     assert all((rate == 0).all() for rate in rates)
@@ -230,12 +230,12 @@ def test_residual_layers_start_as_the_standard_normal():
 
 
 def test_residual_layers_depend_on_all_layers_above_and_on_no_other():
-    prior = maps()._prior
+    prior = maps().prior
     z = torch.randn(96, dtype=torch.float64)
     for layer in range(3):
         mean = torch.autograd.functional.jacobian(lambda z: prior().conditionals(z)[layer].mean, z)  # noqa: B023
         assert [bool(part.any()) for part in mean.split(32, -1)] == [above > layer for above in range(3)]
-    decoded = torch.autograd.functional.jacobian(prior.decoded, z)
+    decoded = torch.autograd.functional.jacobian(prior.compute_decoder_input, z)
     assert all(part.any() for part in decoded.split(32, -1))
 
 
@@ -243,7 +243,7 @@ def test_residual_layers_depend_on_all_layers_above_and_on_no_other():
 def test_maps_are_drawn_and_decoded_for_any_number_of_examples():
     three = maps()
     x = torch.rand(5, 1, 8, 8, dtype=torch.float64).bernoulli()
-    posterior = three.posterior(x)
+    posterior = three.encode(x)
     assert three.log_weights(x, 2).shape == (2, 5)
     assert three.draw(7).shape == three.sample(7, generator=torch.Generator()).shape == (7, 1, 8, 8)
     assert three.reconstruct(x).shape == x.shape
@@ -283,7 +283,7 @@ def test_residual_layers_are_maps_of_the_networks_size(network, plain):
     prior = partial(ResidualTopDown, num_layers=3, map_size=2, width=16)
     with pytest.raises(ValueError, match=r"Residual\w+'s smallest map is 4 x 4: set model.prior.map_size to 4"):
         maps(prior=prior, **{network: plain})
-    assert maps(prior=prior, encoder=MLPEncoder, decoder=MLPDecoder)._prior.map_size == 2
+    assert maps(prior=prior, encoder=MLPEncoder, decoder=MLPDecoder).prior.map_size == 2
 
 
 @pytest.mark.parametrize("objective", [FreeBits(0.1), BetaTC(5)])

@@ -50,7 +50,7 @@ def x():
     """Examples `[8, 4]` of the models' own."""
     torch.manual_seed(1)
     exact = linear_gaussian()
-    return exact.likelihood(exact.prior().sample(torch.Size([8]))).sample()
+    return exact.decode(exact.prior().sample(torch.Size([8]))).sample()
 
 
 @torch.no_grad()
@@ -94,7 +94,7 @@ def test_dreg_is_unbiased_for_a_prior_that_is_a_part_of_the_posterior(x):
     def of_prior(objective, seed):
         for i in range(40):
             gradients(model, objective(num_samples=8), x.repeat(200, 1), seed + i)
-            yield torch.cat([parameter.grad.flatten() for parameter in model._prior.parameters()])
+            yield torch.cat([parameter.grad.flatten() for parameter in model.prior.parameters()])
 
     iwae, dreg, stl = (
         torch.stack(list(of_prior(objective, seed))) for objective, seed in ((IWAE, 0), (DReG, 1000), (STL, 2000))
@@ -131,7 +131,7 @@ def test_path_gradients_are_those_of_detached_parameters(estimator, x):
     mean, log_variance = model.encoder(x).chunk(2, -1)
     z = mean + (log_variance / 2).exp() * noise
     fixed = copy.deepcopy(model).requires_grad_(False)
-    log_weights = Terms(fixed.posterior(x), fixed.prior(), z, fixed.likelihood(z).log_prob(x)).log_weights
+    log_weights = Terms(fixed.encode(x), fixed.prior(), z, fixed.decode(z).log_prob(x)).log_weights
     (path,) = torch.autograd.grad(log_weights.sum(), z, retain_graph=True)
     weights = log_weights.detach().softmax(0).unsqueeze(-1) ** (2 if estimator is DReG else 1)
     model.zero_grad()

@@ -47,7 +47,7 @@ ALL_IMAGES = torch.tensor(list(itertools.product([0.0, 1.0], repeat=4)), dtype=t
 def exact_log_likelihood(model):
     z = torch.linspace(-10, 10, 20_001, dtype=torch.float64).view(-1, 1, 1)
     parameters = model.decoder(z.view(-1, 1)).unflatten(0, (-1, 1))
-    log_joint = model._likelihood(parameters).log_prob(ALL_IMAGES) + model.prior().log_prob(z)
+    log_joint = model.likelihood(parameters).log_prob(ALL_IMAGES) + model.prior().log_prob(z)
     return log_joint.logsumexp(0) + math.log(20 / 20_000)
 
 
@@ -73,10 +73,10 @@ def test_elbo_bounds_and_weights_estimate_the_exact_likelihood(small_vae):
 
 def test_shapes_of_the_distributions(small_vae):
     x = ALL_IMAGES[:5]
-    posterior, prior = small_vae.posterior(x), small_vae.prior()
+    posterior, prior = small_vae.encode(x), small_vae.prior()
     assert (posterior.batch_shape, posterior.event_shape) == ((5,), (1,))
     assert (prior.batch_shape, prior.event_shape) == ((), (1,))
-    likelihood = small_vae.likelihood(posterior.rsample(torch.Size([3])))
+    likelihood = small_vae.decode(posterior.rsample(torch.Size([3])))
     assert (likelihood.batch_shape, likelihood.event_shape) == ((3, 5), PIXELS)
 
 
@@ -151,13 +151,13 @@ def test_refuses_no_latent():
 def test_optimal_scale_is_set_by_training_alone():
     """And kept in the state, so that held-out data do not choose their own density."""
     model = vae(data_shape=(2,), likelihood=OptimalScaleGaussian)
-    assert model.state_dict()["_likelihood.scale"] == 1
+    assert model.state_dict()["likelihood.scale"] == 1
     train(model, torch.rand(20, 2), batch_size=10, steps=2)
-    trained = model.state_dict()["_likelihood.scale"].clone()
+    trained = model.state_dict()["likelihood.scale"].clone()
     assert 0.1 < trained < 0.6
     for measured in (model.train(), model.eval()):
         measured.elbo(torch.zeros(5, 2))
-        assert model.state_dict()["_likelihood.scale"] == trained
+        assert model.state_dict()["likelihood.scale"] == trained
 
 
 def test_data_of_another_shape_have_no_likelihood():
@@ -179,13 +179,13 @@ def test_centered_pixels_train_as_those_of_a_decoder_whose_bias_starts_there():
     mean = torch.cat(list(data.images("train"))).double().mean(0).clamp(0.001, 0.999).float()
     centered, biased = (vae(likelihood=likelihood, seed=3) for likelihood in (CenteredBernoulli, Bernoulli))
     weights = centered.state_dict()
-    weights.pop("_likelihood.offset")
+    weights.pop("likelihood.offset")
     biased.load_state_dict(weights)
     biased.decoder.layers[-1].bias.data += mean.flatten().logit()
     for model in (centered, biased):
         Trainer(max_steps=5, accelerator="cpu", logger=False, enable_checkpointing=False).fit(model, data)
     z = torch.randn(4, 8)
-    torch.testing.assert_close(centered.likelihood(z).mean, biased.likelihood(z).mean)
+    torch.testing.assert_close(centered.decode(z).mean, biased.decode(z).mean)
 
 
 @pytest.mark.parametrize("objective", [Beta(0.0), MMD(100.0), IWAE(50)], ids=lambda value: type(value).__name__)

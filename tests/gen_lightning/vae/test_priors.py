@@ -45,7 +45,7 @@ def test_mixture_is_the_weighted_sum_of_its_normals():
 def test_vamp_prior_of_one_is_the_posterior_of_its_pseudo_input():
     vamp = model(VampPrior, 1)
     z = torch.randn(5, 8)
-    expected = vamp.posterior(vamp._prior.pseudo_inputs).log_prob(z)
+    expected = vamp.encode(vamp.prior.pseudo_inputs).log_prob(z)
     torch.testing.assert_close(vamp.prior().log_prob(z), expected)
 
 
@@ -53,7 +53,7 @@ def test_vamp_prior_of_one_is_the_posterior_of_its_pseudo_input():
 def test_vamp_prior_is_the_mean_of_the_posteriors():
     vamp = model(VampPrior, 4)
     z = torch.randn(5, 1, 8)
-    expected = vamp.posterior(vamp._prior.pseudo_inputs).log_prob(z).exp().mean(-1)
+    expected = vamp.encode(vamp.prior.pseudo_inputs).log_prob(z).exp().mean(-1)
     torch.testing.assert_close(vamp.prior().log_prob(z[:, 0]).exp(), expected)
 
 
@@ -79,16 +79,16 @@ def test_samples_have_the_moments_of_the_density(prior):
 @pytest.mark.parametrize("prior", LEARNED)
 def test_parameters_are_trained_and_kept_in_the_checkpoint(prior, tmp_path):
     trained = model(prior, 3)
-    before = {name: value.clone() for name, value in trained._prior.named_parameters()}
+    before = {name: value.clone() for name, value in trained.prior.named_parameters()}
     data = torch.rand(20, 3).bernoulli()
     trainer = Trainer(max_steps=4, accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer.fit(trained, DataLoader(TensorDataset(data, torch.zeros(20)), 10))
     trainer.save_checkpoint(tmp_path / "model.ckpt")
     state = load(tmp_path / "model.ckpt")["state_dict"]
     assert before
-    for name, value in trained._prior.named_parameters():
+    for name, value in trained.prior.named_parameters():
         assert not torch.equal(value, before[name]), name
-        assert torch.equal(state[f"_prior.{name}"], value), name
+        assert torch.equal(state[f"prior.{name}"], value), name
     assert sum("encoder" in name for name in state) == len(trained.encoder.state_dict())
 
 
@@ -109,7 +109,7 @@ def test_copy_has_a_vamp_prior_of_its_own_encoder():
     for parameter in original.encoder.parameters():
         parameter.zero_()
     z = torch.randn(5, 8)
-    expected = copied.posterior(copied._prior.pseudo_inputs).log_prob(z)
+    expected = copied.encode(copied.prior.pseudo_inputs).log_prob(z)
     torch.testing.assert_close(copied.prior().log_prob(z), expected)
     assert not torch.allclose(original.prior().log_prob(z), expected)
 

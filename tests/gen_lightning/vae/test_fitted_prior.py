@@ -5,8 +5,8 @@ import torch
 from helpers import linear_gaussian, vae
 from torch.distributions import Independent, Normal
 
-from gen_lightning.vae import aggregate_mixture
-from gen_lightning.vae.ex_post import fit_mixture
+from gen_lightning.vae import fit_latent_mixture
+from gen_lightning.vae.fitted_prior import fit_mixture
 
 
 def batches_of(x):
@@ -30,8 +30,8 @@ def test_the_aggregate_of_exact_posteriors_is_the_prior(tmp_path):
     """E_p(x) p(z | x) = p(z), the standard normal; and the mixture's samples are of the density that it says."""
     model = linear_gaussian()
     torch.manual_seed(1)
-    x = model.likelihood(model.prior().sample(torch.Size([4000]))).sample()
-    mixture = aggregate_mixture(model, batches_of(x), "x", tmp_path, num_components=2)
+    x = model.decode(model.prior().sample(torch.Size([4000]))).sample()
+    mixture = fit_latent_mixture(model, batches_of(x), "x", tmp_path, num_components=2)
     z = mixture.sample(torch.Size([4000]))
     log_ratio = mixture.log_prob(z) - Independent(Normal(torch.zeros(2), 1.0), 1).log_prob(z)
     assert 0 <= log_ratio.mean() + 4 * log_ratio.std() / 4000**0.5 < 0.02  # KL(fitted || prior), of 11 parameters
@@ -44,13 +44,13 @@ def test_it_is_fitted_once_for_the_same_weights_and_data(tmp_path):
 
     model = linear_gaussian()
     x = torch.randn(50, 4, dtype=torch.float64)
-    fitted = aggregate_mixture(model, batches_of(x), "x", tmp_path, num_components=2)
-    stored = aggregate_mixture(model, nothing_left, "x", tmp_path, num_components=2)
+    fitted = fit_latent_mixture(model, batches_of(x), "x", tmp_path, num_components=2)
+    stored = fit_latent_mixture(model, nothing_left, "x", tmp_path, num_components=2)
     assert torch.equal(fitted.component_distribution.loc, stored.component_distribution.loc)
     model.encoder.bias[0] += 1
-    moved = aggregate_mixture(model, batches_of(x), "x", tmp_path, num_components=2)
+    moved = fit_latent_mixture(model, batches_of(x), "x", tmp_path, num_components=2)
     torch.testing.assert_close(moved.mean[0] - fitted.mean[0], torch.tensor(1.0))
-    of_other_data = aggregate_mixture(model, batches_of(x + 1), "x + 1", tmp_path, num_components=2)
+    of_other_data = fit_latent_mixture(model, batches_of(x + 1), "x + 1", tmp_path, num_components=2)
     assert not torch.allclose(of_other_data.mean, moved.mean, atol=0.1)
     assert len(list(tmp_path.glob("gmm-*.safetensors"))) == 3
 
@@ -58,11 +58,11 @@ def test_it_is_fitted_once_for_the_same_weights_and_data(tmp_path):
 def test_samples_are_decoded_from_the_density_that_is_set():
     model = vae(data_shape=(2,), latent_dim=2)
     point = torch.tensor([3.0, -2.0])
-    model.ex_post = Independent(Normal(point, 1e-6), 1)
+    model.fitted_prior = Independent(Normal(point, 1e-6), 1)
     samples = model.sample(4, generator=torch.Generator())
-    torch.testing.assert_close(samples, model.likelihood(point.expand(4, 2)).mean)
+    torch.testing.assert_close(samples, model.decode(point.expand(4, 2)).mean)
 
 
 def test_refuses_covariances_that_are_too_large(tmp_path):
     with pytest.raises(ValueError, match="latent_dim is 1,001: sample with --latents prior"):
-        aggregate_mixture(vae(data_shape=(2,), latent_dim=1001), batches_of(torch.zeros(5, 2)), "0", tmp_path)
+        fit_latent_mixture(vae(data_shape=(2,), latent_dim=1001), batches_of(torch.zeros(5, 2)), "0", tmp_path)

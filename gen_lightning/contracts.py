@@ -1,23 +1,30 @@
-"""Contracts: what data modules and models offer, and one function that asks for it.
+"""Contracts: what data modules, models and callbacks offer each other, and one function that asks for it.
 
-Callbacks and the command line use a capability of a data module or a model only after `require` or `offers` has
-confirmed it, so that a missing one is refused before training starts, in one sentence.
+A callback or a command confirms with `require` or `offers` that a data module or a model has a capability before it
+uses it. A missing capability is refused before training starts, in one sentence.
 """
 
 import inspect
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Protocol, TypeGuard, TypeVar
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard, TypeVar, cast
 
-from torch import Tensor
+import torch
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from gen_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    # Only for the type of `Measurement.rows`: it would make every import of gen_lightning import scikit-learn.
+    from gen_lightning.evaluation import Row
 
 SplitName = Literal["train", "val", "test"]
 
 
 class ShapedData(Protocol):
-    """A data module that knows the shape of one example."""
+    """A data module with a known shape of one example."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -25,19 +32,34 @@ class ShapedData(Protocol):
         ...
 
 
+class IdentifiedData(Protocol):
+    """A data module that identifies the examples of its splits."""
+
+    @property
+    def identity(self) -> str:
+        """A text that is equal for two data modules if and only if their splits hold the same examples."""
+        ...
+
+
 class ImageData(Protocol):
-    """A data module with whole splits of images, never binarized."""
+    """A data module with whole splits of images."""
 
     def images(self, split: SplitName) -> Iterator[Tensor]:
-        """Return a whole split in batches of float32 `[N, C, H, W]` in [0, 1], the same on every rank."""
+        """Return a whole split, never binarized, in batches of float32 `[N, C, H, W]` in [0, 1].
+
+        Every rank gets all images, in the same order each time.
+        """
         ...
 
 
 class ExampleData(Protocol):
-    """A data module with whole splits of labelled examples, as they are evaluated on."""
+    """A data module with whole splits of labelled examples."""
 
     def examples(self, split: SplitName, n: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Return the first n examples of a split (default: all) in batches of (data, labels)."""
+        """Return the first n examples of a split (default: all) in batches of (data, labels).
+
+        The data are those that an evaluation sees; for binarized images, the binary ones. Every rank gets all of them.
+        """
         ...
 
 
@@ -49,19 +71,11 @@ class PointData(Protocol):
         ...
 
 
-class IdentifiedData(Protocol):
-    """A data module that says which examples its splits hold."""
-
-    @property
-    def identity(self) -> str:
-        """A text that is the same on every machine exactly if the examples are the same."""
-        ...
-
-
 class DequantizableData(Protocol):
-    """A data module that may add uniform noise to discrete levels."""
+    """A data module whose images may be dequantized."""
 
     dequantize: bool
+    """Whether uniform noise is added to the discrete levels."""
 
 
 class Mixture(Protocol):
@@ -73,7 +87,7 @@ class Mixture(Protocol):
 
 
 class MixtureData(Protocol):
-    """A data module whose examples are points of a mixture of Gaussians."""
+    """A data module whose examples are drawn from a mixture of Gaussians."""
 
     mixture: Mixture
 
@@ -87,20 +101,48 @@ class StackedData(Protocol):
         ...
 
 
-class LatentModel(Protocol):
-    """A model that decodes latent variables."""
+class GenerativeModel(Protocol):
+    """A generative model.
+
+    `gen_lightning.GenerativeModule` is one; so is every LightningModule with these members.
+    """
+
+    data_shape: tuple[int, ...]
+    num_classes: int | None
+
+    def sample(self, n: int, *, generator: torch.Generator, labels: Tensor | None = None) -> Tensor:
+        """Return samples `[n, *data_shape]` in evaluation mode, drawn from `generator` alone."""
+        ...
+
+    def evaluating(self, seed: int) -> AbstractContextManager[None]:
+        """Return a context in evaluation mode, without gradients, with all random numbers drawn from `seed`."""
+        ...
+
+    def get_condition(self, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return the labels of a batch if the model is class-conditional, else nothing."""
+        ...
+
+    def get_inputs(self, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return the data of a batch, then its condition, on the model's device."""
+        ...
+
+
+class LatentModel(GenerativeModel, Protocol):
+    """A model that generates data from latent variables."""
 
     latent_dim: int
 
     def sample_latents(self, n: int) -> Tensor:
-        """Return latents `[n, Z]`."""
+        """Return latents `[n, Z]`, drawn from torch's default generators."""
+        ...
+
+    def __call__(self, z: Tensor, *condition: Tensor) -> Tensor:
+        """Return data `[N, *data_shape]` for latents `[N, Z]`."""
         ...
 
 
-class PosteriorModel(Protocol):
-    """A model that infers latent variables."""
-
-    latent_dim: int
+class PosteriorModel(GenerativeModel, Protocol):
+    """A model that infers latent variables from data."""
 
     def encode(self, x: Tensor, *condition: Tensor) -> Distribution:
         """Return q(z | x): data `[N, *data_shape]` -> batch shape `[N]`, event shape `[Z]`."""
@@ -119,49 +161,75 @@ class PriorModel(Protocol):
         ...
 
 
-class LikelihoodModel(Protocol):
-    """A model with a tractable estimate of log p(x)."""
+class LikelihoodModel(GenerativeModel, Protocol):
+    """A model with a likelihood that importance sampling can estimate."""
 
     levels: int | None
+    """The number of levels of a pixel if p(x) is a probability; None if it is a density."""
     likelihood_kind: str
+    """The kind of p(x); bounds are comparable only if their kinds are equal."""
 
     def log_weights(self, x: Tensor, k: int, *condition: Tensor) -> Tensor:
         """Return log p(x, z) - log q(z | x), `[k, N]`, at k samples of the posterior."""
         ...
 
 
-class AdversarialModel(Protocol):
+class AdversarialModel(GenerativeModel, Protocol):
     """A model with a discriminator."""
 
-    def logits(self, data: Tensor, *condition: Tensor) -> Tensor:
-        """Return the discriminator's logits `[N]`."""
-        ...
+    discriminator: nn.Module
 
 
 class LatentCodes(Protocol):
-    """Latent codes and the network that recovers them from data (InfoGAN)."""
+    """Latent codes, and the network that recovers them from data (InfoGAN)."""
 
     categories: Sequence[int]
+    """The number of categories of each categorical code."""
 
     def classify(self, data: Tensor) -> Tensor:
         """Return the likeliest category of the first categorical code, int64 `[N]`."""
         ...
 
-    def traversals(self, latents: Tensor) -> Tensor:
-        """Return latents in which one code at a time is varied."""
+    def traverse(self, latents: Tensor) -> Tensor:
+        """Return copies of C latents in which one code at a time is varied, in rows of C."""
         ...
 
 
-class CodeModel(Protocol):
-    """A model that may have latent codes."""
+class CodeModel(LatentModel, Protocol):
+    """A model with latent codes."""
 
     codes: LatentCodes | None
+
+
+class LayeredDistribution(Protocol):
+    """A distribution of latent variables in several layers, each drawn from standard normal noise."""
+
+    layer_dims: Sequence[int]
+    """The dimension of each layer, from the layer next to the data upwards."""
+
+    def transform_noise(self, noise: Tensor) -> Tensor:
+        """Return the latents `[..., Z]` that standard normal noise `[..., Z]` is transformed to."""
+        ...
+
+    def recover_noise(self, z: Tensor) -> Tensor:
+        """Return the noise `[..., Z]` that is transformed to latents `[..., Z]`."""
+        ...
 
 
 class Measurement(Protocol):
     """A callback that contributes rows to the report of `test`."""
 
-    rows: dict[str, Any]
+    rows: "dict[str, Row]"
+    """The rows of the last test by name; empty before."""
+
+
+class TrainerSettings(Protocol):
+    """The attributes that the connectors of Lightning 2.6 assign to a Trainer, and that no class declares."""
+
+    callbacks: list[Callback]
+    datamodule: LightningDataModule | None
+    fast_dev_run: int | bool
+    log_every_n_steps: int
 
 
 _Contract = TypeVar("_Contract")
@@ -169,34 +237,60 @@ _Contract = TypeVar("_Contract")
 
 def offers(candidate: object, contract: type[_Contract]) -> TypeGuard[_Contract]:
     """Return whether an object has every member of a contract."""
-    # isinstance would not do: from Python 3.12 on it looks members up on the class, where a submodule of an nn.Module
-    # is not found.
-    return all(hasattr(candidate, name) for name in _members(contract))
+    return not _find_missing(candidate, contract)
 
 
 def require(candidate: object, contract: type[_Contract], for_whom: str) -> _Contract:
-    """Return the object, typed by the contract.
+    """Return an object, typed by a contract that it fulfils.
 
     Args:
-        candidate: a data module or a model
+        candidate: data module or model; None if there is none
         contract: one of the protocols of this module
-        for_whom: the name of what needs it, for the sentence
+        for_whom: name of the callback or option that needs it, for the sentence
 
     Raises:
         UserError: the object lacks a member of the contract.
     """
     if not offers(candidate, contract):
-        missing = [name for name in _members(contract) if not hasattr(candidate, name)]
-        kind = (inspect.getdoc(contract) or "").partition("\n")[0].rstrip(".")
-        kind = kind[:1].lower() + kind[1:]
+        missing = _enumerate(_find_missing(candidate, contract))
+        found = "there is none" if candidate is None else f"{type(candidate).__name__} has no {missing}"
         raise UserError(
-            f"{for_whom} needs {kind}, but {type(candidate).__name__} has no `{', '.join(missing)}`."
-            f" Choose another one, or remove {for_whom}."
+            f"{for_whom} needs {_describe(contract)}, but {found}. Choose another one, or do without {for_whom}."
         )
     return candidate
 
 
-def _members(contract: type[Any]) -> list[str]:
-    """Return the names of a protocol's public members, in their order."""
-    annotated = inspect.get_annotations(contract)
-    return [name for name in dict.fromkeys([*annotated, *vars(contract)]) if not name.startswith("_")]
+def find_datamodule(trainer: Trainer) -> LightningDataModule | None:
+    """Return the data module of a Trainer, or None if it was given loaders."""
+    return get_settings(trainer).datamodule
+
+
+def get_settings(trainer: Trainer) -> TrainerSettings:
+    """Return a Trainer, typed with the attributes that Lightning assigns without declaring them."""
+    return cast(TrainerSettings, trainer)
+
+
+def _find_missing(candidate: object, contract: type[Any]) -> list[str]:
+    """Return the names of a contract's members that an object lacks."""
+    # isinstance with a runtime-checkable protocol would not do: from Python 3.12 on it looks members up on the class,
+    # where it does not find the submodules of an nn.Module.
+    return [name for name in _list_members(contract) if not hasattr(candidate, name)]
+
+
+def _list_members(contract: type[Any]) -> list[str]:
+    """Return the names of a protocol's public members, those of its bases first."""
+    protocols = [base for base in reversed(contract.__mro__) if getattr(base, "_is_protocol", False)]
+    names = [name for base in protocols for name in (*inspect.get_annotations(base), *vars(base))]
+    return [name for name in dict.fromkeys(names) if not name.startswith("_")]
+
+
+def _describe(contract: type[Any]) -> str:
+    """Return what a contract describes, from the first line of its docstring, such as "a data module with images"."""
+    first_line = (inspect.getdoc(contract) or "").partition("\n")[0].rstrip(".")
+    return first_line[:1].lower() + first_line[1:]
+
+
+def _enumerate(names: Sequence[str]) -> str:
+    """Return names as code in an enumeration, such as "`a`, `b` or `c`"."""
+    *others, last = [f"`{name}`" for name in names]
+    return f"{', '.join(others)} or {last}" if others else last

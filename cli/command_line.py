@@ -205,8 +205,8 @@ class CommandLine(LightningCLI):
         config = self._get(self.config_init, "trainer")
         if config.enable_checkpointing is False:
             raise UserError(
-                "`--trainer.enable_checkpointing` is false, but every run keeps checkpoints/last.ckpt. Remove the option, or"
-                " raise --checkpoint.every_n_iterations to save less often."
+                "`--trainer.enable_checkpointing` is false, and every run keeps checkpoints/last.ckpt. Remove the"
+                " option, or raise --checkpoint.every_n_iterations to save less often."
             )
         loggers = to_list(config.logger)
         kwargs["plugins"] = [*to_list(config.plugins), AtomicCheckpointIO()]

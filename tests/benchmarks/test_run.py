@@ -18,6 +18,8 @@ from benchmarks.run import (
     recipes_like,
     tasks_left,
 )
+from cli import recipes
+from cli.runs import RunFolder
 
 RING = """
 trainer: {max_steps: 3, callbacks: [{class_path: callbacks.ModeCoverage}]}
@@ -55,6 +57,7 @@ def ring(tmp_path, monkeypatch):
     path.parent.mkdir(parents=True)
     path.write_text(RING)
     monkeypatch.setattr(run, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(recipes, "RECIPES", tmp_path / "configs")
     return "gan/mixtures/ring"
 
 
@@ -139,16 +142,16 @@ def test_newest_run_with_a_checkpoint_is_gone_on_with(tmp_path):
         checkpoints.mkdir(parents=True)
         for file in files:
             (checkpoints / file).touch()
-    assert newest_run(task, tmp_path) == tmp_path / task.name / "20260102"
+    assert newest_run(task, tmp_path).path == tmp_path / task.name / "20260102"
     assert newest_run(task._replace(seed=1), tmp_path) is None
 
 
 def test_run_is_fitted_once_it_has_written_what_it_measured(tmp_path):
-    assert not is_fitted(tmp_path)
+    assert not is_fitted(RunFolder(tmp_path))
     (tmp_path / "metrics.json").write_text(json.dumps({"test": {}}))
-    assert not is_fitted(tmp_path)
+    assert not is_fitted(RunFolder(tmp_path))
     (tmp_path / "metrics.json").write_text(json.dumps({"fit": {}, "test": {}}))
-    assert is_fitted(tmp_path)
+    assert is_fitted(RunFolder(tmp_path))
 
 
 def test_unknown_recipe_is_refused_with_the_known_ones(capsys):

@@ -125,7 +125,7 @@ def test_incomparable_values_are_called_so_and_not_bold(make_run, tmp_path, othe
     a = make_run("a", {"fid/mnist_cnn": measurement(1.0)})
     b = make_run("b", **{"metrics": {"fid/mnist_cnn": measurement(9.0)}} | other)
     text = compare([a, b], tmp_path / "out")
-    assert "Not comparable, and so never bold: fid/mnist_cnn" in text
+    assert "Not comparable, and therefore never bold: fid/mnist_cnn" in text
     assert sentence in text
     assert "**" not in text
 

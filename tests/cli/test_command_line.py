@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import shutil
 import signal
 
@@ -10,14 +9,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import CONFIGS, ROOT, load, run_command, run_python, run_until, vae, wandb_records
+from helpers import CONFIGS, ROOT, load, run_command, run_until, vae, wandb_records
 from lightning.pytorch.profilers import SimpleProfiler
 from PIL import Image
 
 import train
-from cli.checkpoints import load_checkpoint, newest_checkpoint
+from cli.checkpoints import newest_checkpoint
 from cli.command_line import CommandLine
-from cli.process import skip_nvml_search
 from cli.report import describe_likelihood
 from cli.runs import RunFolder
 from cli.trainer import NoProfiler, cycle_labels
@@ -268,6 +266,18 @@ class TestTestAndSample:
         assert {"fid/mine", "memorization/mine"} <= report["metrics"].keys()
         assert report["extractor"] == {"name": "mine", "sha256": MNISTFeatures().sha256}
 
+    @pytest.mark.parametrize("verb", ["validate", "test", "sample"])
+    def test_every_verb_accepts_the_config_of_a_run(self, vae_run, tmp_path, verb):
+        arguments = [
+            verb,
+            "--config",
+            str(vae_run / "config.yaml"),
+            "--ckpt_path",
+            str(vae_run / "checkpoints/last.ckpt"),
+        ]
+        output = [f"--output={tmp_path}"] if verb == "sample" else ["--trainer.logger=false"]
+        train.main([*arguments, *output])
+
     def test_validate_repeats_the_runs_last_validation(self, vae_run):
         train.main(["validate", "--ckpt_path", str(vae_run / "checkpoints/last.ckpt")])
         metrics = json.loads((vae_run / "metrics.json").read_text())
@@ -395,162 +405,6 @@ class TestPointsAndStacks:
         assert "modes/mnist_cnn" in (folder / "metrics.json").read_text().partition('"test"')[2]
         train.main(["sample", "--ckpt_path", checkpoint, "--num_samples=9"])
         assert np.load(tmp_path / "samples/samples.npz")["arr_0"].shape == (9, 28, 28, 3)
-
-
-MISTAKES = {
-    "abbreviated option": (
-        ["fit", *MLP, "--trainer.max_epoch=3"],
-        "There is no option --trainer.max_epoch: did you mean --trainer.max_epochs?",
-    ),
-    "unknown option": (["fit", *MLP, "--trainer.mx_epochs", "3"], "did you mean --trainer.max_epochs?"),
-    "unknown model argument": (
-        ["fit", *MLP, "--model.latent_dimm=3"],
-        "gen_lightning.GANModule has no argument latent_dimm: did you mean latent_dim?",
-    ),
-    "unknown data argument": (
-        ["fit", *MLP, "--data.batchsize=3"],
-        "datamodules.MNISTDataModule has no argument batchsize: did you mean batch_size?",
-    ),
-    "unknown nested argument": (
-        ["fit", *MLP, "--model.generator_optimizer.lrr=3"],
-        "torch.optim.Adam has no argument lrr: did you mean lr?",
-    ),
-    "part of a mapping": (
-        ["fit", *MLP, "--model.schedules.generator_optimizer.lr.init_args.end=0"],
-        "give model.schedules whole, such as --model.schedules '{name: value}'",
-    ),
-    "wrong type": (["fit", *MLP, "--model.latent_dim=abc"], "latent_dim: Expected a <class 'int'>. Got value: abc."),
-    "wrong choice": (["fit", *MLP, "--data.source=mnst"], "'digits']. Got value: mnst."),
-    "missing argument": (
-        ["fit", *VAE, "--model.objective=gen_lightning.vae.FreeBits"],
-        "model.objective needs free_nats: add --model.objective.free_nats VALUE.",
-    ),
-    "wrong kind of number": (
-        ["fit", *MLP, "--trainer.max_epochs=x"],
-        "trainer.max_epochs is x: expected <class 'int'>",
-    ),
-    "class that is not there": (["fit", *MLP, "--model.generator=nowhere.Class"], "No module named 'nowhere'"),
-    "class of another kind": (
-        ["fit", *MLP, "--model.loss=gen_lightning.networks.MLPGenerator"],
-        "model.loss: Import path gen_lightning.networks.MLPGenerator does not correspond to a subclass of GANLoss",
-    ),
-    "unknown verb": (["fti", *MLP], "There is no command fti: did you mean fit?"),
-    "no config": (["fit"], "required"),
-    "config that is not there": (["fit", "--config=nowhere.yaml"], "File does not exist"),
-    "bad value": (["fit", *MLP, "--model.latent_dim=0"], "choose 1 or more"),
-    "no run folder": (["fit", "--resume=nowhere"], "There is no checkpoint to resume in nowhere"),
-    "no checkpoint named": (["test"], "`test` has no checkpoint. Add --ckpt_path FILE."),
-    "no checkpoint to start from": (["fit", *MLP, "--ckpt_path=nowhere.ckpt"], "There is no checkpoint nowhere.ckpt"),
-    "misspelt class": (["fit", *MLP, "--trainer.callbacks=callbacks.FIDD"], "has no attribute 'FIDD'"),
-    "folder that cannot be": (
-        ["fit", *MLP, *DIGITS, "--trainer.default_root_dir=/proc/no"],
-        "No such file or directory",
-    ),
-    "no reconstructions": (
-        ["fit", *MLP, *DIGITS, "--trainer.callbacks=callbacks.Reconstructions"],
-        "GANModule does not reconstruct",
-    ),
-    "penalty with batch normalization": (
-        ["fit", *DCGAN, "--model.regularizers=[gen_lightning.gan.R1]"],
-        "batch normalization mixes them",
-    ),
-    "modes of data that have none": (
-        ["fit", *MLP, *DIGITS, "--trainer.callbacks=callbacks.ModeCoverage"],
-        "ModeCoverage needs data whose modes are known",
-    ),
-    "two clocks": (["fit", *VAE, *DIGITS, "--trainer.accumulate_grad_batches=2"], "raise data.batch_size"),
-    "unknown key in a file": (["fit", "--config=wrong.yaml"], "did you mean --trainer.max_epochs?"),
-    "misspelt command": (["compar", "runs/a"], "There is no command compar: did you mean compare?"),
-    "no run to compare": (["compare", "."], "There is no run in .. Give a directory runs/NAME/VERSION"),
-    "no checkpoint": (["test", "--ckpt_path=nowhere.ckpt"], "There is no checkpoint nowhere.ckpt"),
-    "grey pixels": (["fit", *VAE, *DIGITS, "--data.binarization=none"], "set --data.binarization=dynamic"),
-    "large batch": (["fit", *MLP, *DIGITS, "--data.batch_size=5000"], "choose a smaller --data.batch_size"),
-}
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_answered_in_one_sentence(mistake, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "wrong.yaml").write_text("trainer: {max_epoch: 3}")
-    arguments, sentence = MISTAKES[mistake]
-    with pytest.raises(SystemExit) as exit_info:
-        train.main(arguments)
-    assert exit_info.value.code == 2
-    last_line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last_line.startswith("train.py: ")
-    assert sentence in last_line
-    assert len(last_line) < 300
-
-
-def test_what_fails_in_training_ends_the_line_of_its_bar(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    free_bits = "{class_path: gen_lightning.vae.FreeBits, init_args: {free_nats: 0.1}}"
-    model = [f"--model.objective={free_bits}", "--model.prior=gen_lightning.vae.MixtureOfGaussians"]
-    with pytest.raises(SystemExit):
-        train.main(["fit", *VAE, *DIGITS, *model, "--trainer.callbacks=null"])
-    printed = capsys.readouterr()
-    assert "does not factorize" in printed.err
-    assert printed.out.rstrip(" ").endswith("\n")
-
-
-def test_a_mistake_shows_no_traceback_and_leaves_no_run(tmp_path):
-    finished = run_command("fit", *MLP, "--model.latent_dim=0", cwd=tmp_path)
-    assert finished.returncode == 2
-    assert "Traceback" not in finished.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
-def test_a_corrupt_checkpoint_is_named(tmp_path, monkeypatch, capsys, content):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "broken.ckpt").write_bytes(content)
-    with pytest.raises(SystemExit):
-        train.main(["sample", "--ckpt_path=broken.ckpt"])
-    assert "broken.ckpt is corrupt" in capsys.readouterr().err
-
-
-def test_weights_without_a_checkpoint_around_them_are_named(tmp_path):
-    torch.save({"weight": torch.zeros(2)}, tmp_path / "weights.pt")
-    with pytest.raises(ValueError, match=r"weights\.pt is corrupt or is not a checkpoint"):
-        load_checkpoint(tmp_path / "weights.pt")
-
-
-@pytest.mark.skipif(torch.version.cuda is None or torch.cuda.is_available(), reason="asks a CUDA build without a GPU")
-def test_gpus_are_looked_for_once_where_there_are_none(monkeypatch):
-    """An optimizer asks `torch.accelerator.is_available` at each step."""
-    monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    searches, search = [], torch.cuda._raw_device_count_nvml
-    monkeypatch.setattr(torch.cuda, "_raw_device_count_nvml", lambda: searches.append(1) or search())
-    for _ in range(2):
-        torch.accelerator.is_available()
-    assert len(searches) == 2
-    skip_nvml_search()
-    searches.clear()
-    assert not torch.accelerator.is_available()
-    assert searches == []
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
-def test_freed_memory_is_kept():
-    """In a process of its own, since it cannot be undone."""
-    program = """
-import resource, torch
-from cli.process import keep_freed_memory
-
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(20):
-        torch.ones(4_000_000)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-torch.ones(4_000_000)
-given_back = faults()
-keep_freed_memory()
-torch.ones(4_000_000)
-print(given_back, faults())
-"""
-    given_back, kept = map(int, run_python("-c", program, cwd=ROOT).stdout.split())
-    assert given_back > 20 * kept
 
 
 @pytest.mark.parametrize(("options", "profiler"), [([], NoProfiler), (["--trainer.profiler=simple"], SimpleProfiler)])

@@ -1,0 +1,270 @@
+"""Mistakes on the command line, and the one sentence that answers each."""
+
+import importlib.util
+import sys
+
+import pytest
+import torch
+from helpers import CONFIGS, run_command
+from lightning.pytorch import Callback
+
+import train
+from cli.checkpoints import load_checkpoint
+from gen_lightning.errors import UserError
+from gen_lightning.gan import NonSaturating
+
+DCGAN, VAE, MLP = (["--config", str(CONFIGS / recipe)] for recipe in ("gan/dcgan.yaml", "vae/vae.yaml", "gan/mlp.yaml"))
+DIGITS = ["--data.source=digits", "--data.batch_size=256", "--trainer.logger=false"]
+
+MISTAKES = {
+    "abbreviated option": (
+        ["fit", *MLP, "--trainer.max_epoch=3"],
+        "There is no option --trainer.max_epoch. Did you mean --trainer.max_epochs?",
+    ),
+    "unknown option": (["fit", *MLP, "--trainer.mx_epochs", "3"], "Did you mean --trainer.max_epochs?"),
+    "unknown model argument": (
+        ["fit", *MLP, "--model.latent_dimm=3"],
+        "gen_lightning.GANModule has no argument latent_dimm. Did you mean latent_dim?",
+    ),
+    "unknown data argument": (
+        ["fit", *MLP, "--data.batchsize=3"],
+        "datamodules.MNISTDataModule has no argument batchsize. Did you mean batch_size?",
+    ),
+    "unknown nested argument": (
+        ["fit", *MLP, "--model.generator_optimizer.lrr=3"],
+        "torch.optim.Adam has no argument lrr. Did you mean lr?",
+    ),
+    "part of a mapping": (
+        ["fit", *MLP, "--model.schedules.generator_optimizer.lr.init_args.end=0"],
+        "Give --model.schedules whole, such as --model.schedules '{name: value}'",
+    ),
+    "wrong type": (["fit", *MLP, "--model.latent_dim=abc"], "`--model.latent_dim` is abc. Expected a whole number."),
+    "wrong choice": (
+        ["fit", *MLP, "--data.source=mnst"],
+        "`--data.source` is mnst. Expected one of mnist, fashion_mnist, kmnist, digits.",
+    ),
+    "missing argument": (
+        ["fit", *VAE, "--model.objective=gen_lightning.vae.FreeBits"],
+        "`--model.objective` needs free_nats. Add --model.objective.free_nats VALUE.",
+    ),
+    "wrong kind of number": (
+        ["fit", *MLP, "--trainer.max_epochs=x"],
+        "`--trainer.max_epochs` is x. Expected a whole number or null.",
+    ),
+    "class that is not there": (
+        ["fit", *MLP, "--model.generator=nowhere.Class"],
+        "`--model.generator` cannot be imported: No module named 'nowhere'.",
+    ),
+    "class of another kind": (
+        ["fit", *MLP, "--model.loss=gen_lightning.networks.MLPGenerator"],
+        "`--model.loss` is gen_lightning.networks.MLPGenerator. Choose a subclass of GANLoss.",
+    ),
+    "unknown verb": (["fti", *MLP], "There is no command fti. Did you mean fit?"),
+    "no config": (["fit"], "fit.data, fit.model are required. Add --config FILE"),
+    "config that is not there": (["fit", "--config=nowhere.yaml"], "There is no configuration nowhere.yaml."),
+    "bad value": (["fit", *MLP, "--model.latent_dim=0"], "choose 1 or more"),
+    "no run folder": (["fit", "--resume=nowhere"], "There is no checkpoint to resume in nowhere"),
+    "no checkpoint named": (["test"], "`test` has no checkpoint. Add --ckpt_path FILE."),
+    "no checkpoint to start from": (["fit", *MLP, "--ckpt_path=nowhere.ckpt"], "There is no checkpoint nowhere.ckpt"),
+    "misspelt class": (["fit", *MLP, "--trainer.callbacks=callbacks.FIDD"], "has no attribute 'FIDD'"),
+    "folder that cannot be": (
+        ["fit", *MLP, *DIGITS, "--trainer.default_root_dir=/proc/no"],
+        "No such file or directory",
+    ),
+    "no reconstructions": (
+        ["fit", *MLP, *DIGITS, "--trainer.callbacks=callbacks.Reconstructions"],
+        "GANModule does not reconstruct",
+    ),
+    "penalty with batch normalization": (
+        ["fit", *DCGAN, "--model.regularizers=[gen_lightning.gan.R1]"],
+        "batch normalization mixes them",
+    ),
+    "modes of data that have none": (
+        ["fit", *MLP, *DIGITS, "--trainer.callbacks=callbacks.ModeCoverage"],
+        "ModeCoverage needs data whose modes are known",
+    ),
+    "two clocks": (["fit", *VAE, *DIGITS, "--trainer.accumulate_grad_batches=2"], "raise data.batch_size"),
+    "unknown key in a file": (["fit", "--config=wrong.yaml"], "Did you mean --trainer.max_epochs?"),
+    "misspelt command": (["compar", "runs/a"], "There is no command compar. Did you mean compare?"),
+    "no run to compare": (["compare", "."], "There is no run in .. Give a directory runs/NAME/VERSION"),
+    "no checkpoint": (["test", "--ckpt_path=nowhere.ckpt"], "There is no checkpoint nowhere.ckpt"),
+    "grey pixels": (["fit", *VAE, *DIGITS, "--data.binarization=none"], "set --data.binarization=dynamic"),
+    "type of an argument's argument": (
+        ["fit", *VAE, "--model.optimizer.lr=abc"],
+        "`--model.optimizer.lr` is abc. Expected a number or a class path.",
+    ),
+    "type of a callback's argument": (
+        ["fit", *VAE, "--trainer.callbacks+=callbacks.SampleGrid", "--trainer.callbacks.every_n_iterations=abc"],
+        "`--trainer.callbacks.every_n_iterations` is abc. Expected a whole number.",
+    ),
+    "type of the average's argument": (
+        ["fit", *DCGAN, "--model.ema=gen_lightning.gan.EMA", "--model.ema.half_life=abc"],
+        "`--model.ema.half_life` is abc. Expected a number or a class path.",
+    ),
+    "class of another kind as a prior": (
+        ["fit", *VAE, "--model.prior=torch.nn.ReLU"],
+        "`--model.prior` is torch.nn.ReLU. Choose a subclass of Prior.",
+    ),
+    "class of another kind as an optimizer": (
+        ["fit", *VAE, "--model.optimizer=datamodules.MNISTDataModule"],
+        "`--model.optimizer` is datamodules.MNISTDataModule. Choose a subclass of Optimizer.",
+    ),
+    "member of a list": (
+        ["fit", *MLP, "--model.regularizers.0.gamma=abc"],
+        "`--model.regularizers.0.gamma` cannot be set alone.",
+    ),
+    "argument that a callback needs": (
+        ["fit", *VAE, "--trainer.callbacks+=lightning.pytorch.callbacks.EarlyStopping"],
+        "`--trainer.callbacks` needs monitor. Add --trainer.callbacks.monitor VALUE.",
+    ),
+    "number outside an optimizer's range": (
+        ["fit", *VAE, *DIGITS, "--model.optimizer.lr=-1"],
+        "`--model.optimizer` is torch.optim.Adam, which cannot be built: Invalid learning rate: -1.0",
+    ),
+    "negative seed": (
+        ["fit", *MLP, "--seed_everything=-1"],
+        "`--seed_everything` is -1. Expected a number of at least 0.",
+    ),
+    "search for a learning rate": (
+        ["fit", *VAE, *DIGITS, "--trainer.callbacks=lightning.pytorch.callbacks.LearningRateFinder"],
+        "LearningRateFinder would train before the first iteration",
+    ),
+    "search for a batch size": (
+        ["fit", *MLP, *DIGITS, "--trainer.callbacks=lightning.pytorch.callbacks.BatchSizeFinder"],
+        "BatchSizeFinder would train before the first iteration",
+    ),
+    "accumulation that begins later": (
+        [
+            "fit",
+            *VAE,
+            *DIGITS,
+            "--trainer.callbacks=lightning.pytorch.callbacks.GradientAccumulationScheduler",
+            "--trainer.callbacks.scheduling={5: 2}",
+        ],
+        "Gradients are accumulated over several batches, but an iteration is one batch.",
+    ),
+    "no checkpoints": (
+        ["fit", *VAE, *DIGITS, "--trainer.enable_checkpointing=false"],
+        "`--trainer.enable_checkpointing` is false, and every run keeps checkpoints/last.ckpt.",
+    ),
+    "metric that is not logged": (
+        [
+            "fit",
+            *VAE,
+            *DIGITS,
+            "--trainer.max_steps=1",
+            "--trainer.callbacks=lightning.pytorch.callbacks.EarlyStopping",
+            "--trainer.callbacks.monitor=val/nothing",
+        ],
+        "`monitor` of EarlyStopping is val/nothing, which is not logged. Choose one of val/elbo",
+    ),
+    "large batch": (["fit", *MLP, *DIGITS, "--data.batch_size=5000"], "choose a smaller --data.batch_size"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_answered_in_one_sentence(mistake, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wrong.yaml").write_text("trainer: {max_epoch: 3}")
+    arguments, sentence = MISTAKES[mistake]
+    with pytest.raises(SystemExit) as exit_info:
+        train.main(arguments)
+    assert exit_info.value.code == 2
+    last_line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last_line.startswith("train.py: ")
+    assert sentence in last_line
+    assert len(last_line) < 300
+
+
+def test_what_fails_in_training_ends_the_line_of_its_bar(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    free_bits = "{class_path: gen_lightning.vae.FreeBits, init_args: {free_nats: 0.1}}"
+    model = [f"--model.objective={free_bits}", "--model.prior=gen_lightning.vae.MixtureOfGaussians"]
+    with pytest.raises(SystemExit):
+        train.main(["fit", *VAE, *DIGITS, *model, "--trainer.callbacks=null"])
+    printed = capsys.readouterr()
+    assert "does not factorize" in printed.err
+    assert printed.out.rstrip(" ").endswith("\n")
+
+
+def test_a_mistake_shows_no_traceback_and_leaves_no_run(tmp_path):
+    finished = run_command("fit", *MLP, "--model.latent_dim=0", cwd=tmp_path)
+    assert finished.returncode == 2
+    assert "Traceback" not in finished.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
+def test_a_corrupt_checkpoint_is_named(tmp_path, monkeypatch, capsys, content):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.ckpt").write_bytes(content)
+    with pytest.raises(SystemExit):
+        train.main(["sample", "--ckpt_path=broken.ckpt"])
+    assert "broken.ckpt is corrupt" in capsys.readouterr().err
+
+
+def test_weights_without_a_checkpoint_around_them_are_named(tmp_path):
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "weights.pt")
+    with pytest.raises(ValueError, match=r"weights\.pt is corrupt or is not a checkpoint"):
+        load_checkpoint(tmp_path / "weights.pt")
+
+
+class RefusingCallback(Callback):
+    """A callback whose constructor raises."""
+
+    def __init__(self, number: int = 3) -> None:
+        raise ValueError(f"{number} is an unlucky number")
+
+
+class FaultyCallback(Callback):
+    """A callback with a fault in its constructor."""
+
+    def __init__(self) -> None:
+        {}["missing"]
+
+
+class FaultyLoss(NonSaturating):
+    """A loss with a fault that raises the type of a user's mistake."""
+
+    def discriminator(self, real_logits, fake_logits):
+        raise ValueError("a fault in the loss")
+
+
+def importable_path(name, monkeypatch):
+    """The class path of a class of this file, under which jsonargparse can import it."""
+    monkeypatch.setitem(sys.modules, "pieces", sys.modules[__name__])
+    return f"pieces.{name}"
+
+
+def test_a_callback_that_refuses_its_arguments_is_named_with_its_reason(monkeypatch, capsys):
+    path = importable_path("RefusingCallback", monkeypatch)
+    with pytest.raises(SystemExit):
+        train.main(["fit", *VAE, f"--trainer.callbacks+={path}", "--trainer.callbacks.number=13"])
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert sentence == f"train.py: `--trainer.callbacks` is {path}, which cannot be built: 13 is an unlucky number"
+
+
+def test_a_fault_in_a_constructor_keeps_its_exception(monkeypatch):
+    with pytest.raises(KeyError, match="missing"):
+        train.main(["fit", *VAE, f"--trainer.callbacks+={importable_path('FaultyCallback', monkeypatch)}"])
+
+
+def test_a_fault_in_a_loss_keeps_its_exception(tmp_path, monkeypatch):
+    loss = f"--model.loss={importable_path('FaultyLoss', monkeypatch)}"
+    with pytest.raises(ValueError, match="a fault in the loss") as info:
+        train.main(["fit", *MLP, *DIGITS, loss, f"--trainer.default_root_dir={tmp_path}"])
+    assert not isinstance(info.value, UserError)
+
+
+def test_a_given_progress_bar_replaces_the_default(fit):
+    bar = "--trainer.callbacks=lightning.pytorch.callbacks.TQDMProgressBar"
+    assert fit(*VAE, *DIGITS, "--trainer.max_steps=1", "--trainer.limit_val_batches=0", bar)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("rich") is not None, reason="rich is installed")
+def test_a_missing_package_is_named_with_the_option(capsys):
+    with pytest.raises(SystemExit):
+        train.main(["fit", *VAE, *DIGITS, "--trainer.callbacks=lightning.pytorch.callbacks.RichProgressBar"])
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert "`--trainer.callbacks` is lightning.pytorch.callbacks.RichProgressBar, which cannot be built" in sentence
+    assert "requires `rich`" in sentence

@@ -38,7 +38,10 @@ MISTAKES = {
         ["fit", *MLP, "--model.schedules.generator_optimizer.lr.init_args.end=0"],
         "Give --model.schedules whole, such as --model.schedules '{name: value}'",
     ),
-    "wrong type": (["fit", *MLP, "--model.latent_dim=abc"], "`--model.latent_dim` is abc. Expected a whole number."),
+    "wrong type": (
+        ["fit", *MLP, "--model.latent_dim=abc"],
+        "`--model.latent_dim` is abc. Expected a whole number.",
+    ),
     "wrong choice": (
         ["fit", *MLP, "--data.source=mnst"],
         "`--data.source` is mnst. Expected one of mnist, fashion_mnist, kmnist, digits.",

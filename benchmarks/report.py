@@ -1,9 +1,12 @@
-"""Turns the results of benchmarks.run into a table for the terminal, or into those of pages.
+"""Report the results of benchmarks.run as a table in the terminal, or update the tables of pages.
 
 python -m benchmarks.report --recipes gan/losses/*
-python -m benchmarks.report --update README.md
+python -m benchmarks.report --update docs/results.md docs/all_metrics.md
 
-A page says where a table belongs, and of which recipes, by <!-- results: gan/losses/* vae/vae --> and <!-- end -->.
+In a page, a table belongs between two comments. The first one names the recipes, as patterns, and may name the columns:
+
+    <!-- results: gan/losses/* vae/vae; columns: epochs seeds fid elbo -->
+    <!-- end -->
 """
 
 import argparse
@@ -16,22 +19,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.run import read_results, read_task
-from cli.compare import describe_extractor, distinct, heading, markdown, read_measurements
+from cli.compare import describe_extractor, format_heading, format_markdown, join_distinct, read_measurements
 from gen_lightning.errors import UserError
 from gen_lightning.evaluation import BETTER, Row
 from gen_lightning.metrics.estimates import format_with_error
 
-OPENING, CLOSING = re.compile(r"<!-- results: (.+) -->\n"), "<!-- end -->"
+OPENING, CLOSING = re.compile(r"<!-- results: ([^;\n]+?)(?:; columns: (.+?))? -->\n"), "<!-- end -->"
 
 COLUMNS = ("recipe", "latents", "data", "epochs", "iterations", "minutes", "seeds", "N")
-# A line has one of them: of a budget of iterations or time, the iterations that it allowed.
+# Each line has one of these: the iterations, if the recipe limits iterations or time.
 BUDGETS = ("epochs", "iterations")
 
-# Their floor is a perfect sampler's; that of all others is real images'.
+# The floor of these metrics is a perfect sampler's. The floor of all other metrics is computed on real images.
 MODES = ("modes", "high_quality", "reverse_kl")
 
 Result = dict[str, Any]
 Line = dict[str, str]
+Measurements = dict[str, Row]
 
 
 class Group(NamedTuple):
@@ -45,74 +49,107 @@ class Group(NamedTuple):
     extractor: str
 
 
-def report(rows: list[Result], recipes: Sequence[str] = ("*",)) -> str:
-    """A Markdown table of mean ± sample standard deviation over seeds, the floors below, and what it was made with.
+def report(results: list[Result], recipes: Sequence[str] = ("*",), columns: Sequence[str] = ()) -> str:
+    """Return a Markdown table of mean ± sample standard deviation over seeds, its floors, and what produced it.
 
     Args:
-        rows: the results
-        recipes: those that the table shows, in its order, as patterns such as `gan/mlp`, or `gan/*` with its subfolders
+        results: the results
+        recipes: recipes to show, in this order, as patterns such as `gan/mlp`, or `gan/*` with its subfolders
+        columns: columns to show after the recipe, in this order; default: all that are not empty. Metrics are named
+            without their extractor, such as `fid` or `nll/5000`.
 
     Raises:
-        UserError: there are no results of them.
+        UserError: there are no results for the recipes, or no such column.
     """
-    # The last line of a task counts, whoever has written it twice.
-    shown = {read_task(row): row for pattern in recipes for row in rows if fnmatchcase(row["recipe"], pattern)}
-    if not shown:
-        command = f"python -m benchmarks.run --recipes {' '.join(recipes)}"
-        raise UserError(f"There are no results of {' '.join(recipes)}: run `{command}` first.")
-    rows = list(shown.values())
-    groups: dict[Group, list[Result]] = {}
-    for row in rows:
-        groups.setdefault(group_key(row), []).append(row)
-    measured = {metric: entry.better for row in rows for metric, entry in chosen(row).items()}
-    metrics = sorted(measured, key=lambda metric: list(BETTER).index(family(metric)))
-    lines = [line(group, members, metrics) for group, members in groups.items()] + floor_lines(groups, metrics)
-    columns = [name for name in COLUMNS if is_told(name, lines)]
-    headings = columns + [heading(short(metric), measured[metric]) for metric in metrics]
-    cells = [[cells.get(name, "") for name in (*columns, *metrics)] for cells in lines]
-    return f"{markdown([headings, *cells])}\n\n{made_with(rows)}"
+    results = select_results(results, recipes)
+    measured = [select_measurements(result, columns) for result in results]
+    better = {metric: row.better for rows in measured for metric, row in rows.items()}
+    check_columns(columns, results)
+    metrics = sorted(better, key=lambda metric: list(BETTER).index(get_family(metric)))
+    groups: dict[Group, list[tuple[Result, Measurements]]] = {}
+    for result, rows in zip(results, measured, strict=True):
+        if rows:
+            groups.setdefault(find_group(result, rows), []).append((result, rows))
+    lines = [make_line(group, members, metrics) for group, members in groups.items()] + make_floors(groups, metrics)
+    shown = order_columns(columns, metrics) if columns else [*find_filled_columns(lines), *metrics]
+    header = [format_heading(shorten(name), better[name]) if name in better else name for name in shown]
+    cells = [[line.get(name, "") for name in shown] for line in lines]
+    return f"{format_markdown([header, *cells])}\n\n{describe([pair for pairs in groups.values() for pair in pairs])}"
 
 
-def is_told(column: str, lines: list[Line]) -> bool:
-    """Whether a column says something: a budget that a line has, or latents that are not the prior's."""
-    if column == "latents":
-        return any(cells.get(column, "prior") != "prior" for cells in lines)
-    return column not in BUDGETS or any(cells.get(column) for cells in lines)
+def select_results(results: list[Result], recipes: Sequence[str]) -> list[Result]:
+    """Return the results of recipes in the order of their patterns; if a task occurs twice, its last result.
+
+    Raises:
+        UserError: there are none.
+    """
+    selected = {read_task(one): one for pattern in recipes for one in results if fnmatchcase(one["recipe"], pattern)}
+    if not selected:
+        names = " ".join(recipes)
+        raise UserError(f"There are no results of {names}. Run `python -m benchmarks.run --recipes {names}` first.")
+    return list(selected.values())
 
 
-def group_key(row: Result) -> Group:
-    """The line of the table that a result belongs to."""
-    n = distinct(f"{entry.n:,}" for entry in chosen(row).values())
-    task = read_task(row)
-    return Group(task.recipe, task.source, task.epochs, task.latents, n, describe_extractor(row["test"]))
-
-
-def chosen(row: Result) -> dict[str, Row]:
-    """The measurements of a result that the table shows, by metric, whatever latents the name ends in."""
-    ending = f"/{read_task(row).latents}"
+def select_measurements(result: Result, columns: Sequence[str] = ()) -> Measurements:
+    """Return the measurements of a result that the table shows, by metric without the source of the latents."""
+    ending = f"/{read_task(result).latents}"
+    rows = {metric.removesuffix(ending): row for metric, row in read_measurements(result["test"]).items()}
     return {
-        metric.removesuffix(ending): entry
-        for metric, entry in read_measurements(row["test"]).items()
-        if family(metric) in BETTER
+        metric: row
+        for metric, row in rows.items()
+        if get_family(metric) in BETTER and (not columns or shorten(metric) in columns)
     }
 
 
-def family(metric: str) -> str:
-    """A metric's name without that of the extractor."""
+def check_columns(columns: Sequence[str], results: list[Result]) -> None:
+    """Refuse columns that no line can have.
+
+    Raises:
+        UserError: a name is neither a column nor a metric of the results.
+    """
+    names = [*COLUMNS, *dict.fromkeys(shorten(metric) for one in results for metric in select_measurements(one))]
+    for name in columns:
+        if name not in names:
+            raise UserError(f"There is no column {name}. Choose from {', '.join(names)}.")
+
+
+def order_columns(columns: Sequence[str], metrics: list[str]) -> list[str]:
+    """Return the recipe and the given columns, in their order, with the full names of the metrics."""
+    names = [
+        [name] if name in COLUMNS else [metric for metric in metrics if shorten(metric) == name] for name in columns
+    ]
+    return ["recipe", *(name for group in names for name in group)]
+
+
+def find_filled_columns(lines: list[Line]) -> list[str]:
+    """Return the columns that carry information: not an unused budget, and not latents that are all the prior's."""
+    empty = {"latents": {"", "prior"}} | {budget: {""} for budget in BUDGETS}
+    return [name for name in COLUMNS if not {line.get(name, "") for line in lines} <= empty.get(name, set())]
+
+
+def find_group(result: Result, rows: Measurements) -> Group:
+    """Return the line of the table that a result belongs to."""
+    n = join_distinct(f"{row.n:,}" for row in rows.values())
+    task = read_task(result)
+    return Group(task.recipe, task.source, task.epochs, task.latents, n, describe_extractor(result["test"]))
+
+
+def get_family(metric: str) -> str:
+    """Return a metric's name without its extractor or number of latents."""
     return metric.partition("/")[0]
 
 
-def short(metric: str) -> str:
-    """A metric's name without that of the extractor, and with a number of latents such as nll/5000's."""
-    return metric if metric.rpartition("/")[2].isdigit() else family(metric)
+def shorten(metric: str) -> str:
+    """Return a metric's name without its extractor, but with a number of latents such as that of nll/5000."""
+    return metric if metric.rpartition("/")[2].isdigit() else get_family(metric)
 
 
-def line(group: Group, rows: list[Result], metrics: list[str]) -> Line:
-    """The cells of one recipe, by column."""
-    minutes = [row["minutes"] for row in rows if row["minutes"] is not None]
-    values = {metric: [chosen(row)[metric].value for row in rows if metric in chosen(row)] for metric in metrics}
+def make_line(group: Group, members: list[tuple[Result, Measurements]], metrics: list[str]) -> Line:
+    """Return the cells of one recipe by column."""
+    minutes = [result["minutes"] for result, _ in members if result["minutes"] is not None]
+    values = {metric: [rows[metric].value for _, rows in members if metric in rows] for metric in metrics}
     if group.epochs is None:
-        budget = {"iterations": f"{statistics.mean(row['test']['iteration'] for row in rows):,.0f}"}
+        budget = {"iterations": f"{statistics.mean(result['test']['iteration'] for result, _ in members):,.0f}"}
     else:
         budget = {"epochs": str(group.epochs)}
     return {
@@ -121,14 +158,14 @@ def line(group: Group, rows: list[Result], metrics: list[str]) -> Line:
         "data": group.source,
         **budget,
         "minutes": f"{statistics.mean(minutes):.1f}" if minutes else "",
-        "seeds": str(len(rows)),
+        "seeds": str(len(members)),
         "N": group.n,
-        **{metric: mean_and_deviation(column) for metric, column in values.items()},
+        **{metric: format_mean(column) for metric, column in values.items()},
     }
 
 
-def mean_and_deviation(values: list[float]) -> str:
-    """Mean ± sample standard deviation; of one value, only the value."""
+def format_mean(values: list[float]) -> str:
+    """Return mean ± sample standard deviation; the value alone if there is only one."""
     if not values:
         return ""
     mean = math.fsum(values) / len(values)
@@ -136,85 +173,84 @@ def mean_and_deviation(values: list[float]) -> str:
     return format_with_error(mean, statistics.stdev(values) if known else None)
 
 
-def floor_lines(groups: dict[Group, list[Result]], metrics: list[str]) -> list[Line]:
-    """The cells of the floors, a line for each source, N and extractor that has any."""
-    collect_rows: dict[tuple[str, str, str], list[Result]] = {}
-    for group, rows in groups.items():
-        collect_rows.setdefault((group.source, group.n, group.extractor), []).extend(rows)
+def make_floors(groups: dict[Group, list[tuple[Result, Measurements]]], metrics: list[str]) -> list[Line]:
+    """Return the cells of the floors: one line for each combination of source, N and extractor that has a floor."""
+    tested: dict[tuple[str, str, str], list[Measurements]] = {}
+    for group, members in groups.items():
+        tested.setdefault((group.source, group.n, group.extractor), []).extend(rows for _, rows in members)
     lines = []
-    for (source, n, _), rows in collect_rows.items():
-        floors = {metric: mean_floor([chosen(row).get(metric) for row in rows]) for metric in metrics}
+    for (source, n, _), measurements in tested.items():
+        floors = {metric: format_floor([rows.get(metric) for rows in measurements]) for metric in metrics}
         if any(floors.values()):
             lines.append({"recipe": "floor", "data": source, "N": n, **floors})
     return lines
 
 
-def mean_floor(column: list[Row | None]) -> str:
-    """The mean floor of a metric ± the mean of its standard errors."""
-    floors = [(entry.floor, entry.floor_error or 0) for entry in column if entry and entry.floor is not None]
+def format_floor(column: list[Row | None]) -> str:
+    """Return the mean floor of a metric ± the mean of its standard errors."""
+    floors = [(row.floor, row.floor_error or 0) for row in column if row and row.floor is not None]
     if not floors:
         return ""
     value, error = map(statistics.mean, zip(*floors, strict=True))
     return format_with_error(value, error)
 
 
-def made_with(rows: list[Result]) -> str:
-    """The sentences under the table: seeds, what the floors are of, N, extractor, hardware and versions."""
-    seeds = sorted({row["seed"] for row in rows})
-    tests = [row["test"] for row in rows]
-    entries = [(family(metric), entry) for row in rows for metric, entry in chosen(row).items()]
+def describe(members: list[tuple[Result, Measurements]]) -> str:
+    """Return the sentences below the table: seeds, kind of floor, N, extractor, hardware and versions."""
+    seeds = sorted({result["seed"] for result, _ in members})
+    tests = [result["test"] for result, _ in members]
+    entries = [(get_family(metric), row) for _, rows in members for metric, row in rows.items()]
     floors = [
         "a perfect sampler's" if name in MODES else "real images in place of samples"
-        for name, entry in entries
-        if entry.floor is not None
+        for name, row in entries
+        if row.floor is not None
     ]
-    extractors = distinct(describe_extractor(test) for test in tests if describe_extractor(test))
+    extractors = join_distinct(describe_extractor(test) for test in tests if describe_extractor(test))
     facts = [
-        f"N = {distinct(f'{entry.n:,}' for _, entry in entries)}",
+        f"N = {join_distinct(f'{row.n:,}' for _, row in entries)}",
         *([f"extractor {extractors}"] if extractors else []),
-        distinct(test["hardware"] for test in tests),
-        distinct(", ".join(f"{name} {version}" for name, version in test["versions"].items()) for test in tests),
+        join_distinct(test["hardware"] for test in tests),
+        join_distinct(", ".join(f"{name} {version}" for name, version in test["versions"].items()) for test in tests),
     ]
-    floor = f"; floor: {distinct(floors)} ± standard error" if floors else ""
+    floor = f"; floor: {join_distinct(floors)} ± standard error" if floors else ""
     several = f"Mean ± standard deviation over {len(seeds)} seeds ({', '.join(map(str, seeds))})"
-    of_seeds = several if len(seeds) > 1 else f"Seed {seeds[0]}"
-    return f"{of_seeds}{floor}. {'; '.join(facts)}."
+    return f"{several if len(seeds) > 1 else f'Seed {seeds[0]}'}{floor}. {'; '.join(facts)}."
 
 
-def renewed(path: Path, rows: list[Result]) -> str:
-    """The text of a page with a new table between each pair of markers.
+def renew_tables(path: Path, results: list[Result]) -> str:
+    """Return the text of a page with a new table between each pair of comments.
 
     Raises:
-        UserError: the page is absent or has no markers; one is not closed; there are no results of its recipes.
+        UserError: the page is missing or has no comments; a table has no end; there are no results for its recipes.
     """
     text, *blocks = OPENING.split(path.read_text() if path.is_file() else "")
     if not blocks:
-        raise UserError(f"{path} has no place for a table: write <!-- results: RECIPES --> and {CLOSING} into it.")
-    for recipes, block in zip(blocks[::2], blocks[1::2], strict=True):
+        raise UserError(f"{path} has no place for a table. Write <!-- results: RECIPES --> and {CLOSING} into it.")
+    for recipes, columns, block in zip(blocks[::3], blocks[1::3], blocks[2::3], strict=True):
         _, closing, after = block.partition(CLOSING)
-        opening = f"<!-- results: {recipes} -->"
+        opening = f"<!-- results: {recipes}{f'; columns: {columns}' if columns else ''} -->"
         if not closing:
-            raise UserError(f"{path} has no end of the table behind {opening}: write {CLOSING} there.")
-        text += f"{opening}\n{report(rows, recipes.split())}\n{closing}{after}"
+            raise UserError(f"{path} has no end of the table after {opening}. Write {CLOSING} there.")
+        text += f"{opening}\n{report(results, recipes.split(), (columns or '').split())}\n{closing}{after}"
     return text
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Prints a table, or renews those of pages."""
+    """Print a table, or update the tables of pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results.jsonl"))
     shown = parser.add_mutually_exclusive_group()
-    shown.add_argument("--recipes", nargs="+", default=["*"], help="of the table, or patterns; by default all")
-    shown.add_argument("--update", nargs="+", type=Path, help="pages with markers between which tables belong")
+    shown.add_argument("--recipes", nargs="+", default=["*"], help="recipes of the table, or patterns; default: all")
+    shown.add_argument("--update", nargs="+", type=Path, help="pages whose tables are updated")
     args = parser.parse_args(arguments)
     try:
-        rows = read_results(args.results)
+        results = read_results(args.results)
         if args.update:
-            for path, text in [(path, renewed(path, rows)) for path in args.update]:
+            for path, text in [(path, renew_tables(path, results)) for path in args.update]:
                 path.write_text(text)
         else:
-            print(report(rows, args.recipes))
-    except ValueError as error:
+            print(report(results, args.recipes))
+    except UserError as error:
         raise SystemExit(f"benchmarks.report: {error}") from None
 
 

@@ -1,4 +1,4 @@
-"""The table of the benchmarks: its statistics, its lines, and its place in a file."""
+"""The table of the benchmarks: its statistics, its lines, and its place in a page."""
 
 import json
 import math
@@ -31,7 +31,7 @@ def result(seed=0, fid=1.0, recipe="vae/vae", **other):
 
 
 def ring(seed=0):
-    """Of a mixture: no extractor, no source, and a budget that is not one of epochs."""
+    """Return a result on a mixture: without an extractor, and with a budget of iterations."""
     row = result(seed, recipe="gan/mixtures/ring", source="ring", epochs=None)
     del row["test"]["extractor"]
     metrics = {
@@ -42,7 +42,7 @@ def ring(seed=0):
 
 
 def lines(table):
-    """The rows of a table as lists of cells, without the ruler."""
+    """Return the rows of a table as lists of cells, without the line below the header."""
     rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines() if row[:1] == "|"]
     return [rows[0], *rows[2:]]
 
@@ -61,7 +61,7 @@ def test_line_has_epochs_mean_minutes_seeds_and_n():
     assert row[:6] == ["vae/vae", "mnist", "50", "4.0", "3", "10,000"]
 
 
-def test_unknown_minutes_of_an_interrupted_fit_are_left_out_of_the_mean():
+def test_unknown_minutes_of_an_interrupted_fit_are_excluded_from_the_mean():
     assert lines(report([result(0), result(1, minutes=None)]))[1][3] == "3.0"
     assert lines(report([result(0, minutes=None)]))[1][3] == ""
 
@@ -86,7 +86,7 @@ def test_floor_is_the_last_line():
     ]
 
 
-def test_other_recipes_epochs_and_sources_are_lines_of_their_own():
+def test_each_recipe_budget_and_source_has_its_own_line():
     rows = [result(), result(recipe="vae/conv"), result(epochs=5), result(source="digits"), result(1)]
     table = lines(report(rows))
     assert [(row[0], row[1], row[2], row[4]) for row in table[1:]] == [
@@ -99,7 +99,7 @@ def test_other_recipes_epochs_and_sources_are_lines_of_their_own():
     ]
 
 
-def test_samples_of_other_latents_are_a_line_in_the_same_columns():
+def test_samples_from_other_latents_have_their_own_line_in_the_same_columns():
     mixture = result(fid=0.5, latents="gmm")
     metrics = mixture["test"]["metrics"]
     metrics["fid/mnist_cnn/gmm"] = metrics.pop("fid/mnist_cnn")
@@ -109,19 +109,19 @@ def test_samples_of_other_latents_are_a_line_in_the_same_columns():
     assert (floor[1], floor[7]) == ("", "0.00590 ± 0.00050")
 
 
-def test_what_has_no_budget_of_epochs_tells_the_mean_of_its_iterations():
+def test_a_recipe_without_a_budget_of_epochs_shows_its_mean_iterations():
     header, row, floor = lines(report([ring(0), ring(2)]))
     assert header == ["recipe", "data", "iterations", "minutes", "seeds", "N", "modes ↑", "reverse_kl ↓"]
     assert row[:6] == ["gan/mixtures/ring", "ring", "1,001", "4.0", "2", "2,500"]
     assert floor[:6] == ["floor", "ring", "", "", "", "2,500"]
 
 
-def test_sentence_of_a_mixture_has_a_floor_of_its_own_and_no_extractor():
+def test_sentence_about_a_mixture_names_its_own_floor_and_no_extractor():
     sentence = report([ring()]).splitlines()[-1]
     assert "floor: a perfect sampler's ± standard error. N = 2,500; a CPU; torch" in sentence
 
 
-def test_values_without_floors_have_no_line_of_floors():
+def test_values_without_floors_have_no_floor_line():
     row = result()
     row["test"]["metrics"] = {"nll/5000": row["test"]["metrics"]["elbo"] | {"better": "lower"}}
     header, *rows = lines(report([row]))
@@ -130,13 +130,13 @@ def test_values_without_floors_have_no_line_of_floors():
     assert "floor" not in report([row])
 
 
-def test_recipes_are_shown_by_pattern_in_its_order():
+def test_recipes_are_shown_in_the_order_of_their_patterns():
     rows = [result(), ring(), result(recipe="gan/mlp")]
     assert [row[0] for row in lines(report(rows, ["gan/mlp", "gan/*"]))[1:3]] == ["gan/mlp", "gan/mixtures/ring"]
     assert report(rows, ["vae/*"]) == report([result()])
 
 
-def test_sentence_below_says_what_made_the_table():
+def test_sentence_below_the_table_says_what_produced_it():
     on_gpu = result(1)
     on_gpu["test"]["hardware"] = "a GPU"
     sentence = report([result(0), on_gpu]).splitlines()[-1]
@@ -145,7 +145,7 @@ def test_sentence_below_says_what_made_the_table():
 
 
 def test_no_results_are_refused_with_the_command(tmp_path):
-    with pytest.raises(SystemExit, match=r"run `python -m benchmarks\.run --recipes gan/\*` first"):
+    with pytest.raises(SystemExit, match=r"Run `python -m benchmarks\.run --recipes gan/\*` first"):
         main(["--results", str(tmp_path / "none.jsonl"), "--recipes", "gan/*"])
 
 
@@ -157,7 +157,7 @@ def test_torn_last_line_is_ignored_with_a_warning(tmp_path):
         assert read_results(path) == [result()]
 
 
-def test_update_replaces_what_stands_between_the_markers_and_nothing_else(tmp_path):
+def test_update_replaces_only_the_text_between_the_comments(tmp_path):
     results, page, other = (tmp_path / name for name in ("results.jsonl", "README.md", "other.md"))
     results.write_text(f"{json.dumps(result())}\n{json.dumps(ring())}\n")
     mixtures = "<!-- results: gan/mixtures/* gan/none -->"
@@ -174,16 +174,17 @@ def test_update_replaces_what_stands_between_the_markers_and_nothing_else(tmp_pa
 
 
 MISTAKES = {
-    "no markers": r"no place for a table: write <!-- results: RECIPES -->",
+    "no markers": r"no place for a table\. Write <!-- results: RECIPES -->",
     f"{CLOSING} {OPENING}": r"no place for a table",
-    f"{OPENING}\n": r"no end of the table behind <!-- results: vae/\* -->",
+    f"{OPENING}\n": r"no end of the table after <!-- results: vae/\* -->",
     f"{OPENING}\n{OPENING}\n{CLOSING}": r"no end of the table",
     f"<!-- results: gan/mlp -->\n{CLOSING}": r"no results of gan/mlp",
+    f"<!-- results: vae/*; columns: fidd -->\n{CLOSING}": r"no column fidd\. Choose from recipe, .*fid, elbo",
 }
 
 
 @pytest.mark.parametrize("text", MISTAKES)
-def test_a_page_with_a_mistake_is_refused_and_every_page_is_kept(tmp_path, text):
+def test_a_page_with_a_mistake_is_refused_and_every_page_stays_unchanged(tmp_path, text):
     results, page, right = (tmp_path / name for name in ("results.jsonl", "README.md", "right.md"))
     results.write_text(json.dumps(result()) + "\n")
     page.write_text(text)
@@ -194,11 +195,35 @@ def test_a_page_with_a_mistake_is_refused_and_every_page_is_kept(tmp_path, text)
     assert right.read_text() == f"{OPENING}\n{CLOSING}"
 
 
-def test_a_seed_done_twice_counts_once_and_the_last_time():
+def test_of_two_results_with_one_seed_the_last_counts():
     header, row, _ = lines(report([result(0, fid=9.0), result(0, fid=1.21)]))
     assert dict(zip(header, row, strict=True))["fid ↓"] == "1.21"
 
 
-def test_a_value_that_is_not_a_number_leaves_the_table():
+def test_nan_makes_the_mean_nan_without_a_deviation():
     header, row, _ = lines(report([result(0), result(1, fid=math.nan)]))
     assert dict(zip(header, row, strict=True))["fid ↓"] == "nan"
+
+
+def test_given_columns_are_shown_in_their_order_after_the_recipe():
+    header, row, floor = lines(report([result(), result(1)], columns=["elbo", "seeds", "fid"]))
+    assert header == ["recipe", "elbo ↑", "seeds", "fid ↓"]
+    assert row == ["vae/vae", "-100.50 ± 0.71", "2", "1 ± 0"]
+    assert floor == ["floor", "", "", "0.00590 ± 0.00050"]
+
+
+def test_given_columns_leave_out_recipes_and_floors_that_have_none_of_their_metrics():
+    table = report([result(), ring()], columns=["N", "modes"])
+    assert [row[:2] for row in lines(table)[1:]] == [["gan/mixtures/ring", "2,500"], ["floor", "2,500"]]
+    assert "N = 2,500;" in table
+    assert "mnist_cnn" not in table
+
+
+def test_a_page_names_the_columns_of_its_table(tmp_path):
+    results, page = tmp_path / "results.jsonl", tmp_path / "results.md"
+    results.write_text(json.dumps(result()) + "\n")
+    opening = "<!-- results: vae/*; columns: epochs fid -->"
+    page.write_text(f"{opening}\n{CLOSING}")
+    for _ in range(2):
+        main(["--results", str(results), "--update", str(page)])
+        assert page.read_text() == f"{opening}\n{report([result()], columns=['epochs', 'fid'])}\n{CLOSING}"

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from gen_lightning.base import GenerativeModule
 from gen_lightning.checks import check_range
 from gen_lightning.contracts import ImageData, require
-from gen_lightning.networks import common_num_classes
+from gen_lightning.networks import find_common_num_classes
 from gen_lightning.numerics import promote_to_float32
 from gen_lightning.schedules import Schedule
 from gen_lightning.vae.likelihoods import Likelihood
@@ -74,7 +74,7 @@ class VAEModule(GenerativeModule):
         self.likelihood = likelihood(self.data_shape)
         self.encoder = encoder(self.data_shape, self.posterior.num_features)
         self.decoder = decoder(self.prior.decoder_input_dim, self.likelihood.parameters_shape)
-        self.num_classes = common_num_classes(encoder=self.encoder, decoder=self.decoder)
+        self.num_classes = find_common_num_classes(encoder=self.encoder, decoder=self.decoder)
         self.objective = objective
         self.latent_dim = latent_dim
         self._optimizer = optimizer

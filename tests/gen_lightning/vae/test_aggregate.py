@@ -1,4 +1,4 @@
-"""The aggregate posterior where it is known: of a batch that is the dataset, and over all batches of a small one."""
+"""Objectives of the aggregate posterior, against exact values: one batch that is the dataset, or all its batches."""
 
 import itertools
 from functools import partial
@@ -29,12 +29,12 @@ def terms():
 
 
 def mixture_density(posterior, z):
-    """The aggregate posterior of the examples, by torch's mixture."""
+    """Return the aggregate posterior's log-density, from torch's mixture."""
     equal = Categorical(torch.ones(posterior.batch_shape, dtype=torch.float64))
     return MixtureSameFamily(equal, posterior).log_prob(z)
 
 
-def test_parts_are_those_of_the_exact_aggregate_posterior(terms):
+def test_parts_equal_those_of_the_exact_aggregate_posterior(terms):
     parts = decompose_kl(terms, dataset_size=5)
     log_aggregate = mixture_density(terms.posterior, terms.z)
     mean, scale = terms.posterior.base_dist.loc, terms.posterior.base_dist.scale
@@ -47,7 +47,7 @@ def test_parts_are_those_of_the_exact_aggregate_posterior(terms):
 
 
 def test_parts_sum_to_the_kl(terms):
-    """Chen et al. 2018, equation 2, where the KL is in closed form: within the error of 20,000 samples."""
+    """Chen et al. 2018, equation 2, against the closed-form KL: within the error of 20,000 samples."""
     z = terms.posterior.sample(torch.Size([20_000]))
     many = Terms(terms.posterior, terms.prior, z, double(20_000, 5))
     error = (many.log_posterior - many.log_prior).std(0) / 20_000**0.5
@@ -55,8 +55,8 @@ def test_parts_sum_to_the_kl(terms):
     assert (error < 0.05 * terms.kl).all()
 
 
-def test_density_of_a_batch_is_unbiased_for_that_of_the_dataset(terms):
-    """Over all batches of 3 of the 5 examples that hold the first one, in any order."""
+def test_batches_estimate_the_density_of_the_dataset_without_bias(terms):
+    """The mean over all batches of 3 of the 5 examples that contain the first example."""
     densities = []
     for others in itertools.combinations(range(1, 5), 2):
         index = [0, *others]
@@ -69,8 +69,8 @@ def test_density_of_a_batch_is_unbiased_for_that_of_the_dataset(terms):
     torch.testing.assert_close(torch.stack(densities).mean(), exact)
 
 
-def test_total_correlation_is_that_of_a_correlated_normal():
-    """-log(1 - rho^2) / 2, for a q(z) that is nearly N(0, [[1, rho], [rho, 1]])."""
+def test_total_correlation_of_a_correlated_normal_is_its_closed_form():
+    """-log(1 - rho^2) / 2 for q(z) close to N(0, [[1, rho], [rho, 1]])."""
     torch.manual_seed(0)
     rho, noise, n = 0.8, 0.3, 1000
     covariance = torch.tensor([[1, rho], [rho, 1]], dtype=torch.float64) - noise**2 * torch.eye(2, dtype=torch.float64)
@@ -82,7 +82,7 @@ def test_total_correlation_is_that_of_a_correlated_normal():
     assert total_correlation.mean().item() == pytest.approx(expected, abs=4 * total_correlation.std().item() / n**0.5)
 
 
-def test_beta_tc_weighs_the_total_correlation(terms):
+def test_beta_tc_weights_the_total_correlation(terms):
     total_correlation = decompose_kl(terms, 100).total_correlation
     torch.testing.assert_close(BetaTC(100, beta=5.0)(terms, 0), terms.elbo - 4 * total_correlation)
     torch.testing.assert_close(BetaTC(100, beta=1.0)(terms, 0), terms.elbo)
@@ -90,7 +90,7 @@ def test_beta_tc_weighs_the_total_correlation(terms):
 
 @pytest.mark.parametrize("dataset_size", [4, 0])
 def test_beta_tc_refuses_a_batch_larger_than_the_dataset(terms, dataset_size):
-    with pytest.raises(ValueError, match="set dataset_size"):
+    with pytest.raises(ValueError, match="Set dataset_size to the number of training"):
         BetaTC(dataset_size)(terms, 0)
 
 
@@ -100,8 +100,8 @@ def single_example():
 
 
 @pytest.mark.parametrize("objective", [BetaTC(10), MMD(1.0)])
-def test_refuses_a_batch_of_one(objective):
-    with pytest.raises(ValueError, match=r"data\.batch_size to 2 or more"):
+def test_refuses_a_batch_of_one_example(objective):
+    with pytest.raises(ValueError, match=r"--data\.batch_size to at least 2"):
         objective(single_example(), 0)
 
 
@@ -116,7 +116,7 @@ def test_squared_mmd_is_the_double_sum():
 
 
 def test_squared_mmd_is_unbiased():
-    """Zero in the mean where the distributions are equal, and not where they differ."""
+    """The mean is 0 for equal distributions and above 0 for different ones."""
     torch.manual_seed(0)
     equal = squared_mmd(double(2000, 10, 2), double(2000, 10, 2))
     shifted = squared_mmd(double(2000, 10, 2), double(2000, 10, 2) + 0.5)
@@ -125,29 +125,29 @@ def test_squared_mmd_is_unbiased():
     assert shifted.mean().item() > 10 * error
 
 
-def test_mmd_trains_a_prior_that_is_learned():
-    """Without a weight on the KL, by the samples that it is compared with; a mixture's have no gradient."""
+def test_mmd_trains_a_learned_prior():
+    """Without a weight on the KL, the prior is trained through its samples; a mixture's samples have no gradient."""
     model = vae(prior=partial(TopDown, layer_dims=[4, 2]), data_shape=(6,), latent_dim=6)
     terms = model.terms(torch.rand(5, 6).round(), 1)
     MMD(weight=10.0)(terms, 0).mean().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in model.prior.parameters())
     mixture = vae(prior=MixtureOfGaussians, data_shape=(6,)).terms(torch.rand(5, 6).round(), 1)
-    with pytest.raises(ValueError, match=r"leave this prior untrained.*choose a kl_weight above 0"):
+    with pytest.raises(ValueError, match=r"leave this prior untrained.*Choose a kl_weight above 0"):
         MMD(weight=10.0)(mixture, 0)
 
 
-def test_mmd_leaves_a_mixture_to_the_kl():
+def test_mmd_trains_a_mixture_through_the_kl_only():
     model = vae(prior=MixtureOfGaussians, data_shape=(6,))
     terms = model.terms(torch.rand(5, 6).round(), 1)
     MMD(weight=10.0, kl_weight=0.5)(terms, 0).mean().backward()
-    by_both = [parameter.grad.clone() for parameter in model.prior.parameters()]
+    with_mmd = [parameter.grad.clone() for parameter in model.prior.parameters()]
     model.zero_grad()
     (-0.5 * model.prior().log_prob(terms.z.detach()).mean()).backward()
-    for gradient, parameter in zip(by_both, model.prior.parameters(), strict=True):
+    for gradient, parameter in zip(with_mmd, model.prior.parameters(), strict=True):
         torch.testing.assert_close(gradient, -parameter.grad)
 
 
-def test_mmd_is_the_elbo_less_the_weighted_discrepancy(terms):
+def test_mmd_is_the_elbo_minus_the_weighted_discrepancy(terms):
     torch.manual_seed(1)
     value = MMD(weight=10.0, kl_weight=1.0)(terms, 0)
     torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""Autoregressive pixels: a normalized probability of images, drawn from and estimated without bias."""
+"""Autoregressive pixels: the probability is normalized, samples follow it, and the mean's estimate is unbiased."""
 
 import itertools
 
@@ -15,7 +15,7 @@ IMAGES = torch.tensor(list(itertools.product([0.0, 1.0], repeat=8)), dtype=torch
 
 @pytest.fixture
 def likelihood() -> AutoregressiveBernoulli:
-    """With weights at which pixels depend on each other."""
+    """Return a likelihood with weights that make pixels depend on each other."""
     torch.manual_seed(0)
     likelihood = AutoregressiveBernoulli(SHAPE, width=4, window=3).double()
     for parameter in likelihood.parameters():
@@ -24,7 +24,7 @@ def likelihood() -> AutoregressiveBernoulli:
 
 
 def parameters(*batch_shape: int, width: int = 4) -> Tensor:
-    """A decoder's outputs: logits and `width` maps of context."""
+    """Return outputs of a decoder: logits and `width` maps of context."""
     generator = torch.Generator().manual_seed(1)
     return torch.randn(*batch_shape, SHAPE[0] + width, *SHAPE[1:], dtype=torch.float64, generator=generator)
 
@@ -37,13 +37,13 @@ def test_sums_to_one_over_all_images(likelihood):
 
 
 def test_sums_to_one_in_mixed_precision(likelihood):
-    """Whose rounding moves probability between images, and makes none."""
+    """Rounding may move probability from one image to another, but the sum stays 1."""
     with torch.autocast("cpu", torch.bfloat16):
         probabilities = likelihood.float()(parameters().float()).log_prob(IMAGES.float()).exp()
     assert probabilities.sum().item() == pytest.approx(1, abs=1e-5)
 
 
-def test_a_pixel_depends_on_those_before_it_in_its_window():
+def test_a_pixel_depends_on_the_pixels_before_it_in_its_window():
     torch.manual_seed(0)
     network = AutoregressiveBernoulli((1, 6, 7), width=4, window=3).double().network
     for parameter in network.parameters():
@@ -59,7 +59,7 @@ def test_a_pixel_depends_on_those_before_it_in_its_window():
     assert torch.equal(jacobian.view(42, 42) != 0, above | left)
 
 
-def test_starts_as_pixels_that_are_independent():
+def test_pixels_are_independent_at_initialization():
     likelihood = AutoregressiveBernoulli(SHAPE).double()
     likelihood.initialize([IMAGES[:100]])
     independent = CenteredBernoulli(SHAPE).double()
@@ -69,21 +69,21 @@ def test_starts_as_pixels_that_are_independent():
     torch.testing.assert_close(likelihood(outputs).log_prob(IMAGES), expected)
 
 
-def test_draws_are_of_the_logits_that_images_are_judged_by(likelihood):
+def test_samples_are_drawn_from_the_logits_of_log_prob(likelihood):
     logits, context = parameters(50).tensor_split([2], -3)
     images, corrected = likelihood.network.draw(logits, context)
     assert ((images == 0) | (images == 1)).all()
     torch.testing.assert_close(corrected, likelihood.network(images, logits, context))
 
 
-def test_what_a_pixel_depends_on_is_the_context_as_well_as_the_logits(likelihood):
+def test_a_pixel_depends_on_the_context_at_its_own_place_only(likelihood):
     context = torch.zeros(1, 4, 2, 2, dtype=torch.float64, requires_grad=True)
     likelihood.network(IMAGES[:1], torch.zeros(1, *SHAPE, dtype=torch.float64), context)[..., 1, 0].sum().backward()
     at_its_own_place = torch.tensor([[False, False], [True, False]]).expand(1, 4, 2, 2)
     assert torch.equal(context.grad != 0, at_its_own_place)
 
 
-def test_samples_are_of_the_distribution(likelihood):
+def test_samples_follow_the_distribution(likelihood):
     torch.manual_seed(0)
     distribution = likelihood(parameters())
     expected = distribution.log_prob(IMAGES).exp().detach()
@@ -100,7 +100,7 @@ def test_the_mean_is_estimated_without_bias(likelihood):
     exact = (likelihood(parameters()).log_prob(IMAGES).exp().view(-1, 1, 1, 1) * IMAGES).sum(0).detach()
     estimates = likelihood(parameters().expand(20_000, -1, -1, -1)).mean
     standard_error = estimates.std(0) / 20_000**0.5
-    # The first pixel has nothing before it.
+    # No pixel comes before the first one, so its estimate is exact.
     torch.testing.assert_close(estimates[:, :, 0, 0], exact[:, 0, 0].expand(20_000, 2))
     assert ((estimates.mean(0) - exact).abs() <= 4 * standard_error + 1e-12).all()
 
@@ -118,13 +118,13 @@ def test_broadcasts_over_samples(likelihood):
 @pytest.mark.parametrize(
     ("shape", "options", "message"),
     [
-        ((4,), {}, "of images"),
-        (SHAPE, {"width": 0}, "width is 0"),
-        (SHAPE, {"window": 4}, "window 4"),
-        (SHAPE, {"window": 1}, "window 1"),
+        ((4,), {}, "is a likelihood of images"),
+        (SHAPE, {"width": 0}, r"`AutoregressiveBernoulli\.width` is 0\. Choose at least 1"),
+        (SHAPE, {"window": 4}, r"`AutoregressiveBernoulli\.window` is 4\. Choose an odd number"),
+        (SHAPE, {"window": 1}, r"`AutoregressiveBernoulli\.window` is 1\. Choose at least 3"),
     ],
 )
-def test_refuses_what_it_cannot_be(shape, options, message):
+def test_refuses_arguments_out_of_range(shape, options, message):
     with pytest.raises(ValueError, match=message):
         AutoregressiveBernoulli(shape, **options)
 

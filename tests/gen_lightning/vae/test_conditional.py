@@ -1,4 +1,4 @@
-"""A VAE that is told the class, against one that is not."""
+"""Class-conditional VAEs, against VAEs without classes."""
 
 from functools import partial
 
@@ -31,8 +31,8 @@ def x():
 
 
 @torch.no_grad()
-def test_log_weights_are_those_of_networks_that_have_the_label_built_in(model, x):
-    """Class by class, of a plain VAE whose networks get the class's embedding from a constant."""
+def test_log_weights_equal_those_of_networks_with_a_constant_label(model, x):
+    """For each class, against a plain VAE whose networks have the class's embedding as a constant."""
     torch.manual_seed(2)
     log_weights = model.log_weights(x, 4, LABELS)
     for label in range(3):
@@ -44,20 +44,20 @@ def test_log_weights_are_those_of_networks_that_have_the_label_built_in(model, x
         plain.decoder.forward = lambda z, e=embedding: model.decoder.generator(torch.cat([z, e.expand(len(z), -1)], 1))
         torch.manual_seed(2)
         expected = plain.log_weights(x, 4)
-        of_class = label == LABELS
-        torch.testing.assert_close(log_weights[:, of_class], expected[:, of_class])
-        assert not torch.isclose(log_weights[:, ~of_class], expected[:, ~of_class]).any()
+        has_label = label == LABELS
+        torch.testing.assert_close(log_weights[:, has_label], expected[:, has_label])
+        assert not torch.isclose(log_weights[:, ~has_label], expected[:, ~has_label]).any()
 
 
-def test_samples_are_of_the_classes_that_are_asked_for(model):
-    """With a decoder that says the class and nothing else."""
+def test_samples_have_the_requested_classes(model):
+    """With a decoder whose outputs are the class."""
     model.decoder.forward = lambda z, labels: labels.view(-1, 1, 1, 1).expand(-1, *PIXELS).float()
     samples = model.sample(5, generator=torch.Generator(), labels=LABELS)
     torch.testing.assert_close(samples, LABELS.view(-1, 1, 1, 1).expand(-1, *PIXELS).float().sigmoid())
 
 
 def test_trains_on_the_labels_of_the_batch(model):
-    """Embeddings of the class that occurs change, and no others."""
+    """Only the embedding of the class that occurs in the data changes."""
     before = [part.embedding.weight.clone() for part in (model.encoder, model.decoder)]
     data = DataLoader(TensorDataset(torch.rand(20, *PIXELS).bernoulli(), torch.ones(20, dtype=torch.int64)), 10)
     Trainer(max_steps=2, accelerator="cpu", logger=False, enable_checkpointing=False).fit(model, data)
@@ -65,8 +65,8 @@ def test_trains_on_the_labels_of_the_batch(model):
         assert (part.embedding.weight != old).any(1).tolist() == [False, True, False]
 
 
-def test_is_measured_with_its_labels(model, x):
-    """The bounds of each image are given its label, and so is its posterior."""
+def test_callbacks_evaluate_with_the_labels(model, x):
+    """The bound and the posterior of each image are computed with its label."""
     seen = []
     model.encoder.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[1].tolist()))
     data = Examples(x.repeat(4, 1, 1, 1), LABELS.repeat(4))
@@ -82,18 +82,18 @@ def test_is_measured_with_its_labels(model, x):
     "networks",
     [{"encoder": ENCODER}, {"decoder": DECODER}, {"encoder": partial(ENCODER, num_classes=4), "decoder": DECODER}],
 )
-def test_refuses_networks_of_other_classes(networks):
+def test_refuses_networks_with_different_classes(networks):
     with pytest.raises(ValueError, match="make both conditional on as many classes"):
         vae(data_shape=PIXELS, **networks)
 
 
 def test_refuses_pseudo_inputs_without_labels():
-    with pytest.raises(ValueError, match="pseudo-inputs have no labels"):
+    with pytest.raises(ValueError, match="pseudo-inputs of VampPrior have no labels"):
         vae(encoder=ENCODER, decoder=DECODER, data_shape=PIXELS, prior=VampPrior)
 
 
 @pytest.mark.parametrize("shape", [(2,), (3, 4, 4)])
-def test_labels_are_a_channel_of_any_data(shape):
+def test_labels_are_a_channel_for_data_of_any_shape(shape):
     encoder = ConditionalEncoder(shape, 7, MLPEncoder, num_classes=3)
     assert encoder(torch.rand(5, *shape), LABELS).shape == (5, 7)
 
@@ -106,7 +106,7 @@ def test_labels_are_a_channel_of_any_data(shape):
         (Gaussian, "a density"),
     ],
 )
-def test_bounds_are_of_what_the_likelihood_is_and_is_given(likelihood, kind):
+def test_the_likelihood_kind_names_the_levels_and_the_condition(likelihood, kind):
     assert vae(likelihood=likelihood).likelihood_kind == kind
     conditional = vae(likelihood=likelihood, encoder=ENCODER, decoder=DECODER)
     assert conditional.likelihood_kind == f"{kind}, given the class"

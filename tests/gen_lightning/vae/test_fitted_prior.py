@@ -1,4 +1,4 @@
-"""A mixture fitted to latents whose density is known, stored for the weights that it was fitted to."""
+"""A mixture fitted to latents of known density, and stored for the model's weights and the data."""
 
 import pytest
 import torch
@@ -9,12 +9,12 @@ from gen_lightning.vae import fit_latent_mixture
 from gen_lightning.vae.fitted_prior import fit_mixture
 
 
-def batches_of(x):
+def make_batches(x):
     return lambda: ((part, torch.zeros(len(part))) for part in x.split(400))
 
 
-def test_a_mixture_is_found_from_its_samples():
-    """Two normals far apart, one of them correlated."""
+def test_a_mixture_is_recovered_from_its_samples():
+    """Two distant normals, one with correlated dimensions."""
     torch.manual_seed(0)
     root = torch.tensor([[1.0, 0.0], [0.8, 0.6]])
     latents = torch.cat([torch.randn(3000, 2) @ root.T + 10, torch.randn(1000, 2) * 2])
@@ -26,36 +26,37 @@ def test_a_mixture_is_found_from_its_samples():
 
 
 @torch.no_grad()
-def test_the_aggregate_of_exact_posteriors_is_the_prior(tmp_path):
-    """E_p(x) p(z | x) = p(z), the standard normal; and the mixture's samples are of the density that it says."""
+def test_the_mixture_of_exact_posteriors_is_the_prior(tmp_path):
+    """E_p(x) p(z | x) = p(z), the standard normal. The mixture's samples follow its own density."""
     model = linear_gaussian()
     torch.manual_seed(1)
     x = model.decode(model.prior().sample(torch.Size([4000]))).sample()
-    mixture = fit_latent_mixture(model, batches_of(x), "x", tmp_path, num_components=2)
+    mixture = fit_latent_mixture(model, make_batches(x), "x", tmp_path, num_components=2)
     z = mixture.sample(torch.Size([4000]))
     log_ratio = mixture.log_prob(z) - Independent(Normal(torch.zeros(2), 1.0), 1).log_prob(z)
-    assert 0 <= log_ratio.mean() + 4 * log_ratio.std() / 4000**0.5 < 0.02  # KL(fitted || prior), of 11 parameters
+    # KL(fitted || prior), of a fit with 11 parameters.
+    assert 0 <= log_ratio.mean() + 4 * log_ratio.std() / 4000**0.5 < 0.02
 
 
 @torch.no_grad()
-def test_it_is_fitted_once_for_the_same_weights_and_data(tmp_path):
-    def nothing_left():
-        raise AssertionError("the examples are read again")
+def test_a_mixture_is_fitted_once_for_the_same_weights_and_data(tmp_path):
+    def refuse_to_read():
+        raise AssertionError("the examples were read again")
 
     model = linear_gaussian()
     x = torch.randn(50, 4, dtype=torch.float64)
-    fitted = fit_latent_mixture(model, batches_of(x), "x", tmp_path, num_components=2)
-    stored = fit_latent_mixture(model, nothing_left, "x", tmp_path, num_components=2)
+    fitted = fit_latent_mixture(model, make_batches(x), "x", tmp_path, num_components=2)
+    stored = fit_latent_mixture(model, refuse_to_read, "x", tmp_path, num_components=2)
     assert torch.equal(fitted.component_distribution.loc, stored.component_distribution.loc)
     model.encoder.bias[0] += 1
-    moved = fit_latent_mixture(model, batches_of(x), "x", tmp_path, num_components=2)
+    moved = fit_latent_mixture(model, make_batches(x), "x", tmp_path, num_components=2)
     torch.testing.assert_close(moved.mean[0] - fitted.mean[0], torch.tensor(1.0))
-    of_other_data = fit_latent_mixture(model, batches_of(x + 1), "x + 1", tmp_path, num_components=2)
-    assert not torch.allclose(of_other_data.mean, moved.mean, atol=0.1)
+    with_other_data = fit_latent_mixture(model, make_batches(x + 1), "x + 1", tmp_path, num_components=2)
+    assert not torch.allclose(with_other_data.mean, moved.mean, atol=0.1)
     assert len(list(tmp_path.glob("gmm-*.safetensors"))) == 3
 
 
-def test_samples_are_decoded_from_the_density_that_is_set():
+def test_samples_are_decoded_from_the_fitted_prior():
     model = vae(data_shape=(2,), latent_dim=2)
     point = torch.tensor([3.0, -2.0])
     model.fitted_prior = Independent(Normal(point, 1e-6), 1)
@@ -63,6 +64,6 @@ def test_samples_are_decoded_from_the_density_that_is_set():
     torch.testing.assert_close(samples, model.decode(point.expand(4, 2)).mean)
 
 
-def test_refuses_covariances_that_are_too_large(tmp_path):
-    with pytest.raises(ValueError, match="latent_dim is 1,001: sample with --latents prior"):
-        fit_latent_mixture(vae(data_shape=(2,), latent_dim=1001), batches_of(torch.zeros(5, 2)), "0", tmp_path)
+def test_refuses_too_many_dimensions(tmp_path):
+    with pytest.raises(ValueError, match=r"latent_dim` is 1,001.*Sample with --latents prior"):
+        fit_latent_mixture(vae(data_shape=(2,), latent_dim=1001), make_batches(torch.zeros(5, 2)), "0", tmp_path)

@@ -1,4 +1,4 @@
-"""Flows are exactly invertible densities, against autograd, quadrature and a posterior that is known."""
+"""Flows, against autograd, quadrature and a model whose posterior is known exactly."""
 
 from functools import partial
 
@@ -14,7 +14,7 @@ small = partial(CouplingFlow, num_layers=3, context_dim=4, network=partial(MLPEn
 
 
 def posterior(latent_dim, n):
-    """Bent far from the Gaussian that it starts as."""
+    """Return a flow far from the Gaussian that it starts as."""
     torch.manual_seed(0)
     flow = small(latent_dim).double()
     for layer in flow.layers:
@@ -23,7 +23,7 @@ def posterior(latent_dim, n):
 
 
 @pytest.mark.parametrize("latent_dim", [2, 5])
-def test_log_determinants_are_those_of_the_jacobian(latent_dim):
+def test_log_determinants_equal_those_of_the_jacobian(latent_dim):
     distribution = posterior(latent_dim, 1)
     for layer in distribution.layers:
         z, context = torch.randn(1, latent_dim, dtype=torch.float64), distribution.context
@@ -35,7 +35,7 @@ def test_log_determinants_are_those_of_the_jacobian(latent_dim):
 
 
 @torch.no_grad()
-def test_every_dimension_is_moved():
+def test_every_dimension_is_transformed():
     distribution = posterior(5, 3)
     assert (distribution.mean != distribution.base.mean).all()
 
@@ -49,8 +49,8 @@ def test_density_integrates_to_one():
 
 
 @torch.no_grad()
-def test_samples_are_of_the_density():
-    """The base's noise comes back, whatever the layers are."""
+def test_the_inverse_recovers_the_noise_of_samples():
+    """The inverse of the layers maps a sample to the base's noise."""
     distribution = posterior(5, 3)
     torch.manual_seed(1)
     z = distribution.rsample((4,))
@@ -75,14 +75,14 @@ def test_starts_as_the_diagonal_gaussian():
     torch.manual_seed(0)
     flow = small(5)
     features = torch.randn(3, flow.num_features)
-    bent, plain = flow(features), DiagonalGaussian(5)(features[:, :10])
+    transformed, plain = flow(features), DiagonalGaussian(5)(features[:, :10])
     z = torch.randn(7, 3, 5)
-    torch.testing.assert_close(bent.log_prob(z), plain.log_prob(z))
-    torch.testing.assert_close(bent.mean, plain.mean)
+    torch.testing.assert_close(transformed.log_prob(z), plain.log_prob(z))
+    torch.testing.assert_close(transformed.mean, plain.mean)
 
 
 def correlated_model():
-    """A linear Gaussian model whose exact posterior is correlated, and a flow that is set to it."""
+    """Return a linear Gaussian model whose exact posterior is correlated, with a flow that equals this posterior."""
     torch.manual_seed(0)
     model = vae(
         encoder=lambda shape, num_features: nn.Linear(*shape, num_features),
@@ -98,7 +98,7 @@ def correlated_model():
     weight[:, 1] += weight[:, 0]
     covariance = (torch.eye(2, dtype=torch.float64) + weight.T @ weight / 0.25).inverse()
     mean = covariance @ weight.T / 0.25
-    # z_2 given z_1 is normal about its mean + slope (z_1 - its mean), and the context is the mean of z_1.
+    # z_2 given z_1 is normal with mean E[z_2] + slope (z_1 - E[z_1]). The context is E[z_1].
     slope = covariance[0, 1] / covariance[0, 0]
     model.encoder.weight.data.zero_()
     model.encoder.weight.data[[0, 1, 4]] = mean[[0, 1, 0]]
@@ -121,7 +121,7 @@ def test_with_the_exact_correlated_posterior_every_log_weight_is_the_log_likelih
 
 @pytest.mark.parametrize("objective", [STL(num_samples=1), STL(num_samples=8), DReG(num_samples=8)])
 def test_path_gradients_vanish_at_the_exact_posterior(objective):
-    """They reach the flow by z alone, with no value kept from its drawing."""
+    """The gradients reach the flow only through z, and no cached value of the sampling bypasses it."""
     x = torch.randn(8, 4, dtype=torch.float64)
     greatest = []
     for estimator in (objective, IWAE(objective.num_samples)):
@@ -134,7 +134,7 @@ def test_path_gradients_vanish_at_the_exact_posterior(objective):
 
 
 def test_dreg_is_unbiased_for_a_flow_and_stl_is_not():
-    """Away from the exact posterior, for k = 8, in the flow's own parameters too (Tucker et al. 2019)."""
+    """For k = 8, away from the exact posterior, and for the flow's own parameters too (Tucker et al. 2019)."""
     model = correlated_model()
     x = torch.randn(4, 4, dtype=torch.float64)
     with torch.no_grad():
@@ -149,15 +149,16 @@ def test_dreg_is_unbiased_for_a_flow_and_stl_is_not():
 
 
 @pytest.mark.parametrize("objective", [FreeBits(0.1), BetaTC(5)])
-def test_objectives_of_dimensions_refuse_a_flow(objective):
+def test_objectives_with_a_kl_per_dimension_refuse_a_flow(objective):
     model = vae(data_shape=(3,), posterior=small)
     with pytest.raises(ValueError, match="Flow does not factorize"):
         objective(model.terms(torch.rand(5, 3).bernoulli()), 0)
 
 
 @pytest.mark.parametrize("arguments", [{"num_layers": 0}, {"context_dim": 0}, {"latent_dim": 1}])
-def test_refuses_what_is_no_flow(arguments):
-    with pytest.raises(ValueError, match=r"choose \d or more"):
+def test_refuses_arguments_out_of_range(arguments):
+    ((name, value),) = arguments.items()
+    with pytest.raises(ValueError, match=rf"`CouplingFlow\.{name}` is {value}\. Choose at least {value + 1}\."):
         CouplingFlow(**{"latent_dim": 4} | arguments)
 
 

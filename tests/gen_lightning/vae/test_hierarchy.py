@@ -1,6 +1,6 @@
-"""Latents in layers, against torch's own distributions and the models of one layer.
+"""Latents in layers, against torch's distributions and against models of one layer.
 
-What is known of them exactly is in test_linear_gaussian.py.
+test_linear_gaussian.py tests them on models whose likelihood is known exactly.
 """
 
 from functools import partial
@@ -43,7 +43,7 @@ def model(**arguments):
 
 
 def maps(**arguments):
-    """Three layers of maps of 4 x 4, for images of 8 x 8, with every weight at random."""
+    """Return a model of 8 x 8 images with three layers of 4 x 4 maps and random weights in every parameter."""
     torch.manual_seed(0)
     small = {"width": 4, "num_blocks": 1}
     residual = {
@@ -70,8 +70,8 @@ def normal(features):
 
 
 @torch.no_grad()
-def test_log_weights_are_those_of_the_factors(x):
-    """p(z_3) p(z_2 | z_3) p(z_1 | z_2) p(x | z_1) over q(z_1 | x) q(z_2 | z_1) q(z_3 | z_2), by torch."""
+def test_log_weights_equal_the_sum_of_the_factors(x):
+    """p(z_3) p(z_2 | z_3) p(z_1 | z_2) p(x | z_1) / (q(z_1 | x) q(z_2 | z_1) q(z_3 | z_2)), with torch's densities."""
     three = model()
     torch.manual_seed(2)
     log_weights = three.log_weights(x, 6)
@@ -93,7 +93,7 @@ def test_log_weights_are_those_of_the_factors(x):
 
 
 @torch.no_grad()
-def test_one_layer_is_the_diagonal_gaussian_and_the_standard_normal(x):
+def test_one_layer_equals_the_diagonal_gaussian_and_the_standard_normal(x):
     one = model(posterior=partial(BottomUp, layer_dims=(8,)), prior=partial(TopDown, layer_dims=(8,)), latent_dim=8)
     plain = model(posterior=DiagonalGaussian, prior=StandardNormal, latent_dim=8)
     plain.load_state_dict(one.state_dict())
@@ -104,7 +104,7 @@ def test_one_layer_is_the_diagonal_gaussian_and_the_standard_normal(x):
 
 
 @torch.no_grad()
-def test_decoder_sees_the_layer_next_to_the_data(x):
+def test_the_decoder_sees_only_the_layer_next_to_the_data(x):
     three = model()
     z = three.encode(x).sample()
     other = torch.cat([z[:, :4], torch.randn(5, 5, dtype=torch.float64)], 1)
@@ -113,8 +113,8 @@ def test_decoder_sees_the_layer_next_to_the_data(x):
 
 
 @torch.no_grad()
-def test_samples_are_of_the_density(x):
-    """By the law of large numbers: E[q / p] under p is 1, for two hierarchies of opposite order."""
+def test_samples_follow_the_density(x):
+    """E[q / p] under p is 1, for two hierarchies of opposite order (law of large numbers)."""
     three = model()
     posterior, prior = three.encode(x[:1]), three.prior()
     z = prior.sample(torch.Size([40_000]))
@@ -125,7 +125,7 @@ def test_samples_are_of_the_density(x):
 
 @torch.no_grad()
 def test_densities_broadcast_over_posteriors(x):
-    """As the mutual information has it: each latent under each posterior."""
+    """Each latent under each posterior, as the mutual information needs it."""
     posterior = model().encode(x)
     z = posterior.sample()
     every = posterior.log_prob(z.unsqueeze(1))
@@ -142,7 +142,7 @@ def test_objectives_train_all_layers(make, objective):
     assert all(parameter.grad.abs().sum() > 0 for parameter in three.parameters())
 
 
-def test_merged_gaussians_are_the_product_of_their_densities():
+def test_merged_gaussians_are_proportional_to_the_product_of_the_densities():
     one, other = (torch.randn(5, 6, dtype=torch.float64) for _ in range(2))
     z = torch.randn(100, 5, 3, dtype=torch.float64)
     merged = merge(normal(one), other)
@@ -150,8 +150,8 @@ def test_merged_gaussians_are_the_product_of_their_densities():
     torch.testing.assert_close(difference, difference[:1].expand(100, 5))
 
 
-def test_a_message_of_no_precision_leaves_the_prior_and_one_of_much_replaces_it():
-    """With finite gradients, in float32."""
+def test_a_message_of_low_precision_leaves_the_prior_and_one_of_high_precision_replaces_it():
+    """The gradients are finite in float32."""
     prior = normal(torch.tensor([1.0, 2.0, 0.4, -0.6]))
     message = torch.tensor([-3.0, 5.0, 300.0, -100.0], requires_grad=True)
     merged = merge(prior, message)
@@ -162,8 +162,8 @@ def test_a_message_of_no_precision_leaves_the_prior_and_one_of_much_replaces_it(
 
 
 @torch.no_grad()
-def test_log_weights_of_a_ladder_are_those_of_the_factors(x):
-    """Sønderby et al. 2016: precisions of the prior, given the layer above, and of the encoder add up."""
+def test_log_weights_of_a_ladder_equal_the_sum_of_the_factors(x):
+    """The precisions of the prior, given the layer above, and of the encoder add up (Sønderby et al. 2016)."""
     two = model(posterior=Ladder, prior=partial(TopDown, layer_dims=(4, 3)), latent_dim=7)
     torch.manual_seed(2)
     log_weights = two.log_weights(x, 6)
@@ -185,7 +185,7 @@ def test_log_weights_of_a_ladder_are_those_of_the_factors(x):
 @pytest.mark.parametrize("make", [partial(model, posterior=Ladder), maps], ids=["ladder", "maps"])
 @torch.no_grad()
 def test_kl_of_a_ladder_is_in_closed_form_given_the_layers_above(make):
-    """The mean of log q - log p is the same, with more variance."""
+    """The closed form equals the mean of log q - log p, which has more variance."""
     three = make()
     terms = three.terms(torch.rand(1, *three.data_shape, dtype=torch.float64).bernoulli(), 4000)
     estimate = terms.log_posterior - terms.log_prior
@@ -197,8 +197,8 @@ def test_kl_of_a_ladder_is_in_closed_form_given_the_layers_above(make):
     torch.testing.assert_close(sum(terms.rates), terms.kl)
 
 
-def test_the_rate_of_a_layer_is_what_it_adds(x):
-    """Nothing where it is the prior, though its units' means follow the layers above."""
+def test_the_rate_of_a_layer_is_0_only_if_it_equals_the_prior(x):
+    """It is 0 although the conditional means of the prior's layers depend on the layers above."""
     ladder = model(posterior=Ladder)
     posterior, prior = ladder.encode(x), ladder.prior()
     z = prior.sample((3, len(x)))
@@ -208,7 +208,7 @@ def test_the_rate_of_a_layer_is_what_it_adds(x):
     assert model().terms(x).rates == ()
 
 
-def test_free_bits_are_of_each_dimension_of_each_layer(x):
+def test_free_bits_count_each_dimension_of_each_layer(x):
     terms = model(posterior=Ladder).terms(x)
     torch.testing.assert_close(FreeBits(0.0)(terms, 0), ELBO()(terms, 0))
     paid = terms.log_likelihood[0] - FreeBits(100.0)(terms, 0)
@@ -217,7 +217,7 @@ def test_free_bits_are_of_each_dimension_of_each_layer(x):
 
 @pytest.mark.parametrize("prior", [StandardNormal, MixtureOfGaussians, VampPrior])
 def test_a_ladder_refuses_a_prior_without_layers(prior):
-    with pytest.raises(ValueError, match=f"{prior.__name__} has none: take TopDown or ResidualTopDown"):
+    with pytest.raises(ValueError, match=f"{prior.__name__} has none. Choose TopDown or ResidualTopDown"):
         vae(posterior=Ladder, prior=prior)
 
 
@@ -229,18 +229,18 @@ def test_residual_layers_start_as_the_standard_normal():
     torch.testing.assert_close(prior().log_prob(z), StandardNormal(96)().log_prob(z))
 
 
-def test_residual_layers_depend_on_all_layers_above_and_on_no_other():
+def test_residual_layers_depend_on_all_layers_above_and_no_others():
     prior = maps().prior
     z = torch.randn(96, dtype=torch.float64)
     for layer in range(3):
         mean = torch.autograd.functional.jacobian(lambda z: prior().conditionals(z)[layer].mean, z)  # noqa: B023
         assert [bool(part.any()) for part in mean.split(32, -1)] == [above > layer for above in range(3)]
-    decoded = torch.autograd.functional.jacobian(prior.compute_decoder_input, z)
-    assert all(part.any() for part in decoded.split(32, -1))
+    decoder_input = torch.autograd.functional.jacobian(prior.compute_decoder_input, z)
+    assert all(part.any() for part in decoder_input.split(32, -1))
 
 
 @torch.no_grad()
-def test_maps_are_drawn_and_decoded_for_any_number_of_examples():
+def test_maps_are_sampled_and_decoded_for_any_number_of_examples():
     three = maps()
     x = torch.rand(5, 1, 8, 8, dtype=torch.float64).bernoulli()
     posterior = three.encode(x)
@@ -253,7 +253,7 @@ def test_maps_are_drawn_and_decoded_for_any_number_of_examples():
 
 
 @pytest.mark.parametrize("make", [model, maps])
-def test_noise_is_turned_into_latents_by_a_change_of_variables(make):
+def test_transformed_noise_has_the_density_of_the_prior(make):
     prior = make().prior()
     noise = torch.randn(prior.event_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     z = prior.transform_noise(noise)
@@ -265,36 +265,36 @@ def test_noise_is_turned_into_latents_by_a_change_of_variables(make):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"num_layers": 0}, "choose 1 or more"),
-        ({"width": 0}, "ResidualTopDown's width is 0: choose 1 or more"),
-        ({"map_size": 0}, "ResidualTopDown's map_size is 0: choose 1 or more"),
-        ({"num_layers": 5}, "is not 5 equal layers: choose a multiple of 245"),
-        ({"num_layers": 4}, "24 values are no map of 7 x 7: choose a multiple of 49"),
+        ({"num_layers": 0}, r"`ResidualTopDown\.num_layers` is 0\. Choose at least 1\."),
+        ({"width": 0}, r"`ResidualTopDown\.width` is 0\. Choose at least 1\."),
+        ({"map_size": 0}, r"`ResidualTopDown\.map_size` is 0\. Choose at least 1\."),
+        ({"num_layers": 5}, r"96, which cannot be divided into 5 equal layers of maps\. Choose a multiple of 245\."),
+        ({"num_layers": 4}, "24 values do not make a map of 7 x 7. Choose a multiple of 49"),
     ],
 )
-def test_residual_layers_are_maps(arguments, sentence):
+def test_refuses_sizes_that_are_not_maps(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         ResidualTopDown(96, **arguments)
 
 
 @pytest.mark.parametrize(("network", "plain"), [("encoder", MLPEncoder), ("decoder", MLPDecoder)])
-def test_residual_layers_are_maps_of_the_networks_size(network, plain):
-    """Layers of 2 maps of 4 x 4 are as many values as 8 of 2 x 2; networks without maps take any."""
+def test_residual_layers_have_the_map_size_of_the_networks(network, plain):
+    """2 maps of 4 x 4 have as many values as 8 maps of 2 x 2. Networks without maps accept any size."""
     prior = partial(ResidualTopDown, num_layers=3, map_size=2, width=16)
-    with pytest.raises(ValueError, match=r"Residual\w+'s smallest map is 4 x 4: set model.prior.map_size to 4"):
+    with pytest.raises(ValueError, match=r"smallest map of Residual\w+ is 4 x 4\. Set --model\.prior\.map_size=4\."):
         maps(prior=prior, **{network: plain})
     assert maps(prior=prior, encoder=MLPEncoder, decoder=MLPDecoder).prior.map_size == 2
 
 
 @pytest.mark.parametrize("objective", [FreeBits(0.1), BetaTC(5)])
-def test_objectives_of_dimensions_refuse_layers_that_are_not_aligned(objective, x):
+def test_objectives_with_a_kl_per_dimension_refuse_layers_in_opposite_orders(objective, x):
     with pytest.raises(ValueError, match="Hierarchy does not factorize"):
         objective(model().terms(x), 0)
 
 
 @torch.no_grad()
-def test_other_posteriors_and_priors_go_with_layers(x):
-    """Mean-field inference of a hierarchy (Rezende et al. 2014), and a VampPrior of posteriors in layers."""
+def test_other_posteriors_and_priors_combine_with_layers(x):
+    """A mean-field posterior with a prior in layers (Rezende et al. 2014); a posterior in layers with a VampPrior."""
     for pieces in ({"posterior": DiagonalGaussian}, {"prior": partial(VampPrior, num_components=3)}):
         other = model(**pieces)
         assert other.log_weights(x, 4).shape == (4, 5)
@@ -309,15 +309,20 @@ def test_runs_in_bfloat16_with_densities_in_float32(x):
 
 
 @pytest.mark.parametrize("piece", [BottomUp, TopDown])
-def test_refuses_layers_that_are_not_those_of_the_latent(piece):
-    with pytest.raises(ValueError, match=r"add up to 9, and latent_dim is 40: set model\.latent_dim to 9"):
+def test_refuses_layers_that_do_not_make_up_the_latent(piece):
+    with pytest.raises(
+        ValueError, match=r"\[4, 3, 2\], which adds up to 9, and `latent_dim` is 40\. Set --model\.latent_dim=9,"
+    ):
         piece(40, layer_dims=LAYERS)
     for layer_dims in ((), (40, 0)):
-        with pytest.raises(ValueError, match="choose one or more, each 1 or more"):
+        with pytest.raises(
+            ValueError,
+            match=rf"`{piece.__name__}\.layer_dims` is .*\. Choose at least one layer, each of dimension at least 1",
+        ):
             piece(40, layer_dims=layer_dims)
 
 
-def test_networks_are_those_that_are_given():
+def test_layers_use_the_given_network():
     network = partial(MLPEncoder, hidden_dims=(7,), activation=torch.nn.Tanh)
     shapes = {tuple(p.shape) for p in BottomUp(6, (4, 2), network).parameters() if p.ndim == 2}
     assert shapes == {(7, 4), (4, 7)}

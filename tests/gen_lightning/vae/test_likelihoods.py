@@ -1,4 +1,4 @@
-"""Likelihoods are normalized on the data that they accept, and refuse others."""
+"""Likelihoods are normalized on the data that they accept, and refuse other data."""
 
 import itertools
 import warnings
@@ -56,7 +56,7 @@ def test_bernoulli_sums_over_dimensions_and_broadcasts_over_samples():
     torch.testing.assert_close(likelihood(logits).log_prob(images).double(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_bernoullis_values_and_gradients_are_torchs_at_any_logit():
+def test_bernoulli_has_the_values_and_gradients_of_torch_at_any_logit():
     logits = torch.tensor([-200.0, -20.0, -1.5, 0.0, 1e-4, 3.0, 18.0, 200.0]).repeat(2, 1).requires_grad_()
     values = torch.tensor([[0.0], [1.0]]).expand_as(logits)
     reference = logits.detach().double().requires_grad_()
@@ -68,14 +68,14 @@ def test_bernoullis_values_and_gradients_are_torchs_at_any_logit():
     torch.testing.assert_close(gradient.double(), exact, atol=1.2e-7, rtol=1e-6)
 
 
-def test_bernoullis_gradient_has_gradients():
+def test_the_gradient_of_bernoulli_is_differentiable():
     logits = torch.linspace(-4, 4, 9, dtype=torch.float64, requires_grad=True)
     values = torch.tensor([0.0, 1.0, 1.0]).repeat(3).double()
     assert torch.autograd.gradgradcheck(lambda logits: Bernoulli((9,))(logits).log_prob(values), logits)
 
 
 def test_centered_bernoulli_starts_from_the_mean_image():
-    """Kept to 0.001 to 0.999, from batches of any size."""
+    """The mean is clamped to 0.001 to 0.999, and the batches may have different sizes."""
     likelihood = CenteredBernoulli((1, 1, 4))
     data = torch.tensor([[0.0, 1.0, 0.2, 1.0], [0.0, 1.0, 0.6, 0.0], [0.0, 1.0, 0.1, 0.5]]).view(3, 1, 1, 4)
     likelihood.initialize(data.split(2))
@@ -90,7 +90,7 @@ def test_bernoulli_refuses_grey_pixels():
 
 
 @pytest.mark.parametrize("family", ALL)
-def test_sums_over_dimensions_and_has_an_image_for_a_mean(family):
+def test_sums_over_dimensions_and_its_mean_is_an_image(family):
     torch.manual_seed(0)
     likelihood = family(IMAGE)
     distribution = likelihood(torch.randn(5, 3, *likelihood.parameters_shape) * 10)
@@ -106,7 +106,7 @@ def test_sums_over_dimensions_and_has_an_image_for_a_mean(family):
 
 @pytest.mark.parametrize("logit", [0.0, 1e-3, -0.49, 0.51, -3.0, 16.0, 30.0, -200.0])
 def test_continuous_bernoulli_is_normalized_in_float32(logit):
-    """And its mean is the quadrature's."""
+    """Its mean equals the mean by quadrature too."""
     x, weights = np.polynomial.legendre.leggauss(400)
     x, weights = torch.tensor((x + 1) / 2), torch.tensor(weights / 2)
     pixel = distributions.ContinuousBernoulli(logits=torch.tensor(logit))
@@ -116,7 +116,7 @@ def test_continuous_bernoulli_is_normalized_in_float32(logit):
 
 
 @pytest.mark.parametrize("logit", [-30.0, -1.0, -0.02, -0.005, 0.0, 0.005, 0.02, 1.0, 30.0])
-def test_continuous_bernoulli_has_quantiles_that_its_distribution_function_takes_back(logit):
+def test_quantiles_of_a_continuous_bernoulli_invert_its_distribution_function(logit):
     probability = torch.linspace(0, 1, 101)
     quantile = distributions.ContinuousBernoulli(logits=torch.tensor(logit)).icdf(probability).double().numpy()
     expected = np.expm1(logit * quantile) / np.expm1(logit) if logit else quantile
@@ -136,7 +136,7 @@ def test_samples_of_a_continuous_bernoulli_have_its_mean():
     assert ((samples.mean(0) - pixel.mean).abs() < 4 * samples.std(0) / 100_000**0.5).all()
 
 
-def test_continuous_bernoulli_is_torchs_where_that_is_exact():
+def test_continuous_bernoulli_equals_that_of_torch_at_logits_where_torch_is_exact():
     logits = torch.linspace(-8, 8, 65, dtype=torch.float64, requires_grad=True)
     x = torch.rand(65, dtype=torch.float64)
     ours = distributions.ContinuousBernoulli(logits=logits)
@@ -155,7 +155,7 @@ def test_gaussian_is_the_normal_density():
     )
 
 
-def test_learned_scale_gaussian_takes_mean_and_scale_from_the_decoder():
+def test_learned_scale_gaussian_uses_the_decoders_mean_and_scale():
     likelihood = LearnedScaleGaussian(IMAGE, min_scale=0.05, squash=nn.Identity)
     outputs, x = torch.randn(3, 4, 4, 4, dtype=torch.float64), torch.rand(3, *IMAGE, dtype=torch.float64)
     scale = 0.05 + np.log1p(np.exp(outputs[:, 2:].numpy()))
@@ -172,7 +172,7 @@ def test_gaussians_integrate_to_one(family):
 
 
 def test_optimal_scale_maximizes_the_likelihood_of_the_batch():
-    """And its value is -D / 2 (1 + log(2 pi MSE)) (Rybkin et al. 2021)."""
+    """The maximum is -D / 2 (1 + log(2 pi MSE)) (Rybkin et al. 2021)."""
     torch.manual_seed(0)
     likelihood = OptimalScaleGaussian(IMAGE).double()
     outputs, x = torch.randn(2, 3, *IMAGE, dtype=torch.float64), torch.rand(3, *IMAGE, dtype=torch.float64)
@@ -185,8 +185,8 @@ def test_optimal_scale_maximizes_the_likelihood_of_the_batch():
         assert other(outputs).log_prob(x).sum() < log_likelihood.sum()
 
 
-def test_optimal_scale_has_the_gradient_of_its_own_value():
-    """The scale's own gradient vanishes at the optimum, so that it may be held fixed."""
+def test_a_constant_optimal_scale_gives_the_gradient_of_the_maximized_likelihood():
+    """The gradient with respect to the scale is 0 at the optimum, so the scale can be treated as a constant."""
     torch.manual_seed(0)
     likelihood = OptimalScaleGaussian(IMAGE).double()
     outputs, x = torch.randn(1, 3, *IMAGE, dtype=torch.float64), torch.rand(3, *IMAGE, dtype=torch.float64)
@@ -210,7 +210,7 @@ def test_optimal_scale_may_be_fitted_again_before_the_gradient():
     value = likelihood(outputs).log_prob(torch.ones(1, 2))
     likelihood.fit(outputs.detach(), torch.full((1, 2), 0.9))
     value.sum().backward()
-    # d/d output of -(1 - sigmoid)^2 / (2 * 0.25), by hand.
+    # The derivative of -(1 - sigmoid)^2 / (2 * 0.25) with respect to the output.
     torch.testing.assert_close(outputs.grad, torch.full((1, 1, 2), 0.5))
 
 
@@ -255,7 +255,7 @@ def test_discretized_logistics_have_finite_values_and_gradients_at_any_output(fa
         assert outputs.grad.isfinite().all()
 
 
-def test_discretized_logistic_samples_its_levels():
+def test_samples_of_a_discretized_logistic_follow_its_probabilities():
     torch.manual_seed(0)
     pixel = distributions.DiscretizedLogistic(torch.tensor(0.99), torch.tensor(0.01))
     counts = (pixel.sample(torch.Size([100_000])) * 255).round().long().bincount(minlength=256)
@@ -286,8 +286,8 @@ def test_densities_refuse_binary_data(family):
 
 
 @pytest.mark.parametrize("family", DENSITIES)
-def test_densities_warn_of_levels(family):
-    with pytest.warns(UserWarning, match=r"set --data\.dequantize=true"):
+def test_densities_warn_about_data_of_256_levels(family):
+    with pytest.warns(UserWarning, match=r"Set --data\.dequantize=true"):
         family(IMAGE).check_data(torch.arange(256) / 255)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -295,17 +295,17 @@ def test_densities_warn_of_levels(family):
 
 
 @pytest.mark.parametrize("family", DENSITIES)
-def test_densities_of_images_refuse_other_ranges(family):
+def test_densities_of_images_refuse_data_outside_0_to_1(family):
     with pytest.raises(ValueError, match=r"from -1 to 0\.5.*for data from 0 to 1"):
         family(IMAGE).check_data(torch.tensor([-1.0, 0.5]))
 
 
-def test_gaussian_of_unbounded_means_takes_unbounded_data():
+def test_gaussian_with_unbounded_means_accepts_unbounded_data():
     Gaussian((2,), squash=nn.Identity).check_data(torch.tensor([-100.0, 0.5]))
 
 
 @pytest.mark.parametrize("family", PROBABILITIES_OF_LEVELS)
-def test_probabilities_of_levels_refuse_what_is_not_one(family):
+def test_probabilities_of_levels_refuse_other_values_and_binary_data(family):
     family(IMAGE).check_data(LEVELS.float())
     binary = torch.tensor([0.0, 1.0])
     for data in (torch.rand(10), torch.tensor([-1 / 255, 0.0]), torch.tensor([256 / 255]), binary):
@@ -314,16 +314,16 @@ def test_probabilities_of_levels_refuse_what_is_not_one(family):
 
 
 @pytest.mark.parametrize("family", [Gaussian, LearnedScaleGaussian])
-def test_refuses_no_scale(family):
-    with pytest.raises(ValueError, match=f"{family.__name__}'s .* is 0.0: choose a number above 0"):
+def test_refuses_a_scale_of_0(family):
+    with pytest.raises(ValueError, match=rf"`{family.__name__}\.\w*scale` is 0\.0\. Choose above 0 and finite\."):
         family(IMAGE, 0.0)
 
 
-def test_refuses_no_components():
-    with pytest.raises(ValueError, match="choose 1 or more"):
+def test_refuses_a_mixture_of_0_components():
+    with pytest.raises(ValueError, match=r"`DiscretizedLogisticMixture\.num_components` is 0\. Choose at least 1\."):
         DiscretizedLogisticMixture(IMAGE, num_components=0)
 
 
-def test_bits_of_equal_guesses_are_eight():
+def test_equal_probabilities_of_256_levels_cost_8_bits_per_dimension():
     nats = torch.full((3,), 784 * np.log(256))
     torch.testing.assert_close(bits_per_dimension(nats, (1, 28, 28)), torch.full((3,), 8.0))

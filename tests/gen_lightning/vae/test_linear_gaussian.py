@@ -28,26 +28,26 @@ MODELS = [linear_gaussian, two_layer_linear_gaussian, ladder_linear_gaussian]
 
 @pytest.fixture(params=MODELS, ids=["one_layer", "two_layers", "ladder"])
 def make(request):
-    """A model of one stochastic layer, or of two, from below or from above."""
+    """Return the constructor of a model with one latent layer, two layers bottom-up, or two layers in a ladder."""
     return request.param
 
 
 @pytest.fixture
 def exact(make):
-    """The model with its exact posterior."""
+    """Return the model with its exact posterior."""
     return make()
 
 
 @pytest.fixture
 def model(make):
-    """The model with a posterior beside the exact one, so that the bounds have a gap."""
+    """Return the model with a posterior that differs from the exact one, so that the bounds have a gap."""
     return make(posterior_error=0.15)
 
 
 @pytest.fixture
 @torch.no_grad()
 def x():
-    """Examples `[8, 4]` of the models' own."""
+    """Return samples `[8, 4]` of the models' distribution."""
     torch.manual_seed(1)
     exact = linear_gaussian()
     return exact.decode(exact.prior().sample(torch.Size([8]))).sample()
@@ -77,7 +77,7 @@ def test_bounds_rise_with_k_to_the_log_likelihood(model, x):
 
 
 def test_dreg_is_unbiased_with_less_variance_and_stl_is_biased(model, x):
-    """For k = 8 (Tucker et al. 2019): in one test, so that the one shows that the other can fail."""
+    """For k = 8 (Tucker et al. 2019). STL is in the same test to show that the check of DReG can fail."""
     iwae, dreg, stl = (
         posterior_gradients(model, objective(num_samples=8), x, seed)
         for objective, seed in ((IWAE, 0), (DReG, 1000), (STL, 2000))
@@ -87,17 +87,18 @@ def test_dreg_is_unbiased_with_less_variance_and_stl_is_biased(model, x):
     assert dreg.var(0).sum() < 0.3 * iwae.var(0).sum()
 
 
-def test_dreg_is_unbiased_for_a_prior_that_is_a_part_of_the_posterior(x):
-    """A ladder's, whose gradients come by the density and by the path."""
+def test_dreg_is_unbiased_for_the_prior_of_a_ladder(x):
+    """The prior is part of the posterior, so its gradients come through the density and through the samples."""
     model = ladder_linear_gaussian(posterior_error=0.15)
 
-    def of_prior(objective, seed):
+    def prior_gradients(objective, seed):
         for i in range(40):
             gradients(model, objective(num_samples=8), x.repeat(200, 1), seed + i)
             yield torch.cat([parameter.grad.flatten() for parameter in model.prior.parameters()])
 
     iwae, dreg, stl = (
-        torch.stack(list(of_prior(objective, seed))) for objective, seed in ((IWAE, 0), (DReG, 1000), (STL, 2000))
+        torch.stack(list(prior_gradients(objective, seed)))
+        for objective, seed in ((IWAE, 0), (DReG, 1000), (STL, 2000))
     )
     assert standardized_differences(iwae, dreg).abs().max() < 4
     assert standardized_differences(iwae, stl).abs().max() > 8
@@ -109,21 +110,21 @@ def test_stl_is_unbiased_for_one_sample(model, x):
 
 
 @pytest.mark.parametrize("estimator", [STL, DReG])
-def test_gradients_of_the_generative_model_are_those_of_the_bound(model, estimator, x):
+def test_gradients_of_prior_and_decoder_equal_those_of_the_bound(model, estimator, x):
     expected = gradients(model, IWAE(num_samples=8), x)[1]
     torch.testing.assert_close(gradients(model, estimator(num_samples=8), x)[1], expected)
 
 
 @pytest.mark.parametrize("estimator", [STL(num_samples=1), STL(num_samples=8), DReG(num_samples=8)])
 def test_path_gradients_vanish_at_the_exact_posterior(exact, estimator, x):
-    """Without any variance (Roeder et al. 2017, section 3), while the bound's own gradient is noise."""
+    """They have no variance (Roeder et al. 2017, section 3), whereas the gradient of the bound itself is noise."""
     assert gradients(exact, estimator, x)[0].abs().max() < 1e-12
     assert gradients(exact, IWAE(estimator.num_samples), x)[0].abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("estimator", [STL, DReG])
-def test_path_gradients_are_those_of_detached_parameters(estimator, x):
-    """Both by hand, from the path derivative of each latent's log-weight."""
+def test_path_gradients_equal_those_with_detached_parameters(estimator, x):
+    """Both are derived again from the path derivative of each latent's log-weight."""
     model, k = linear_gaussian(posterior_error=0.15), 5
     actual = gradients(model, estimator(num_samples=k), x, seed=3)[0]
     torch.manual_seed(3)

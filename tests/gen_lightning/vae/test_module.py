@@ -1,4 +1,4 @@
-"""The VAE against exact integration over its latent, and a plain re-derivation of its update."""
+"""VAEModule, against exact integration over its latent and an independent derivation of its update."""
 
 import copy
 import itertools
@@ -33,11 +33,11 @@ PIXELS = (1, 2, 2)
 
 @pytest.fixture
 def small_vae():
-    """A VAE of 2 x 2 binary images with one latent dimension, so that p(x) can be integrated."""
+    """Return a VAE of 2 x 2 binary images with one latent dimension, so that p(x) can be integrated."""
     torch.manual_seed(0)
     model = vae(data_shape=PIXELS, latent_dim=1).double()
     for parameter in model.decoder.parameters():
-        parameter.data *= 3  # so that x depends on z, and the bound has a gap
+        parameter.data *= 3  # makes x depend on z, so that the bound has a gap
     return model
 
 
@@ -52,7 +52,7 @@ def exact_log_likelihood(model):
 
 
 @torch.no_grad()
-def test_model_is_a_distribution(small_vae):
+def test_probabilities_of_all_images_sum_to_one(small_vae):
     assert exact_log_likelihood(small_vae).logsumexp(0).item() == pytest.approx(0, abs=1e-9)
 
 
@@ -87,8 +87,8 @@ def train(model, data, batch_size, steps, **arguments):
     return trainer
 
 
-def test_update_equals_a_plain_re_derivation():
-    """One step by hand, with cross-entropy and the KL's closed form, on the noise of (seed, rank, iteration)."""
+def test_an_update_equals_an_independent_derivation():
+    """One step from cross-entropy and the closed-form KL, with the noise of (seed, rank, iteration)."""
     torch.manual_seed(0)
     model = vae(data_shape=(2,), latent_dim=3, optimizer=lambda parameters: torch.optim.SGD(parameters, 0.1), seed=7)
     plain = copy.deepcopy(model)
@@ -106,7 +106,7 @@ def test_update_equals_a_plain_re_derivation():
 
 
 def test_learns_the_distribution_of_independent_bits():
-    """The optimum of the bound is the negative entropy, with a latent that is not used."""
+    """At the optimum the bound is the negative entropy, and the latent is unused."""
     torch.manual_seed(0)
     model = vae(data_shape=(2,), latent_dim=1)
     probabilities = torch.tensor([0.9, 0.2])
@@ -127,7 +127,7 @@ def test_bfloat16_trains_and_sums_in_float32():
     assert all(value.dtype == torch.float32 and value.isfinite() for scalars in seen for value in scalars.values())
 
 
-def test_objective_says_how_many_samples():
+def test_the_objective_sets_the_number_of_samples():
     model = vae(data_shape=(2,), objective=ELBO(num_samples=3))
     decoded = []
     model.decoder.register_forward_hook(lambda module, args, output: decoded.append(len(output)))
@@ -143,13 +143,13 @@ def test_grey_data_are_refused_before_any_update():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_refuses_no_latent():
-    with pytest.raises(ValueError, match="choose 1 or more"):
+def test_refuses_a_latent_of_dimension_0():
+    with pytest.raises(ValueError, match=r"`VAEModule\.latent_dim` is 0\. Choose at least 1\."):
         vae(latent_dim=0)
 
 
-def test_optimal_scale_is_set_by_training_alone():
-    """And kept in the state, so that held-out data do not choose their own density."""
+def test_the_optimal_scale_is_set_only_in_training():
+    """It is kept in the state, so that the density does not depend on held-out data."""
     model = vae(data_shape=(2,), likelihood=OptimalScaleGaussian)
     assert model.state_dict()["likelihood.scale"] == 1
     train(model, torch.rand(20, 2), batch_size=10, steps=2)
@@ -160,20 +160,20 @@ def test_optimal_scale_is_set_by_training_alone():
         assert model.state_dict()["likelihood.scale"] == trained
 
 
-def test_data_of_another_shape_have_no_likelihood():
-    """An axis that is missing would be broadcast over the batch."""
+def test_data_of_another_shape_are_refused():
+    """A missing axis would be broadcast over the batch."""
     model = vae(data_shape=(1, 4, 4))
     with pytest.raises(ValueError, match=r"The data have shape \(4, 4\) and the model is built for \(1, 4, 4\)"):
         model.log_weights(torch.zeros(8, 4, 4), 3)
 
 
-def test_refuses_no_samples():
-    with pytest.raises(ValueError, match="k is 0: choose 1"):
+def test_refuses_0_samples():
+    with pytest.raises(ValueError, match=r"`VAEModule\.k` is 0\. Choose at least 1\."):
         vae(data_shape=(2,)).log_weights(torch.zeros(8, 2), 0)
 
 
-def test_centered_pixels_train_as_those_of_a_decoder_whose_bias_starts_there():
-    """Burda et al.'s initialization: after some steps of Adam the two are still the same distribution."""
+def test_centered_pixels_train_like_a_decoder_with_the_mean_image_as_its_bias():
+    """After some steps of Adam, the model equals one with the initialization of Burda et al."""
     data = MNISTDataModule("digits", binarization="dynamic", batch_size=50)
     data.setup("fit")
     mean = torch.cat(list(data.images("train"))).double().mean(0).clamp(0.001, 0.999).float()
@@ -189,8 +189,8 @@ def test_centered_pixels_train_as_those_of_a_decoder_whose_bias_starts_there():
 
 
 @pytest.mark.parametrize("objective", [Beta(0.0), MMD(100.0), IWAE(50)], ids=lambda value: type(value).__name__)
-def test_the_elbo_is_what_validation_and_test_report(objective):
-    """At weight 1, of one latent each, whatever is trained."""
+def test_validation_and_test_report_the_elbo(objective):
+    """With a KL weight of 1 and one latent for each example, whatever the objective is."""
     torch.manual_seed(0)
     model = vae(data_shape=(2,), objective=objective)
     x = torch.rand(20, 2).bernoulli()
@@ -207,7 +207,7 @@ def test_the_elbo_is_what_validation_and_test_report(objective):
 
 
 def test_centered_pixels_need_images():
-    with pytest.raises(ValueError, match="CenteredBernoulli looks at the training images: take a data module"):
+    with pytest.raises(ValueError, match="CenteredBernoulli needs a data module with whole splits of images"):
         train(vae(data_shape=(2,), likelihood=CenteredBernoulli), torch.rand(20, 2).bernoulli(), 10, steps=1)
 
 
@@ -217,7 +217,7 @@ def test_centered_pixels_need_images():
     ids=lambda value: type(value).__name__,
 )
 def test_objectives_train_and_the_elbo_is_logged(objective):
-    """The logged bound is the ELBO's mean, and the loss the objective's."""
+    """The logged bound is the mean ELBO, and the loss is the negative mean of the objective."""
     model = vae(data_shape=(2,), objective=objective)
     seen, losses = [], []
     model.log_iteration = lambda scalars, iteration, batch_size: seen.append(scalars)

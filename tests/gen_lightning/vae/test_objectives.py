@@ -1,4 +1,4 @@
-"""The terms of the bound against closed forms."""
+"""Terms and objectives, against closed forms."""
 
 import math
 
@@ -45,7 +45,7 @@ def test_kl_is_the_closed_form():
 
 
 def test_kl_without_a_closed_form_is_estimated():
-    """A mixture of equal parts is the standard normal, but no formula knows it."""
+    """A mixture of two standard normals is the standard normal, but torch has no closed form for a mixture."""
     parts = Independent(Normal(torch.zeros(2, 4, dtype=torch.float64), torch.ones(2, 4, dtype=torch.float64)), 1)
     mixture = MixtureSameFamily(Categorical(torch.tensor([0.3, 0.7], dtype=torch.float64)), parts)
     terms, closed_form = terms_with_prior(mixture, k=20_000)
@@ -66,7 +66,7 @@ def test_elbo_objective_is_the_bound():
     assert torch.equal(ELBO(num_samples=2)(terms, iteration=0), terms.elbo)
 
 
-def test_beta_weighs_the_kl():
+def test_beta_weights_the_kl():
     terms, closed_form = terms_with_prior(standard_normal(), k=2)
     expected = terms.log_likelihood.mean(0) - 3 * closed_form
     torch.testing.assert_close(Beta(3.0, num_samples=2)(terms, iteration=0), expected)
@@ -87,7 +87,7 @@ def test_free_bits_of_zero_are_the_elbo():
 
 
 def test_free_bits_charge_each_dimension_at_least_the_minimum():
-    """And a dimension whose mean KL is below it has no gradient."""
+    """A dimension whose mean KL is below the minimum has no gradient."""
     torch.manual_seed(0)
     mean = torch.randn(5, 2, dtype=torch.float64) * torch.tensor([0.1, 3.0], dtype=torch.float64)
     mean.requires_grad_()
@@ -102,7 +102,7 @@ def test_free_bits_charge_each_dimension_at_least_the_minimum():
     torch.testing.assert_close(mean.grad, -mean.detach() / 5 * torch.tensor([0.0, 1.0]))
 
 
-def test_capacity_draws_the_kl_to_itself():
+def test_capacity_penalizes_the_distance_of_the_kl():
     terms, closed_form = terms_with_prior(standard_normal(), k=1)
     assert closed_form.min() < 3 < closed_form.max()
     expected = terms.log_likelihood[0] - 7 * (closed_form - 3).abs()
@@ -112,8 +112,8 @@ def test_capacity_draws_the_kl_to_itself():
 
 
 @pytest.mark.parametrize("objective", [IWAE, STL, DReG])
-def test_reported_value_is_the_importance_weighted_bound(objective):
-    """Burda et al. 2016, equation 8, whatever the gradient's estimator is."""
+def test_the_value_is_the_importance_weighted_bound(objective):
+    """Burda et al. 2016, equation 8, whatever the gradient estimator is."""
     terms, _ = terms_with_prior(standard_normal(), k=6)
     expected = terms.log_weights.exp().mean(0).log()
     torch.testing.assert_close(objective(num_samples=6)(terms, iteration=0), expected)
@@ -140,24 +140,24 @@ def test_importance_weighted_bound_in_float32_at_many_samples():
     ],
 )
 def test_refuses_negative_weights(make, name):
-    with pytest.raises(ValueError, match=f"{name} is (-|nan).*choose 0 or more"):
+    with pytest.raises(ValueError, match=rf"`\w+\.{name}` is (-|nan).*\. Choose at least 0\."):
         make()
 
 
-def test_a_bound_at_more_weights_than_there_are_is_refused():
+def test_refuses_a_bound_at_more_weights_than_exist():
     for k in (0, 6):
         with pytest.raises(ValueError, match=f"A bound at {k} weights cannot be taken of 5: choose 1 to 5"):
             mean_bound(torch.zeros(5, 3), k)
 
 
 @pytest.mark.parametrize("objective", [ELBO, Beta, IWAE, DReG, STL])
-def test_refuses_no_samples(objective):
-    with pytest.raises(ValueError, match="choose 1 or more"):
+def test_refuses_0_samples(objective):
+    with pytest.raises(ValueError, match=rf"`{objective.__name__}\.num_samples` is 0\. Choose at least 1\."):
         objective(num_samples=0)
 
 
 @pytest.mark.parametrize("objective", [FreeBits(0.1), BetaTC(3)])
-def test_objectives_of_dimensions_refuse_what_does_not_factorize(objective):
+def test_objectives_with_a_kl_per_dimension_refuse_a_posterior_that_does_not_factorize(objective):
     scale = torch.eye(4, dtype=torch.float64).expand(3, 4, 4)
     posterior = MultivariateNormal(torch.zeros(3, 4, dtype=torch.float64), scale_tril=scale)
     terms = Terms(posterior, standard_normal(), posterior.sample(torch.Size([1])), torch.zeros(1, 3))

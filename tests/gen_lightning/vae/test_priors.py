@@ -1,4 +1,4 @@
-"""Priors are densities that are known in their simplest cases, and are trained with the model."""
+"""Priors, against closed forms of their simplest cases; they are trained with the model."""
 
 import copy
 from functools import partial
@@ -24,7 +24,7 @@ def model(prior, num_components, **arguments):
 
 
 @torch.no_grad()
-def test_mixture_of_one_is_the_normal():
+def test_a_mixture_of_one_component_is_a_normal():
     prior = MixtureOfGaussians(4, num_components=1)
     prior.log_variance.normal_()
     z = torch.randn(5, 4)
@@ -33,7 +33,7 @@ def test_mixture_of_one_is_the_normal():
 
 
 @torch.no_grad()
-def test_mixture_is_the_weighted_sum_of_its_normals():
+def test_a_mixture_is_the_weighted_sum_of_its_normals():
     prior = MixtureOfGaussians(4, num_components=3)
     prior.logits.normal_()
     z = torch.randn(5, 1, 4)
@@ -42,7 +42,7 @@ def test_mixture_is_the_weighted_sum_of_its_normals():
 
 
 @torch.no_grad()
-def test_vamp_prior_of_one_is_the_posterior_of_its_pseudo_input():
+def test_a_vamp_prior_of_one_component_is_the_posterior_of_its_pseudo_input():
     vamp = model(VampPrior, 1)
     z = torch.randn(5, 8)
     expected = vamp.encode(vamp.prior.pseudo_inputs).log_prob(z)
@@ -50,7 +50,7 @@ def test_vamp_prior_of_one_is_the_posterior_of_its_pseudo_input():
 
 
 @torch.no_grad()
-def test_vamp_prior_is_the_mean_of_the_posteriors():
+def test_a_vamp_prior_is_the_mean_of_the_posteriors():
     vamp = model(VampPrior, 4)
     z = torch.randn(5, 1, 8)
     expected = vamp.encode(vamp.prior.pseudo_inputs).log_prob(z).exp().mean(-1)
@@ -77,7 +77,7 @@ def test_samples_have_the_moments_of_the_density(prior):
 
 
 @pytest.mark.parametrize("prior", LEARNED)
-def test_parameters_are_trained_and_kept_in_the_checkpoint(prior, tmp_path):
+def test_parameters_are_trained_and_saved_in_the_checkpoint(prior, tmp_path):
     trained = model(prior, 3)
     before = {name: value.clone() for name, value in trained.prior.named_parameters()}
     data = torch.rand(20, 3).bernoulli()
@@ -93,7 +93,7 @@ def test_parameters_are_trained_and_kept_in_the_checkpoint(prior, tmp_path):
 
 
 @pytest.mark.parametrize("prior", LEARNED)
-def test_loaded_model_has_the_same_prior(prior):
+def test_a_loaded_model_has_the_same_prior(prior):
     one, other = model(prior, 3), model(prior, 3)
     for parameter in one.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
@@ -103,7 +103,7 @@ def test_loaded_model_has_the_same_prior(prior):
 
 
 @torch.no_grad()
-def test_copy_has_a_vamp_prior_of_its_own_encoder():
+def test_the_vamp_prior_of_a_copied_model_uses_the_copied_encoder():
     original = model(VampPrior, 1)
     copied = copy.deepcopy(original)
     for parameter in original.encoder.parameters():
@@ -115,12 +115,12 @@ def test_copy_has_a_vamp_prior_of_its_own_encoder():
 
 
 @pytest.mark.parametrize("prior", LEARNED)
-def test_refuses_no_components(prior):
-    with pytest.raises(ValueError, match="choose 1 or more"):
+def test_refuses_a_mixture_of_0_components(prior):
+    with pytest.raises(ValueError, match=rf"`{prior.__name__}\.num_components` is 0\. Choose at least 1\."):
         prior(4, num_components=0)
 
 
 def test_vamp_prior_refuses_batch_normalization():
-    with pytest.raises(ValueError, match="take an encoder without it"):
+    with pytest.raises(ValueError, match="Choose an encoder without batch normalization"):
         vae(prior=VampPrior, encoder=DCGANEncoder)
     vae(prior=VampPrior, encoder=lambda shape, features: nn.Sequential(nn.Flatten(), nn.Linear(784, features)))

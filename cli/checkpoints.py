@@ -29,7 +29,7 @@ def add_stored_config(args: list[str]) -> list[str]:
         peek.add_argument(name)
     named, _ = peek.parse_known_args(rest)
     verb, stored = args[:1], []
-    configs = [drop_fit_options(str(find_recipe(config)), verb) for config in given.config]
+    configs = [drop_fit_options(find_recipe(config), verb) for config in given.config]
     if verb == ["fit"] and named.resume:
         path, checkpoint = newest_checkpoint(RunFolder(named.resume))
         stored = [read_config(checkpoint, path)]

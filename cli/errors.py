@@ -28,6 +28,7 @@ TYPES_IN_WORDS = {
     "bool": "true or false",
     "str": "text",
     "list": "a list",
+    "NoneType": "null",
 }
 
 
@@ -85,8 +86,8 @@ def mistake_sentence(error: BaseException) -> str | None:
     # Lightning's EarlyStopping raises no exception type of its own.
     if isinstance(error, RuntimeError) and (match := re.search(r"conditioned on metric `(\S+)` which", str(error))):
         available = re.search(r"Pass in or modify your `EarlyStopping` callback to use any of the .*: (.*)", str(error))
-        names = available[1].replace("`", "") if available else "the logged metrics"
-        return f"`monitor` of EarlyStopping is {match[1]}, which is not logged. Choose one of {names}."
+        names = available[1].replace("`", "") if available else ""
+        return f"`monitor` of EarlyStopping is {match[1]}, which is not logged. Choose {f'one of {names}' if names else 'a logged metric'}."
     return None
 
 

@@ -8,7 +8,7 @@ from gen_lightning.errors import UserError
 RECIPES = Path(__file__).parents[1] / "configs"
 
 
-def find_recipe(config: str) -> Path | str:
+def find_recipe(config: str) -> str:
     """Return the file of a `--config` argument.
 
     A file relative to the working directory comes first. Otherwise the argument names a recipe of the package, such as
@@ -22,10 +22,9 @@ def find_recipe(config: str) -> Path | str:
     name = config.removeprefix("configs/").removesuffix(".yaml")
     recipe = RECIPES / f"{name}.yaml"
     if recipe.is_file():
-        return recipe
-    names = list_recipes()
-    matches = get_close_matches(name, names, n=1)
-    hint = f"Did you mean {matches[0]}?" if matches else f"Give a file, or one of {', '.join(names)}."
+        return str(recipe)
+    matches = get_close_matches(name, list_recipes(), n=1)
+    hint = f"Did you mean {matches[0]}?" if matches else "Give a file, or a recipe such as vae/vae."
     raise UserError(f"There is no configuration {config}. {hint}")
 
 

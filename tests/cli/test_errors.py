@@ -159,7 +159,7 @@ MISTAKES = {
             "--trainer.callbacks=lightning.pytorch.callbacks.EarlyStopping",
             "--trainer.callbacks.monitor=val/nothing",
         ],
-        "`monitor` of EarlyStopping is val/nothing, which is not logged. Choose one of val/elbo",
+        "`monitor` of EarlyStopping is val/nothing, which is not logged. Choose a logged metric.",
     ),
     "large batch": (["fit", *MLP, *DIGITS, "--data.batch_size=5000"], "choose a smaller --data.batch_size"),
 }

@@ -1,16 +1,18 @@
-# Everything runs in .venv, made from pyproject.toml and pinned by constraints.txt. PYTHON chooses the interpreter.
+# Every target runs in .venv, which is made from pyproject.toml with the versions of constraints.txt.
+# PYTHON is the interpreter. MNIST_ROOT is the directory of the real MNIST, and RUNS that of the runs.
 PYTHON ?= python3
 BIN := .venv/bin
 MNIST_ROOT ?= data
 RUNS ?= runs
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadscope
 DIGITS := --data.source digits --trainer.default_root_dir $(RUNS) --trainer.check_val_every_n_epoch 25
 last_run = $$(ls -td $(RUNS)/$(1)/*/ | head -n 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format types clean
+.PHONY: help train check test lint format types docs wheel release-check clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -23,23 +25,36 @@ train: .venv/installed  ## train a VAE and a DCGAN on the embedded digits, in ab
 	$(BIN)/python train.py fit --config configs/vae/vae.yaml $(DIGITS) --trainer.max_epochs 300
 	$(BIN)/python train.py fit --config configs/gan/dcgan.yaml $(DIGITS) --trainer.max_epochs 125
 	@echo; cat $(call last_run,vae)summary.txt; echo; cat $(call last_run,dcgan)summary.txt
-	@echo; echo "Continue on the real MNIST (downloaded to data/ on first use):"
+	@echo; echo "Continue with the real MNIST, which the first run downloads to data/:"
 	@echo "  $(BIN)/python train.py fit --config configs/vae/vae.yaml"
 	@echo "  $(BIN)/python train.py fit --config configs/gan/dcgan.yaml"
 
-test: .venv/installed  ## run the tests; those of the real MNIST where MNIST_ROOT holds it
-	MNIST_ROOT=$(MNIST_ROOT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadscope
+check: .venv/installed  ## run the quick tests, in about 80 seconds; use it while you edit
+	$(PYTEST) -m 'not slow and not gpu'
 
-lint: .venv/installed  ## check style and formatting
+test: .venv/installed  ## run all tests; MNIST_ROOT=DIRECTORY adds the tests of the real MNIST
+	MNIST_ROOT=$(MNIST_ROOT) $(PYTEST)
+
+lint: .venv/installed  ## check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: .venv/installed  ## repair style and formatting
+format: .venv/installed  ## repair style and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 types: .venv/installed  ## check types
 	$(BIN)/mypy
 
-clean:  ## remove the environment and caches; runs stay
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache *.egg-info build
+wheel:  ## build the wheel in dist/
+	rm -rf build dist
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+release-check: wheel  ## install the wheel in a new environment and train one batch of packaged recipes
+	PYTHON=$(PYTHON) .ci/check_wheel dist/*.whl
+
+docs: .venv/installed  ## build the site into site/, with warnings as errors
+	$(BIN)/mkdocs build --strict --quiet
+
+clean:  ## remove the environment, builds and caches; runs stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache *.egg-info build dist site

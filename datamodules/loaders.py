@@ -8,10 +8,7 @@ import torch
 from torch import Tensor
 
 from datamodules.sources import Split
-from gen_lightning.clock import derive_seed
-
-# Two streams of seeds, apart from each other and from those of the models.
-_ORDER, _DRAWS = 2, 3
+from gen_lightning.clock import Stream, derive_seed
 
 
 class Batch(NamedTuple):
@@ -68,14 +65,14 @@ class TrainLoader:
             self.set_epoch(self.epoch + 1)
         batches = self._epoch_shard().split(self.batch_size)
         # All at once: between two iterations NumPy's code leaves the processor's caches.
-        seeds = [derive_seed(_DRAWS, self.seed, self.rank, self.epoch, position) for position in range(len(self))]
+        seeds = [derive_seed(Stream.DRAWS, self.seed, self.rank, self.epoch, position) for position in range(len(self))]
         while self.position < len(self):
             indices, seed = batches[self.position], seeds[self.position]
             self.position += 1
             yield Batch(*self._examples(indices), seed)
 
     def _epoch_shard(self) -> Tensor:
-        generator = torch.Generator().manual_seed(derive_seed(_ORDER, self.seed, self.epoch))
+        generator = torch.Generator().manual_seed(derive_seed(Stream.ORDER, self.seed, self.epoch))
         return self._order(generator)[self.rank :: self.world_size].to(self.split.data.device)
 
     def _order(self, generator: torch.Generator) -> Tensor:

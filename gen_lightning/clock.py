@@ -1,49 +1,75 @@
-"""One clock: an iteration is one generator update (with its discriminator updates) or one VAE update.
+"""One clock, and the only place that reaches into Lightning's and torch's internals for it.
 
-Lightning's `global_step`, checkpoints, scalars and images all count iterations here, and everything drawn in an
-iteration is a function of (seed, rank, iteration), which is what makes a resumed run equal to an uninterrupted one.
+An iteration is one generator update (with its discriminator updates) or one VAE update. Lightning's `global_step`,
+checkpoints, scalars and images all count iterations, and everything drawn in an iteration is a function of
+(seed, rank, iteration). So a resumed run equals an uninterrupted one.
+
+Each function below that uses an internal of Lightning says which behaviour of which version it answers.
+tests/gen_lightning/test_clock.py fails with a sentence on a version in which that no longer holds.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import IntEnum
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer, do_nothing_closure
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+from torch.optim import Optimizer
 
-# The seeds that are made at once: few enough to take a millisecond.
+# Number of seeds that are made at once, in about a millisecond.
 _BLOCK = 100
 
 
+class Stream(IntEnum):
+    """The independent streams of random numbers; the first part of every derived seed."""
+
+    TRAINING = 0
+    """Draws of a model in a training iteration."""
+    EVALUATION = 1
+    """Draws of a model in validation and test."""
+    ORDER = 2
+    """Order of the training examples."""
+    DRAWS = 3
+    """Draws of a data module for a training batch, such as binary pixels."""
+    LIKELIHOOD = 4
+    """Latents of the importance-sampled likelihood."""
+    LATENTS = 5
+    """Latents of the latent metrics."""
+
+
 def derive_seed(*parts: int) -> int:
-    """A 63-bit seed that is a function of non-negative integers, such as (seed, rank, iteration)."""
+    """Return a 63-bit seed that is a function of non-negative integers, such as (stream, seed, rank, iteration)."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
 def derive_iteration_seed(iteration: int, *parts: int) -> int:
-    """`derive_seed(*parts, iteration)`, for iterations that follow on each other."""
+    """Return `derive_seed(*parts, iteration)`, fast if iterations follow one another."""
     block, place = divmod(iteration, _BLOCK)
     return _derive_block_seeds(block, *parts)[place]
 
 
 @lru_cache(maxsize=1)
 def _derive_block_seeds(block: int, *parts: int) -> list[int]:
-    # Between two iterations NumPy's code leaves the processor's caches, so that a seed alone takes ten times as long.
+    # A seed takes 7 us in a loop, but about 100 us alone between two iterations, where NumPy's code has left the
+    # processor's caches.
     return [derive_seed(*parts, iteration) for iteration in range(block * _BLOCK, (block + 1) * _BLOCK)]
 
 
 def seed_draws(seed: int, device: torch.device) -> None:
-    """Seeds the default generators of the CPU and of `device`, from which layers and distributions draw."""
-    # torch.manual_seed does the same for every device of the machine, and takes 100 times as long.
+    """Seed the default generators of the CPU and of `device`, from which layers and distributions draw."""
+    # torch.manual_seed seeds every device of the machine and takes 100 times as long.
     for generator in _default_generators(device):
         generator.manual_seed(seed)
 
 
 @contextmanager
 def draws_from(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeds the default generators within the context, and puts their states back behind it."""
+    """Seed the default generators within the context, and restore their states after it."""
     generators = _default_generators(device)
     states = [generator.get_state() for generator in generators]
     try:
@@ -55,7 +81,7 @@ def draws_from(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def _default_generators(device: torch.device) -> list[torch.Generator]:
-    """The CPU's, and that of `device`, which need not be the current one."""
+    """Return the CPU's default generator and that of `device`, which need not be the current device."""
     if device.type == "cpu":
         return [torch.default_generator]
     if device.type == "mps":
@@ -66,23 +92,62 @@ def _default_generators(device: torch.device) -> list[torch.Generator]:
 
 
 def exclude_from_global_step(optimizer: LightningOptimizer) -> None:
-    """Keeps this optimizer's next steps out of `global_step`, until Lightning's manual loop runs the next batch."""
-    # Lightning counts the steps of every optimizer, so that max_steps and checkpoints would see a GAN's twice.
+    """Keep this optimizer's next steps out of `global_step`, until Lightning's manual loop runs the next batch.
+
+    Lightning 2.6 counts the steps of every optimizer under manual optimization: a GAN's `max_steps` and checkpoints
+    would count each iteration at least twice (Lightning issue 17958).
+    """
     optimizer._on_before_step = do_nothing_closure
     optimizer._on_after_step = do_nothing_closure
 
 
-def rewind_to_iteration(fit_loop: dict[str, Any], iterations: int, batches_per_epoch: int) -> int:
-    """Rewrites the saved state of Lightning's fit loop to that between two iterations, and returns its epoch.
+def set_logged_iteration(trainer: Trainer, iteration: int) -> None:
+    """Set the count by which Lightning decides when scalars are written.
 
-    Where in an iteration, an epoch or a validation a checkpoint is saved, Lightning 2.6 resumes differently: it may
-    skip a validation, count a batch twice, or train one batch too many (Lightning issues 19617, 19815). After this, a
-    checkpoint of iteration t resumes with batch t mod B of epoch t div B, whenever it was saved.
+    Lightning 2.6 keeps a count of its own beside `global_step`, which is one too high after some resumptions: a resumed
+    run would write its scalars at other iterations than an uninterrupted one.
+    """
+    trainer.fit_loop.epoch_loop._batches_that_stepped = iteration
+
+
+def is_between_iterations(trainer: Trainer) -> bool:
+    """Return whether no iteration is under way: as many batches were started as iterations were completed.
+
+    Lightning 2.6 calls `on_exception` within an iteration too, when one player may be updated and the other not.
+    """
+    return trainer.fit_loop.epoch_loop.batch_progress.total.ready == trainer.global_step
+
+
+def allow_unused_parameters(strategy: Strategy) -> None:
+    """Let plain DDP train two players.
+
+    One player's backward pass leaves the other's parameters unused, which DDP refuses unless
+    `find_unused_parameters` is set. Lightning 2.6 sets it only by another strategy's name.
+    """
+    if isinstance(strategy, DDPStrategy):
+        strategy._ddp_kwargs["find_unused_parameters"] = True
+
+
+def unscales_in_step(optimizer: Optimizer) -> bool:
+    """Return whether an optimizer divides gradients by the scale of 16-mixed precision within its own step.
+
+    Torch's fused optimizers do, and their gradients are still scaled when they are clipped. Torch 2.11 to 2.15 mark
+    them by an attribute, which its GradScaler reads too.
+    """
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+def rewind_to_iteration(fit_loop: dict[str, Any], iterations: int, batches_per_epoch: int) -> int:
+    """Rewrite the saved state of Lightning's fit loop to the state between two iterations, and return its epoch.
+
+    Lightning 2.6 resumes differently from a checkpoint within an iteration, at an epoch's end or in a validation: it
+    may skip a validation, count a batch twice, or train one batch too many (Lightning issues 19617, 19815). After
+    this, a checkpoint of iteration t resumes with batch t mod B of epoch t div B, whenever it was saved.
 
     Args:
         fit_loop: `checkpoint["loops"]["fit_loop"]`, changed in place
-        iterations: the number of completed iterations, t
-        batches_per_epoch: B
+        iterations: number of completed iterations, t
+        batches_per_epoch: number of batches in an epoch, B
     """
     epochs, batches = divmod(iterations, batches_per_epoch)
     started = epochs + (batches > 0)

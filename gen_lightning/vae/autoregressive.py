@@ -61,7 +61,8 @@ class LocalAutoregression(nn.Module):
         Args:
             images: binary images, `[..., C, H, W]`
             logits: logits, `[..., C, H, W]`, with the same leading dimensions or additional ones
-            context: maps added to the hidden layer before its activation, `[..., width, H, W]`, one for each logit map
+            context: maps that are added to the hidden layer before its activation, `[..., width, H, W]`, with the
+                leading dimensions of the logits
         """
         features = apply_to_maps(self.causal, images) + context
         return logits + promote_to_float32(apply_to_maps(self.head, features))

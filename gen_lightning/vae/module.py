@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from gen_lightning.base import GenerativeModule
 from gen_lightning.checks import check_range
-from gen_lightning.contracts import ImageData, require
+from gen_lightning.contracts import ImageData, find_datamodule, require
 from gen_lightning.networks import find_common_num_classes
 from gen_lightning.numerics import promote_to_float32
 from gen_lightning.schedules import Schedule
@@ -190,9 +190,8 @@ class VAEModule(GenerativeModule):
 
     def _read_training_images(self) -> Iterator[Tensor]:
         # A generator, so that a likelihood that reads no images needs no data module that has them.
-        # Lightning sets the trainer's `datamodule` without declaring it, so mypy does not know the attribute.
-        datamodule = getattr(self.trainer, "datamodule", None)
-        yield from require(datamodule, ImageData, type(self.likelihood).__name__).images("train")
+        data = require(find_datamodule(self.trainer), ImageData, type(self.likelihood).__name__)
+        yield from data.images("train")
 
     def _encode_and_decode(self, x: Tensor, k: int, *condition: Tensor) -> tuple[Distribution, Tensor, Tensor]:
         """Return q(z | x), k samples of it `[k, N, Z]`, and the parameters of p(x | z) `[k, N, *parameters_shape]`."""

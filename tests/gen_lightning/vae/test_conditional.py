@@ -83,7 +83,7 @@ def test_callbacks_evaluate_with_the_labels(model, x):
     [{"encoder": ENCODER}, {"decoder": DECODER}, {"encoder": partial(ENCODER, num_classes=4), "decoder": DECODER}],
 )
 def test_refuses_networks_with_different_classes(networks):
-    with pytest.raises(ValueError, match="make both conditional on as many classes"):
+    with pytest.raises(ValueError, match="two networks with the same num_classes"):
         vae(data_shape=PIXELS, **networks)
 
 

@@ -221,6 +221,11 @@ def test_a_ladder_refuses_a_prior_without_layers(prior):
         vae(posterior=Ladder, prior=prior)
 
 
+def test_a_ladder_has_no_parameters_of_its_own():
+    """It uses those of the prior, which are in the state once."""
+    assert not model(posterior=Ladder).posterior.state_dict()
+
+
 @torch.no_grad()
 def test_residual_layers_start_as_the_standard_normal():
     torch.manual_seed(0)

@@ -80,6 +80,14 @@ def test_shapes_of_the_distributions(small_vae):
     assert (likelihood.batch_shape, likelihood.event_shape) == ((3, 5), PIXELS)
 
 
+@torch.no_grad()
+def test_encode_and_decode_apply_the_modules_to_the_networks(small_vae):
+    x, z = ALL_IMAGES[:5], torch.randn(5, 1, dtype=torch.float64)
+    assert torch.equal(small_vae.encode(x).mean, small_vae.posterior(small_vae.encoder(x)).mean)
+    assert torch.equal(small_vae.decode(z).mean, small_vae.likelihood(small_vae.decoder(z)).mean)
+    assert list(dict(small_vae.named_children())) == ["posterior", "prior", "likelihood", "encoder", "decoder"]
+
+
 def train(model, data, batch_size, steps, **arguments):
     loader = DataLoader(TensorDataset(data, torch.zeros(len(data))), batch_size)
     trainer = Trainer(max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False, **arguments)

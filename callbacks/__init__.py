@@ -1,4 +1,4 @@
-"""Observers: they sample, compute metrics, and log; they never train."""
+"""Callbacks that observe: they sample, compute metrics, draw and log, and never change the training."""
 
 from callbacks.checkpoint import AtomicCheckpointIO, LastCheckpoint
 from callbacks.codes import CodeClasses
@@ -10,7 +10,7 @@ from callbacks.evaluation import Evaluation
 from callbacks.latent_metrics import LatentMetrics
 from callbacks.latent_pictures import LatentInterpolations, LatentManifold, LatentTraversals
 from callbacks.likelihood import ImportanceSampledLikelihood
-from callbacks.loggers import MetricsCSV, SafeWandbLogger, finish_wandb_runs, wandb_loggers
+from callbacks.loggers import MetricsCSV, SafeWandbLogger, find_wandb_loggers, finish_wandb_runs
 from callbacks.modes import ModeCoverage
 from callbacks.pictures import LatentCodeGrid, Reconstructions, SampleGrid, ScatterPlot
 from callbacks.sampling import SampleMeasure
@@ -38,6 +38,6 @@ __all__ = [
     "SampleMeasure",
     "ScatterPlot",
     "StopOnNaN",
+    "find_wandb_loggers",
     "finish_wandb_runs",
-    "wandb_loggers",
 ]

@@ -1,9 +1,10 @@
-"""Whether the categories that an InfoGAN has found are the classes."""
+"""Agreement between the categories that an InfoGAN has discovered and the classes of the data."""
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from gen_lightning.contracts import CodeModel, ExampleData, LatentCodes, SplitName, find_datamodule, require
 from gen_lightning.errors import UserError
 from gen_lightning.evaluation import Row, make_row
 from gen_lightning.metrics import Estimate
@@ -14,59 +15,75 @@ _METRIC = "code_error"
 
 
 class CodeClasses(Callback):
-    """The error of the first categorical code as a classifier that has seen no label (Chen et al. 2016, section 7.2).
+    """The classification error of the first categorical code, trained without labels (Chen et al. 2016, section 7.2).
 
-    The codes' network tells the category of each real image; categories are matched one to one with classes, such that
-    the most images are right. In `test` they are matched on the validation images, so that the test images choose
-    nothing, and the error on the test images is one of `rows`, with its standard error, and logged as
-    `test/code_error`. After each validation, the validation images serve for both, and `val/code_error` is slightly too
-    low for it.
+    The codes' network predicts the category of each real image. Categories are matched one to one with classes so that
+    as many images as possible are classified correctly.
 
-    Needs a model with codes, and a data module with `examples(split)`: all of a split in batches of (images, labels).
+    In `test`, categories are matched on the validation images, so that the test images are not used for the matching.
+    The error on the test images is in `rows`, with its standard error, and is logged as `test/code_error`. After each
+    validation, the validation images serve for both the matching and the error, so `val/code_error` is slightly too
+    low.
+
+    Needs a model with latent codes, and a data module with `examples(split)`.
     """
 
     def __init__(self) -> None:
         self.rows: dict[str, Row] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses what has no categories or no classes.
+        """Refuse models without categorical codes, and data without labels.
 
         Raises:
-            UserError: the model has no categorical code, or the data module no `examples`.
+            UserError: the model has no categorical code, or the data module has no `examples`.
         """
-        codes = getattr(pl_module, "codes", None)
+        codes = require(pl_module, CodeModel, "CodeClasses").codes
         if codes is None or not codes.categories:
             raise UserError(
-                f"{type(pl_module).__name__} has no categorical code: set model.codes, or leave CodeClasses out of"
-                " trainer.callbacks."
+                f"{type(pl_module).__name__} has no categorical code. Set --model.codes with at least one entry in"
+                " categories, or do without CodeClasses."
             )
-        if not hasattr(trainer.datamodule, "examples"):
-            raise UserError("CodeClasses needs a data module with examples(split), such as MNISTDataModule.")
+        require(find_datamodule(trainer), ExampleData, "CodeClasses")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs the error on the validation split."""
+        """Log the error on the validation split."""
         if not trainer.sanity_checking:
-            told = predict_codes(trainer, pl_module, "val")
-            pl_module.log(f"val/{_METRIC}", _error(pl_module, told, told).value)
+            predictions = predict_codes(trainer, pl_module, "val")
+            pl_module.log(f"val/{_METRIC}", _estimate_error(pl_module, predictions, predictions).value)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measures the error on the test split, and logs it."""
-        matched_on, judged = (predict_codes(trainer, pl_module, split) for split in ("val", "test"))
-        estimate = _error(pl_module, matched_on, judged)
-        self.rows = {_METRIC: make_row(_METRIC, estimate, len(judged[1]))}
+        """Compute and log the error on the test split."""
+        validation, test = (predict_codes(trainer, pl_module, split) for split in ("val", "test"))
+        estimate = _estimate_error(pl_module, validation, test)
+        self.rows = {_METRIC: make_row(_METRIC, estimate, len(test[1]))}
         pl_module.log(f"test/{_METRIC}", estimate.value)
 
 
-def _error(pl_module: LightningModule, matched_on: tuple[Tensor, Tensor], judged: tuple[Tensor, Tensor]) -> Estimate:
-    """The error on the categories and labels of one split when they are matched on those of another."""
-    matched = match_classes(*matched_on, pl_module.codes.categories[0])
-    categories, labels = judged
-    return mean_estimate(matched[categories] != labels)
-
-
 @torch.no_grad()
-def predict_codes(trainer: Trainer, pl_module: LightningModule, split: str) -> tuple[Tensor, Tensor]:
-    """The categories of a split's images, and their labels, both int64 `[N]` on the CPU."""
-    batches, labels = zip(*trainer.datamodule.examples(split), strict=True)
-    categories = [pl_module.codes.classified(batch.to(pl_module.device)) for batch in batches]
+def predict_codes(trainer: Trainer, pl_module: LightningModule, split: SplitName) -> tuple[Tensor, Tensor]:
+    """Return the predicted categories of a split's images, and their labels, both int64 `[N]` on the CPU."""
+    data = require(find_datamodule(trainer), ExampleData, "CodeClasses")
+    batches, labels = zip(*data.examples(split), strict=True)
+    categories = [_get_codes(pl_module).classify(batch.to(pl_module.device)) for batch in batches]
     return torch.cat(categories).cpu(), torch.cat(labels).cpu()
+
+
+def _estimate_error(
+    pl_module: LightningModule, matching: tuple[Tensor, Tensor], evaluated: tuple[Tensor, Tensor]
+) -> Estimate:
+    """Return the classification error on one split, with categories matched to classes on another.
+
+    Args:
+        pl_module: model with a categorical code
+        matching: categories and labels on which categories are matched to classes, int64 `[N]` each
+        evaluated: categories and labels on which the error is computed, int64 `[M]` each
+    """
+    classes = match_classes(*matching, _get_codes(pl_module).categories[0])
+    categories, labels = evaluated
+    return mean_estimate(classes[categories] != labels)
+
+
+def _get_codes(pl_module: LightningModule) -> LatentCodes:
+    codes = require(pl_module, CodeModel, "CodeClasses").codes
+    assert codes is not None, "setup has refused models without codes"
+    return codes

@@ -1,4 +1,4 @@
-"""torch.compile where it helps: on the networks, not on the whole LightningModule."""
+"""torch.compile for the networks of a model; the whole LightningModule would have many graph breaks."""
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -6,24 +6,28 @@ from gen_lightning.errors import UserError
 
 
 class Compile(Callback):
-    """Compiles networks of the model in place, which keeps the names in its checkpoints.
+    """Compiles networks of the model in place, so that the names in its checkpoints stay the same.
 
-    A gradient penalty needs a second derivative, which a compiled discriminator does not give: leave it out then.
+    Do not use it with a gradient penalty: the penalty needs a second derivative, which a compiled discriminator does
+    not support.
 
     Args:
         networks: attributes of the model, such as generator and discriminator, or encoder and decoder
 
     Raises:
-        UserError: the model has no such network.
+        UserError: the model has no such network (in `setup`).
     """
 
     def __init__(self, networks: list[str]) -> None:
         self.networks = networks
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Compiles them; the work is done at their first call."""
+        """Compile the networks; torch does the work at their first call."""
         children = dict(pl_module.named_children())
         for name in self.networks:
             if name not in children:
-                raise UserError(f"The model has no network {name}: choose among {', '.join(children)}.")
+                raise UserError(
+                    f"`Compile.networks` has {name!r}, and {type(pl_module).__name__} has no such network. Choose among"
+                    f" {', '.join(children)}."
+                )
             children[name].compile()

@@ -1,152 +1,162 @@
-"""Samples judged beside held-out images: FID after each validation, the whole report in `test`."""
+"""Evaluation of samples against held-out images: the FID after each validation, all metrics in `test`."""
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
-from callbacks.counts import check_counts
-from callbacks.sampling import SampleMeasure, fill_from_samples, measuring_device
+from callbacks.sampling import SampleMeasure, choose_device
+from gen_lightning.checks import check_range
+from gen_lightning.contracts import GenerativeModel, ImageData, SplitName, find_datamodule, require
 from gen_lightning.errors import UserError
 from gen_lightning.evaluation import RealFeatures, Row, extract_features, make_row, real_features, sample_rows
 from gen_lightning.metrics import Estimate, FeatureExtractor, MNISTFeatures
 from gen_lightning.metrics.frechet import frechet_distance
 
-# Features of so many, and distances between blocks of them, fit in any memory.
-_MOST_SAMPLES = 100_000
+# The features of so many samples, and the distances between blocks of them, fit in the memory of any machine.
+_MAX_SAMPLES = 100_000
 
 
 class Evaluation(SampleMeasure):
-    """Compares features of samples with those of real images, which are never binarized.
+    """Compares the features of samples with those of real images, which are never binarized.
 
-    After each validation: the FID (Heusel et al. 2017), logged as `val/fid/EXTRACTOR/N`, and as `val/fid` for
-    checkpoints to monitor. A model whose samples have no FID, because they are not finite or all equal, is warned of.
+    After each validation it logs the FID (Heusel et al. 2017) as `val/fid/EXTRACTOR/N`, and as `val/fid` for
+    checkpoints to monitor. If the samples have no FID, because they are not finite or are all equal, it warns.
 
-    In `test`: every metric of `gen_lightning.evaluation`, with its standard error, its floor and its N, as `rows`;
-    logged as `test/METRIC/EXTRACTOR/N`. Ranks share the drawing of samples, whatever their number, without an effect on
-    any of these. What `test_step` returns, values per example `[N]` by name, joins them with its standard error.
+    In `test` it computes every metric of `gen_lightning.evaluation`, with its standard error, its floor and its N, and
+    logs them as `test/METRIC/EXTRACTOR/N`; they are in `rows`. What `test_step` returns, values per example `[N]` by
+    name, is averaged and added to the rows with its standard error. Ranks share the sampling; the values do not depend
+    on the number of ranks.
 
-    Needs a data module with `images(split)`: all of a split, in batches of float32 `[N, C, H, W]` in [0, 1].
+    Needs a data module with `images(split)`.
 
     Args:
-        extractor: the frozen network whose features are compared; by default the one for MNIST
-        num_samples: generated images, N, at most 100,000; by default as many as the split has images
-        seed: of the samples
+        extractor: frozen network whose features are compared; the one for MNIST by default
+        num_samples: number of samples, N; 1 to 100,000, by default as many as the split has images
+        seed: seed of the samples
+
+    Raises:
+        UserError: num_samples is less than 1.
     """
 
     def __init__(
         self, extractor: FeatureExtractor | None = None, num_samples: int | None = None, seed: int = 0
     ) -> None:
-        check_counts(self, num_samples=num_samples)
+        check_range(self, at_least=1, num_samples=num_samples)
         super().__init__(num_samples, seed)
         self.extractor = extractor or MNISTFeatures()
         self._real: dict[str, RealFeatures] = {}
         self._sums: dict[str, Tensor] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses, before training starts, what could not be evaluated after it.
+        """Refuse, before training starts, what could not be evaluated after it.
 
         Raises:
-            UserError: the data are no images, or of no data module, or fewer than a covariance of the features needs;
-                num_samples is too large.
+            UserError: the data are not images, or there is no data module, or it has fewer images than a covariance of
+                the features needs; num_samples is too large.
         """
-        if (self.num_samples or 0) > _MOST_SAMPLES:
-            raise UserError(f"Evaluation's num_samples is {self.num_samples:,}: choose {_MOST_SAMPLES:,} or fewer.")
-        # An extractor of one's own may have been made in training mode.
+        # `test --num_samples` sets the attribute after the constructor has checked its argument.
+        check_range(self, at_least=1, at_most=_MAX_SAMPLES, num_samples=self.num_samples)
+        # A user's extractor may be in training mode.
         self.extractor.eval().requires_grad_(False)
         self._real = {}
-        if len(pl_module.data_shape) != 3:
+        data_shape = require(pl_module, GenerativeModel, "Evaluation").data_shape
+        if len(data_shape) != 3:
             raise UserError(
-                f"Evaluation judges images, not data of shape {pl_module.data_shape}: leave it out of"
-                " trainer.callbacks."
+                f"Evaluation compares images, and the data have shape {data_shape}. Choose image data, or do without"
+                " Evaluation."
             )
-        if not hasattr(trainer.datamodule, "images"):
-            raise UserError("Evaluation needs a data module with images(split), such as MNISTDataModule.")
+        data = require(find_datamodule(trainer), ImageData, "Evaluation")
         if stage == "fit":
-            available = sum(len(images) for images in trainer.datamodule.images("val"))
-            n, dimension = min(available, self.num_samples or available), self.extractor.num_features
-            if n <= dimension:
-                raise UserError(
-                    f"FID of {n} images with {dimension} features has a singular covariance: use more validation images"
-                    " and samples, or leave Evaluation out of trainer.callbacks."
-                )
+            self._check_covariance(sum([len(images) for images in data.images("val")]))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs the FID against the validation split."""
+        """Log the FID with respect to the validation split."""
         if trainer.sanity_checking:
             return
         real = self._extract_split(trainer, "val").features
         samples = self._extract_samples(trainer, pl_module, self.num_samples or len(real))
         try:
             value = frechet_distance(real, samples).float()
-        except ValueError as error:
+        except UserError as error:
             rank_zero_warn(f"There is no FID at iteration {trainer.global_step}: {error}")
             value = torch.tensor(torch.nan)
         pl_module.log(f"val/fid/{self.extractor.name}/{len(samples)}", value)
         pl_module.log("val/fid", value, logger=False, prog_bar=True)
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forgets an earlier test."""
+        """Discard the results of an earlier test."""
         self._sums = {}
 
     def on_test_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: dict[str, Tensor] | None,
+        outputs: STEP_OUTPUT,
         batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Adds up the values per example that the model measures itself."""
-        for name, values in (outputs or {}).items():
+        """Add up the values per example that `test_step` has returned."""
+        # Lightning allows a tensor as well; the test steps of generative models return values by name, or nothing.
+        for name, values in cast(dict[str, Tensor], outputs or {}).items():
             values = values.cpu().double()
             powers = torch.stack([torch.ones_like(values), values, values.square()]).sum(1)
             self._sums[name] = self._sums.get(name, 0) + powers
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measures, and logs what was measured."""
-        held_out, training = (self._extract_split(trainer, split) for split in ("test", "train"))
+        """Compute and log all metrics."""
+        held_out, training = self._extract_split(trainer, "test"), self._extract_split(trainer, "train")
         samples = self._extract_samples(trainer, pl_module, self.num_samples or len(held_out.features))
-        # On every rank, so that what cannot be measured stops them all.
+        # Every rank computes the metrics, so that an error stops all ranks.
         rows = self.label_latents(sample_rows(self.extractor, samples, held_out, training))
         pl_module.log_dict({f"test/{name}/{row.n}": row.value for name, row in rows.items()})
         for name, sums in self._sums.items():
-            sums = trainer.strategy.reduce(sums.to(self._to_device(trainer)), reduce_op="sum")
+            sums = trainer.strategy.reduce(sums.to(self._move_extractor(trainer)), reduce_op="sum")
             rows[name] = _summarize(name, sums)
         self.rows = rows
 
     def provenance(self) -> dict[str, Any]:
-        """With what `test` has measured, in JSON's types."""
+        """Return the extractor, the data and the seed of the last test, in JSON types."""
         return {
             "extractor": {"name": self.extractor.name, "sha256": self.extractor.sha256},
             "data": self._real["test"].fingerprint.rpartition(" ")[2],
             "sample_seed": self.seed,
         }
 
-    def _extract_split(self, trainer: Trainer, split: str) -> RealFeatures:
+    def _check_covariance(self, available: int) -> None:
+        n, dimension = min(available, self.num_samples or available), self.extractor.num_features
+        if n <= dimension:
+            raise UserError(
+                f"The FID of {n} images with {dimension} features has a singular covariance. Use more than {dimension}"
+                " validation images and samples, or do without Evaluation."
+            )
+
+    def _extract_split(self, trainer: Trainer, split: SplitName) -> RealFeatures:
         if split not in self._real:
-            device = self._to_device(trainer)
-            self._real[split] = real_features(self.extractor, partial(trainer.datamodule.images, split), device)
+            data = require(find_datamodule(trainer), ImageData, "Evaluation")
+            device = self._move_extractor(trainer)
+            self._real[split] = real_features(self.extractor, partial(data.images, split), device)
         return self._real[split]
 
     def _extract_samples(self, trainer: Trainer, pl_module: LightningModule, n: int) -> Tensor:
-        """Features `[n, D]` of n samples, the same on all ranks."""
-        device = self._to_device(trainer)
-        features = torch.zeros(n, self.extractor.num_features, device=device)
-        return fill_from_samples(features, partial(extract_features, self.extractor), trainer, pl_module, self.seed)
+        """Return features `[n, D]` of n samples, the same on all ranks."""
+        zeros = torch.zeros(n, self.extractor.num_features, device=self._move_extractor(trainer))
+        return self.map_samples(partial(extract_features, self.extractor), zeros, trainer, pl_module)
 
-    def _to_device(self, trainer: Trainer) -> torch.device:
-        device = measuring_device(trainer)
+    def _move_extractor(self, trainer: Trainer) -> torch.device:
+        """Move the extractor to the device of the metrics, and return that device."""
+        device = choose_device(trainer)
         self.extractor.to(device)
         return device
 
 
 def _summarize(name: str, sums: Tensor) -> Row:
-    """The mean and its standard error, from the number of values, their sum and the sum of their squares."""
+    """Return the row of a mean, from the number of values, their sum and the sum of their squares."""
     n, total, squares = sums.tolist()
     variance = max(squares - total**2 / n, 0) / (n - 1)
     return make_row(name, Estimate(total / n, (variance / n) ** 0.5), int(n))

@@ -1,4 +1,4 @@
-"""Loggers that lose nothing and never stop a run."""
+"""Loggers that lose no metrics and never stop a run."""
 
 import csv
 import os
@@ -17,13 +17,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 
 class MetricsCSV(CSVLogger):
-    """Lightning's CSVLogger, writing `metrics.csv`, that goes on in the file of a resumed run instead of deleting it.
+    """Lightning's CSVLogger, which writes `metrics.csv`, but a resumed run continues the file instead of deleting it.
 
     Args:
-        save_dir: the folder of all runs
-        name: of the run's recipe
-        version: of the run: its folder is `save_dir/name/version`
-        last_step: the iteration that the run is resumed from; later rows are logged again
+        save_dir: directory of all runs
+        name: name of the recipe
+        version: version of the run; its directory is `save_dir/name/version`
+        last_step: iteration from which the run is resumed; later rows are dropped, because they are logged again
     """
 
     def __init__(self, save_dir: str, name: str, version: str, last_step: int = 0) -> None:
@@ -33,14 +33,14 @@ class MetricsCSV(CSVLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """Lightning's writer, holding the rows that are kept."""
+        """Lightning's writer, with the rows that are kept from the file of the run."""
         if self._experiment is None:
             metrics, old = Path(self.log_dir, "metrics.csv"), Path(self.log_dir, "metrics.csv.old")
             if metrics.exists() and not old.exists():
                 metrics.rename(old)
-            kept = self._rows_to_keep(old)
+            kept = self._read_kept_rows(old)
             with warnings.catch_warnings():
-                # Lightning's writer warns of the run's other files, and would delete this one.
+                # Lightning's writer warns about the other files of the run, and would delete an existing metrics.csv.
                 warnings.simplefilter("ignore")
                 writer = super().experiment
             writer.metrics = kept
@@ -48,27 +48,27 @@ class MetricsCSV(CSVLogger):
             old.unlink(missing_ok=True)
         return self._experiment
 
-    def _rows_to_keep(self, path: Path) -> list[dict[str, str]]:
+    def _read_kept_rows(self, path: Path) -> list[dict[str, str]]:
         if not path.exists():
             return []
         with path.open(newline="") as file:
-            # The last row of a killed run may be torn.
+            # The last row of a killed run may be incomplete.
             rows = [row for row in csv.DictReader(file) if (row.get("step") or "").isdigit()]
         return [row for row in rows if int(row["step"]) <= self._last_step]
 
 
 class SafeWandbLogger(WandbLogger):
-    """Lightning's WandbLogger, offline unless asked otherwise, that never stops a run and never asks anything.
+    """Lightning's WandbLogger, but offline by default; it never stops a run and never asks for input.
 
-    Online is asked for by `mode=online` here or `WANDB_MODE=online` in the environment. Without a key, a network or an
-    answer in time the run is logged offline, and a warning names the command that uploads it. When W&B's own process
-    has been killed, the run goes on without W&B.
+    It logs online if `mode=online` is given here, or `WANDB_MODE=online` in the environment. Without an API key, a
+    network or a timely answer the run is logged offline, and a warning names the command that uploads it. If W&B's
+    own process is killed, the run continues without W&B.
 
     Args:
-        project: the W&B project
-        mode: online, offline or disabled; None follows WANDB_MODE, and is offline without it
-        init_timeout: the longest wait for the server when the run begins, in seconds
-        finish_timeout: the longest wait for the upload when the run ends, in seconds
+        project: W&B project
+        mode: online, offline or disabled; None means the value of WANDB_MODE, or offline if it is not set
+        init_timeout: maximum wait for the server at the start of the run, in seconds
+        finish_timeout: maximum wait for the upload at the end of the run, in seconds
         **kwargs: further arguments of `lightning.pytorch.loggers.WandbLogger`
     """
 
@@ -80,7 +80,8 @@ class SafeWandbLogger(WandbLogger):
         finish_timeout: float = 60.0,
         **kwargs: Any,
     ) -> None:
-        # A copy of the progress bar for the console's log would cost as much as a small network's forward pass.
+        # With the console log on, W&B copies each refresh of the progress bar, which costs as much as the forward pass
+        # of a small network.
         settings = wandb.Settings(init_timeout=init_timeout, finish_timeout=finish_timeout, console="off")
         mode = mode or os.environ.get("WANDB_MODE") or "offline"
         super().__init__(project=project, mode=mode, settings=settings, **kwargs)
@@ -88,59 +89,67 @@ class SafeWandbLogger(WandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The W&B run, offline where online fails."""
+        """The W&B run; it is offline if online fails."""
+        # `_experiment` is None until WandbLogger starts the run, and `_wandb_init` holds the arguments of wandb.init:
+        # WandbLogger has no public attribute for either (Lightning 2.6).
         if self._experiment is None and self._wandb_init["mode"] == "online":
             try:
+                # wandb.init would ask for a missing key at the terminal; login with prompt=False does not.
                 if not wandb.login(prompt=False, verify=False):
                     raise wandb.errors.UsageError("no API key is configured")
                 return super().experiment
             except (wandb.errors.UsageError, wandb.errors.CommError) as error:
-                rank_zero_warn(f"W&B cannot be used online ({error}): logging offline; upload later with `wandb sync`.")
+                rank_zero_warn(f"W&B cannot be used online ({error}). Logging offline; upload later with `wandb sync`.")
                 # The service of the failed start still holds the run's id.
                 wandb.teardown(exit_code=0)
+                # The mode is read again when the run is started below.
                 self._wandb_init["mode"] = "offline"
         return super().experiment
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
-        """Logs a configuration."""
+        """Log a configuration."""
         with tolerate_wandb_crash(self):
             super().log_hyperparams(params)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Logs values, and all that Lightning makes values of: images and tables."""
+        """Log values; Lightning's `log_image` and `log_table` call this method, too."""
         with tolerate_wandb_crash(self):
             super().log_metrics(metrics, step)
 
 
-def wandb_loggers(trainer: Trainer) -> list[WandbLogger]:
-    """The W&B loggers of a run."""
+def find_wandb_loggers(trainer: Trainer) -> list[WandbLogger]:
+    """Return the W&B loggers of a Trainer."""
     return [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
 
 
 @contextmanager
 def tolerate_wandb_crash(logger: WandbLogger) -> Iterator[None]:
-    """Within it, a run outlives W&B's service: a process of its own, which memory's end or a cluster may kill."""
+    """Continue without W&B if its service has died within the context.
+
+    The service is a process of its own, which a cluster may kill, or a machine that runs out of memory.
+    """
     try:
         yield
     except ConnectionError as error:
         rank_zero_warn(
-            f"W&B's service has died ({error}): this run goes on without W&B, and its metrics in metrics.csv;"
-            " `wandb sync` uploads what W&B has of it."
+            f"W&B's service has died ({error}). The run continues without W&B, and its metrics are in metrics.csv;"
+            " `wandb sync` uploads what W&B has received."
         )
         with suppress(ConnectionError):
             wandb.teardown()
+        # WandbLogger has no public way to replace its run, and every later call would use the dead service.
         logger._experiment = wandb.init(mode="disabled")
 
 
 def alert(trainer: Trainer, title: str, text: str) -> None:
-    """Sends an alert by each W&B logger."""
-    for logger in wandb_loggers(trainer):
+    """Send an alert with each W&B logger."""
+    for logger in find_wandb_loggers(trainer):
         with tolerate_wandb_crash(logger):
             logger.experiment.alert(title=title, text=text)
 
 
 def finish_wandb_runs(trainer: Trainer, exit_code: int = 0) -> None:
-    """Ends the W&B runs, as failed where the exit code is not 0, so that nothing of them is left in this process."""
-    for logger in wandb_loggers(trainer):
+    """End the W&B runs, so that none is left in this process; a non-zero exit code marks them as failed."""
+    for logger in find_wandb_loggers(trainer):
         with tolerate_wandb_crash(logger):
             logger.experiment.finish(exit_code=exit_code)

@@ -1,16 +1,24 @@
-"""Mode coverage of samples: collapse is counted, after each validation and in `test`."""
+"""Mode coverage of samples, after each validation and in `test`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.counts import check_counts
-from callbacks.sampling import SampleMeasure, fill_from_samples, measuring_device
+from callbacks.sampling import SampleMeasure, choose_device
+from gen_lightning.checks import check_range
+from gen_lightning.contracts import (
+    GenerativeModel,
+    Mixture,
+    MixtureData,
+    StackedData,
+    find_datamodule,
+    offers,
+    require,
+)
 from gen_lightning.errors import UserError
 from gen_lightning.evaluation import BETTER, Row, extract_features
 from gen_lightning.metrics import (
@@ -27,13 +35,13 @@ from gen_lightning.metrics import (
 
 @dataclass
 class _Modes:
-    """How the samples of a kind of data are counted.
+    """The modes of the data, and how samples are assigned to them.
 
     Args:
-        assign: samples `[N, *data_shape]` -> their modes, int64 `[N]`
-        weights: the modes' probabilities under the data, `[M]`
-        measures: the names of those that say something, and how a logger has them
-        high_quality: the probability that a sample of the data belongs to a mode
+        assign: function of samples `[N, *data_shape]` that returns their modes, int64 `[N]`
+        weights: probabilities of the modes, `[M]`
+        measures: names of the measures that apply, and their names in the log
+        high_quality: probability that a sample of the data is of high quality
     """
 
     assign: Callable[[Tensor], Tensor]
@@ -45,45 +53,49 @@ class _Modes:
 class ModeCoverage(SampleMeasure):
     """Counts the modes that samples cover (see `gen_lightning.metrics.mode_coverage`).
 
-    Of a mixture (a data module with `mixture`): modes, share of high quality and reverse KL. Of stacked digits (a data
-    module with `mode_weights`): modes of 1,000 and reverse KL, by a classifier of each channel.
+    For a mixture of Gaussians (a data module with `mixture`): the number of modes, the share of high-quality samples
+    and the reverse KL. For stacked digits (a data module with `mode_weights`): the number of modes among 1,000 and the
+    reverse KL, with a classifier applied to each channel.
 
-    After each validation they are logged as `val/modes/N`, `val/high_quality/N` and `val/reverse_kl/N`, with the
-    classifier's name before N where there is one, and as `val/modes` and so on for checkpoints to monitor. In `test`
-    they are `rows` with standard errors, beside the floor, which is a perfect sampler's at the same N, and logged
-    likewise. Ranks share the drawing of samples, whatever their number, without an effect on any value. A model that
-    gives NaN covers no mode.
+    After each validation they are logged as `val/modes/N`, `val/high_quality/N` and `val/reverse_kl/N`, with the name
+    of the classifier, if there is one, before N, and as `val/modes` and so on for checkpoints to monitor. In `test`
+    they are in `rows`, with standard errors and the floor, a perfect sampler's value at the same N, and are logged as
+    `test/...`. Ranks share the sampling; the values do not depend on the number of ranks. A model whose samples are NaN
+    covers no mode.
 
     Args:
-        num_samples: N; 2,500 is the published protocol of mixtures, 26,000 that of stacked digits
-        classifier: of one channel of stacked digits; by default the one for MNIST
-        seed: of the samples
+        num_samples: number of samples, N; at least 1. The published protocols are 2,500 for mixtures and 26,000 for
+            stacked digits.
+        classifier: classifier of one channel of stacked digits; the one for MNIST by default
+        seed: seed of the samples
 
     Raises:
-        UserError: num_samples is less than 1; the data have no modes that are known (in `setup`).
+        UserError: num_samples is less than 1; in `setup`, the data have no known modes.
     """
 
     def __init__(self, num_samples: int = 2500, classifier: FeatureExtractor | None = None, seed: int = 0) -> None:
-        check_counts(self, num_samples=num_samples)
+        check_range(self, at_least=1, num_samples=num_samples)
         super().__init__(num_samples, seed)
         self.num_samples: int
         self.classifier = classifier
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Learns of the data's modes, and refuses, before training starts, data that have none."""
-        data = trainer.datamodule
-        if hasattr(data, "mixture"):
+        """Read the modes of the data; refuse data without known modes before training starts."""
+        require(pl_module, GenerativeModel, "ModeCoverage")
+        data = find_datamodule(trainer)
+        if offers(data, MixtureData):
             self._modes = _define_mixture_modes(data.mixture)
-        elif hasattr(data, "mode_weights"):
+        elif offers(data, StackedData):
             self._modes = _define_stack_modes(self.classifier or MNISTFeatures(), data.mode_weights)
         else:
             raise UserError(
-                "ModeCoverage needs data whose modes are known, of GaussianMixtureDataModule or StackedMNISTDataModule:"
-                " leave it out of trainer.callbacks."
+                f"ModeCoverage needs data with known modes, but {type(data).__name__} has no `mixture` and no"
+                " `mode_weights`. Choose GaussianMixtureDataModule or StackedMNISTDataModule, or do without"
+                " ModeCoverage."
             )
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs the measures."""
+        """Log the measures."""
         if trainer.sanity_checking:
             return
         for measure, (value, _) in self._measure(trainer, pl_module).items():
@@ -91,7 +103,7 @@ class ModeCoverage(SampleMeasure):
             pl_module.log(f"val/{measure}", value, logger=False)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measures, and logs what was measured."""
+        """Compute and log the measures and their floors."""
         estimates = self._measure(trainer, pl_module)
         floors = perfect_sampler_floor(self.num_samples, self._modes.weights, self._modes.high_quality)
         rows = {
@@ -102,13 +114,13 @@ class ModeCoverage(SampleMeasure):
         pl_module.log_dict({f"test/{name}/{row.n}": row.value for name, row in self.rows.items()})
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Estimate]:
-        zeros = torch.zeros(self.num_samples, dtype=torch.int64, device=measuring_device(trainer))
-        modes = fill_from_samples(zeros, self._modes.assign, trainer, pl_module, self.seed)
+        zeros = torch.zeros(self.num_samples, dtype=torch.int64, device=choose_device(trainer))
+        modes = self.map_samples(self._modes.assign, zeros, trainer, pl_module)
         coverage = mode_coverage(modes, self._modes.weights)
         return {name: coverage[name] for name in self._modes.measures}
 
 
-def _define_mixture_modes(mixture: Any) -> _Modes:
+def _define_mixture_modes(mixture: Mixture) -> _Modes:
     def assign(points: Tensor) -> Tensor:
         return mixture_modes(points, mixture.means.to(points.device), mixture.sigma)
 
@@ -118,11 +130,12 @@ def _define_mixture_modes(mixture: Any) -> _Modes:
 
 def _define_stack_modes(classifier: FeatureExtractor, weights: Tensor) -> _Modes:
     measures = {name: f"{name}/{classifier.name}" for name in ("modes", "reverse_kl")}
-    return _Modes(partial(_classified, classifier), weights, measures, high_quality=1.0)
+    return _Modes(partial(_classify_stacks, classifier), weights, measures, high_quality=1.0)
 
 
 @torch.no_grad()
-def _classified(classifier: FeatureExtractor, stacks: Tensor) -> Tensor:
+def _classify_stacks(classifier: FeatureExtractor, stacks: Tensor) -> Tensor:
+    """Return the modes of stacks `[N, 3, H, W]`, int64 `[N]`."""
     classifier.to(stacks.device)
     features = extract_features(classifier, stacks.flatten(0, 1).unsqueeze(1))
     return stacked_modes(classifier.probabilities(features).unflatten(0, (-1, stacks.shape[1])))

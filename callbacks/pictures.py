@@ -1,4 +1,4 @@
-"""Pictures of what a model has learnt, as PNG files in the run's folder and in W&B."""
+"""Pictures of samples, codes and reconstructions, as PNG files in the run directory and in W&B."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,203 +11,231 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
-from callbacks.counts import check_counts
-from callbacks.loggers import wandb_loggers
+from callbacks.loggers import find_wandb_loggers
+from gen_lightning.checks import check_range
+from gen_lightning.contracts import (
+    CodeModel,
+    GenerativeModel,
+    LatentModel,
+    PointData,
+    ReconstructionModel,
+    find_datamodule,
+    get_settings,
+    require,
+)
 from gen_lightning.errors import UserError
 
 
-class _PictureCallback(Callback):
-    """Writes pictures as `FOLDER/iteration_*.png` and logs them on the scalars' axis."""
+class PictureCallback(Callback):
+    """A callback that writes pictures as `FOLDER/iteration_*.png` in the run directory, and logs them to W&B.
+
+    Args:
+        folder: name of the folder, and of the pictures in W&B
+    """
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Resolves the folder on all ranks together."""
+        """Determine the folder's path; all ranks do it, because `log_dir` is broadcast."""
         self._directory = Path(trainer.log_dir or trainer.default_root_dir) / self.folder
 
-    def _write(self, trainer: Trainer, save: Callable[[Path], None]) -> None:
+    def write(self, trainer: Trainer, save: Callable[[Path], None]) -> None:
+        """Write a picture with a function of its path, and log it at the current iteration."""
         self._directory.mkdir(parents=True, exist_ok=True)
         path = self._directory / f"iteration_{trainer.global_step:07d}.png"
         save(path)
-        for logger in wandb_loggers(trainer):
-            # The file, since W&B takes the values of a tensor for 0 to 255.
+        for logger in find_wandb_loggers(trainer):
+            # W&B would take the values of a tensor to be in 0 to 255, so it gets the file.
             logger.log_image(self.folder, [str(path)], step=trainer.global_step)
 
 
-class _PeriodicPictures(_PictureCallback):
-    """Pictures every n iterations and at the end."""
+class PeriodicPictures(PictureCallback):
+    """A callback that draws a picture every n iterations and at the end of the training.
+
+    Args:
+        folder: name of the folder, and of the pictures in W&B
+        every_n_iterations: number of iterations between two pictures; at least 1
+
+    Raises:
+        UserError: every_n_iterations is less than 1.
+    """
 
     def __init__(self, folder: str, every_n_iterations: int) -> None:
         super().__init__(folder)
-        if every_n_iterations < 1:
-            raise UserError(
-                f"{type(self).__name__}'s every_n_iterations is {every_n_iterations}: choose 1 or more, or leave it out"
-                " of trainer.callbacks."
-            )
+        check_range(self, at_least=1, every_n_iterations=every_n_iterations)
         self.every_n_iterations = every_n_iterations
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Draws the picture when it is due."""
+        """Draw a picture if the number of iterations is a multiple of `every_n_iterations`."""
         if trainer.global_step % self.every_n_iterations == 0:
             self._draw_on_rank_zero(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws the last picture."""
+        """Draw the last picture, unless the last iteration has drawn it."""
         if trainer.global_step % self.every_n_iterations:
             self._draw_on_rank_zero(trainer, pl_module)
 
     def _draw_on_rank_zero(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero and not trainer.fast_dev_run:
-            self._draw(trainer, pl_module)
+        if trainer.is_global_zero and not get_settings(trainer).fast_dev_run:
+            self.draw(trainer, pl_module)
 
-    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw and write the picture; called on rank 0 only."""
         raise NotImplementedError
 
 
-class _SamplePictures(_PeriodicPictures):
-    """Pictures of samples from the same latents each time, of each class in turn."""
+class _SamplePictures(PeriodicPictures):
+    """Pictures of samples, always from the same latents, with the classes of a conditional model in rotation."""
 
     def __init__(self, every_n_iterations: int, num_samples: int, seed: int) -> None:
         super().__init__("samples", every_n_iterations)
         self._num_samples = num_samples
         self.seed = seed
 
-    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        classes = pl_module.num_classes
-        labels = None if classes is None else torch.arange(self._num_samples) % classes
+    def draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw and write the samples."""
+        model = require(pl_module, GenerativeModel, type(self).__name__)
+        labels = None if model.num_classes is None else torch.arange(self._num_samples) % model.num_classes
         generator = torch.Generator().manual_seed(self.seed)
-        samples = pl_module.sample(self._num_samples, generator=generator, labels=labels).cpu()
-        self._write(trainer, partial(self._save, trainer, samples))
+        samples = model.sample(self._num_samples, generator=generator, labels=labels).cpu()
+        self.write(trainer, partial(self._save, trainer, model.num_classes, samples))
 
-    def _save(self, trainer: Trainer, samples: Tensor, path: Path) -> None:
+    def _save(self, trainer: Trainer, num_classes: int | None, samples: Tensor, path: Path) -> None:
         raise NotImplementedError
 
 
 class SampleGrid(_SamplePictures):
-    """A grid of samples from the same latents each time: every n iterations and at the end.
+    """A grid of samples, always from the same latents: every n iterations and at the end.
 
-    The grid is a square, and of a conditional model one column for each class.
+    The grid is a square; for a conditional model it has one column for each class.
 
     Args:
-        every_n_iterations: how often, 1 or more
-        num_images: samples in the grid, 1 or more; to fill it, a square number, or a multiple of a conditional
-            model's classes
-        seed: of the latents
+        every_n_iterations: number of iterations between two grids; at least 1
+        num_images: number of samples in the grid; at least 1. The grid is full if it is a square number or, for a
+            conditional model, a multiple of the number of classes.
+        seed: seed of the latents
 
     Raises:
-        UserError: a number is too small; the data are no images (in `setup`).
+        UserError: a number is too small; in `setup`, the data are not images.
     """
 
     def __init__(self, every_n_iterations: int = 500, num_images: int = 64, seed: int = 0) -> None:
-        check_counts(self, num_images=num_images)
+        check_range(self, at_least=1, num_images=num_images)
         super().__init__(every_n_iterations, num_images, seed)
         self.num_images = num_images
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses data that are no images."""
+        """Determine the folder's path; refuse data that are not images."""
         super().setup(trainer, pl_module, stage)
-        _check_images(self, pl_module)
+        check_images(self, pl_module)
 
-    def _save(self, trainer: Trainer, samples: Tensor, path: Path) -> None:
-        images_in_a_row = trainer.lightning_module.num_classes or round(self.num_images**0.5)
-        save_image(make_grid(samples, nrow=images_in_a_row), path)
+    def _save(self, trainer: Trainer, num_classes: int | None, samples: Tensor, path: Path) -> None:
+        save_image(make_grid(samples, nrow=num_classes or round(self.num_images**0.5)), path)
 
 
-class LatentCodeGrid(_PeriodicPictures):
-    """What the codes of an InfoGAN change, as in figure 2 of Chen et al. 2016: every n iterations and at the end.
+class LatentCodeGrid(PeriodicPictures):
+    """The effect of each latent code of an InfoGAN: every n iterations and at the end.
 
-    First a row for each category: each column has the same noise and other codes throughout. Then a square for each
-    continuous code: each row is of one latent, with that code from -2, beyond what it was trained on, to 2.
+    The layout is that of figure 2 of Chen et al. 2016. The first rows show the categories, one a row; all images of a
+    column share the noise and the other codes. A square follows for each continuous code; a row shows one latent with
+    that code from -2 to 2, beyond its training range.
 
     Args:
-        every_n_iterations: how often, 1 or more
-        num_columns: latents, 1 or more
-        seed: of the latents
+        every_n_iterations: number of iterations between two grids; at least 1
+        num_columns: number of latents; at least 1
+        seed: seed of the latents
 
     Raises:
-        UserError: a number is too small; the data are no images, or the model is none to be drawn so (in `setup`).
+        UserError: a number is too small; in `setup`, the data are not images, or the model has no codes or is
+            class-conditional.
     """
 
     def __init__(self, every_n_iterations: int = 500, num_columns: int = 10, seed: int = 0) -> None:
-        check_counts(self, num_columns=num_columns)
+        check_range(self, at_least=1, num_columns=num_columns)
         super().__init__("codes", every_n_iterations)
         self.num_columns = num_columns
         self.seed = seed
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses data that are no images, and models whose codes alone do not say what is drawn."""
+        """Determine the folder's path; refuse data that are not images, and models without codes or with classes."""
         super().setup(trainer, pl_module, stage)
-        _check_images(self, pl_module)
-        if getattr(pl_module, "codes", None) is None or pl_module.num_classes is not None:
+        check_images(self, pl_module)
+        codes = require(pl_module, CodeModel, "LatentCodeGrid").codes
+        if codes is None or require(pl_module, LatentModel, "LatentCodeGrid").num_classes is not None:
             raise UserError(
-                "LatentCodeGrid draws models with codes (model.codes) that are not class-conditional: leave it out of"
-                " trainer.callbacks."
+                "LatentCodeGrid draws models with codes that are not class-conditional. Set --model.codes, choose"
+                " unconditional networks, or do without LatentCodeGrid."
             )
 
-    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        with pl_module.evaluating(self.seed):
-            images = pl_module(pl_module.codes.traversals(pl_module.latents(self.num_columns)))
-        grid = make_grid(images.float().cpu(), nrow=self.num_columns)
-        self._write(trainer, partial(save_image, grid))
+    def draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw and write the grid."""
+        model = require(pl_module, LatentModel, "LatentCodeGrid")
+        codes = require(pl_module, CodeModel, "LatentCodeGrid").codes
+        assert codes is not None, "setup has refused models without codes"
+        with model.evaluating(self.seed):
+            images = model(codes.traverse(model.sample_latents(self.num_columns)))
+        self.write(trainer, partial(save_image, make_grid(images.float().cpu(), nrow=self.num_columns)))
 
 
 class ScatterPlot(_SamplePictures):
-    """Samples over real points of the plane, from the same latents each time: every n iterations and at the end.
+    """A plot of 2-D samples over real points, always from the same latents: every n iterations and at the end.
 
-    Needs a data module with `points(split)`: all of a split, float32 `[N, 2]`. The axes are those of the real points,
-    with a margin: samples that lie outside are not shown.
+    The axes are those of the real points, with a margin; samples outside are not shown. Needs a data module with
+    `points(split)`.
 
     Args:
-        every_n_iterations: how often, 1 or more
-        num_points: samples, 1 or more, and at most as many validation points
-        seed: of the latents
+        every_n_iterations: number of iterations between two plots; at least 1
+        num_points: number of samples, and the largest number of validation points; at least 1
+        seed: seed of the latents
 
     Raises:
-        UserError: a number is too small; the data are no points of the plane (in `setup`).
+        UserError: a number is too small; in `setup`, the data are not points in the plane.
     """
 
     def __init__(self, every_n_iterations: int = 500, num_points: int = 2500, seed: int = 0) -> None:
-        check_counts(self, num_points=num_points)
+        check_range(self, at_least=1, num_points=num_points)
         super().__init__(every_n_iterations, num_points, seed)
         self.num_points = num_points
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses data that are no points of the plane."""
+        """Determine the folder's path; refuse data that are not points in the plane."""
         super().setup(trainer, pl_module, stage)
-        if len(pl_module.data_shape) != 1 or pl_module.data_shape[0] != 2 or not hasattr(trainer.datamodule, "points"):
+        data_shape = require(pl_module, GenerativeModel, "ScatterPlot").data_shape
+        if data_shape != (2,):
             raise UserError(
-                "ScatterPlot draws points of the plane, of a data module such as GaussianMixtureDataModule:"
-                " leave it out of trainer.callbacks."
+                f"ScatterPlot draws points in the plane, and the data have shape {data_shape}. Choose data such as"
+                " GaussianMixtureDataModule, or do without ScatterPlot."
             )
+        require(find_datamodule(trainer), PointData, "ScatterPlot")
 
-    def _save(self, trainer: Trainer, samples: Tensor, path: Path) -> None:
-        save_scatter(trainer.datamodule.points("val")[: self.num_points], samples, path)
+    def _save(self, trainer: Trainer, num_classes: int | None, samples: Tensor, path: Path) -> None:
+        points = require(find_datamodule(trainer), PointData, "ScatterPlot").points("val")
+        save_scatter(points[: self.num_points], samples, path)
 
 
-class Reconstructions(_PictureCallback):
+class Reconstructions(PictureCallback):
     """The first images of each validation, each above its reconstruction.
 
     Args:
-        num_images: images in the grid, 1 or more, eight pairs in a row
+        num_images: number of images; at least 1. A row has eight.
 
     Raises:
-        UserError: there are less; the model has no reconstructions (in `setup`).
+        UserError: num_images is less than 1; in `setup`, the data are not images, or the model has no reconstructions.
     """
 
     def __init__(self, num_images: int = 32) -> None:
-        check_counts(self, num_images=num_images)
+        check_range(self, at_least=1, num_images=num_images)
         super().__init__("reconstructions")
         self.num_images = num_images
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses models that have no reconstructions."""
+        """Determine the folder's path; refuse data that are not images, and models without reconstructions."""
         super().setup(trainer, pl_module, stage)
-        _check_images(self, pl_module)
-        if not hasattr(pl_module, "reconstruct"):
-            raise UserError(f"{type(pl_module).__name__} does not reconstruct: leave Reconstructions out.")
+        check_images(self, pl_module)
+        require(pl_module, ReconstructionModel, "Reconstructions")
 
     def on_validation_batch_end(
         self,
@@ -218,26 +246,37 @@ class Reconstructions(_PictureCallback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Draws the grid at the first batch."""
-        in_fit = trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.fast_dev_run
-        if batch_idx or not in_fit or not trainer.is_global_zero:
+        """Draw and write the grid after the first batch."""
+        skipped = trainer.state.fn != "fit" or trainer.sanity_checking or get_settings(trainer).fast_dev_run
+        if batch_idx or skipped or not trainer.is_global_zero:
             return
-        images, *condition = (part[: self.num_images] for part in (batch[0], *pl_module.get_condition(batch)))
-        with pl_module.evaluating(seed=0):
-            reconstructions = pl_module.reconstruct(images, *condition)
+        model = require(pl_module, ReconstructionModel, "Reconstructions")
+        images, *condition = (part[: self.num_images] for part in (batch[0], *model.get_condition(batch)))
+        with model.evaluating(seed=0):
+            reconstructions = model.reconstruct(images, *condition)
         rows = zip(_split_rows(images), _split_rows(reconstructions), strict=True)
         grid = make_grid(torch.cat([row for pair in rows for row in pair]).cpu(), nrow=8)
-        self._write(trainer, partial(save_image, grid))
+        self.write(trainer, partial(save_image, grid))
 
 
-def _split_rows(images: Tensor) -> tuple[Tensor, ...]:
-    """Images in rows, of which the last is filled up with black."""
-    return F.pad(images, (0,) * 7 + (-len(images) % 8,)).split(8)
+def check_images(callback: Callback, pl_module: LightningModule) -> None:
+    """Refuse models of data that are not images.
+
+    Raises:
+        UserError: the data of the model are neither grey nor RGB images.
+    """
+    name = type(callback).__name__
+    data_shape = require(pl_module, GenerativeModel, name).data_shape
+    if len(data_shape) != 3 or data_shape[0] not in (1, 3):
+        raise UserError(
+            f"{name} draws grey or RGB images, and the data have shape {data_shape}. Choose image data, or do without"
+            f" {name}."
+        )
 
 
 def save_scatter(real: Tensor, samples: Tensor, path: Path) -> None:
-    """Draws samples over real points, `[N, 2]` each, as a PNG file."""
-    # Slow to import, and of no use to most runs.
+    """Draw samples over real points, `[N, 2]` each, as a PNG file."""
+    # Matplotlib is slow to import, and most runs do not need it.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -253,9 +292,6 @@ def save_scatter(real: Tensor, samples: Tensor, path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
-def _check_images(callback: Callback, pl_module: LightningModule) -> None:
-    if len(pl_module.data_shape) != 3 or pl_module.data_shape[0] not in (1, 3):
-        raise UserError(
-            f"{type(callback).__name__} draws grey or RGB images, not data of shape {pl_module.data_shape}:"
-            " leave it out of trainer.callbacks."
-        )
+def _split_rows(images: Tensor) -> tuple[Tensor, ...]:
+    """Return images in rows of eight; the last row is filled up with black images."""
+    return F.pad(images, (0,) * 7 + (-len(images) % 8,)).split(8)

@@ -1,26 +1,27 @@
-"""Samples to be measured, which no number of ranks changes."""
+"""Samples for metrics, the same for any number of ranks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from gen_lightning.contracts import GenerativeModel, require
 from gen_lightning.evaluation import Row
 
-# Samples are drawn in blocks of this size, each from a seed of its own, so that neither the ranks nor anything else
-# changes them.
+# Samples are drawn in blocks of this size, each from its own seed, so that they do not depend on the number of ranks.
 _BLOCK = 500
 
 
 class SampleMeasure(Callback):
-    """Measures samples: `rows` join the report of `test`, whose `--num_samples` and `--latents` are set here.
+    """A callback that computes metrics of samples. Its `rows` are part of the report of `test`.
 
-    Where `latents` names others than the prior's, they stand behind the name of each row.
+    The options `--num_samples` and `--latents` of `test` set the attributes `num_samples` and `latents`. If the latents
+    were not drawn from the prior, their source is appended to the name of each row.
 
     Args:
-        num_samples: how many
-        seed: of the samples
+        num_samples: number of samples; None if a subclass takes it from the data
+        seed: seed of the samples
     """
 
     def __init__(self, num_samples: int | None, seed: int) -> None:
@@ -30,41 +31,42 @@ class SampleMeasure(Callback):
         self.rows: dict[str, Row] = {}
 
     def label_latents(self, rows: dict[str, Row]) -> dict[str, Row]:
-        """Rows of samples under names that say which latents the samples are of."""
+        """Return rows with the source of the latents appended to their names, unless it is the prior."""
         suffix = "" if self.latents == "prior" else f"/{self.latents}"
         return {name + suffix: row for name, row in rows.items()}
 
+    def map_samples(
+        self,
+        describe: Callable[[Tensor], Tensor],
+        zeros: Tensor,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """Return a function's results for n samples, `[n, ...]`, the same on all ranks.
 
-def fill_from_samples(
-    zeros: Tensor,
-    describe: Callable[[Tensor], Tensor],
-    trainer: Trainer,
-    pl_module: LightningModule,
-    seed: int,
-    labels: Tensor | None = None,
-) -> Tensor:
-    """What `describe` says of n samples, `[n, ...]`, the same on all ranks: each draws every R-th block.
+        Each of R ranks draws every R-th block of samples.
 
-    Args:
-        zeros: `[n, ...]` on the device to measure on, which is written to
-        describe: samples `[N, *data_shape]` -> `[N, ...]`
-        trainer: whose ranks share the work
-        pl_module: the model
-        seed: of the samples
-        labels: the classes that a conditional model is asked for, int64 `[n]`; by default it draws them
-    """
-    blocks = zeros.split(_BLOCK)
-    classes = [None] * len(blocks) if labels is None else labels.split(_BLOCK)
-    seeds = torch.randint(2**62, (len(blocks),), generator=torch.Generator().manual_seed(seed)).tolist()
-    for block in range(trainer.global_rank, len(blocks), trainer.world_size):
-        generator = torch.Generator().manual_seed(seeds[block])
-        samples = pl_module.sample(len(blocks[block]), generator=generator, labels=classes[block])
-        blocks[block].copy_(describe(samples.to(zeros.device)))
-    return trainer.strategy.reduce(zeros, reduce_op="sum")
+        Args:
+            describe: function of samples `[N, *data_shape]` that returns `[N, ...]`
+            zeros: zeros `[n, ...]` on the device of the results; they are overwritten
+            trainer: Trainer whose ranks share the work
+            pl_module: generative model
+            labels: classes of the samples, int64 `[n]`; by default a conditional model draws them
+        """
+        model = require(pl_module, GenerativeModel, type(self).__name__)
+        blocks = zeros.split(_BLOCK)
+        classes: Sequence[Tensor | None] = [None] * len(blocks) if labels is None else labels.split(_BLOCK)
+        seeds = torch.randint(2**62, (len(blocks),), generator=torch.Generator().manual_seed(self.seed)).tolist()
+        for block in range(trainer.global_rank, len(blocks), trainer.world_size):
+            generator = torch.Generator().manual_seed(seeds[block])
+            samples = model.sample(len(blocks[block]), generator=generator, labels=classes[block])
+            blocks[block].copy_(describe(samples.to(zeros.device)))
+        return trainer.strategy.reduce(zeros, reduce_op="sum")
 
 
-def measuring_device(trainer: Trainer) -> torch.device:
-    """The trainer's device, or the CPU in place of Apple's GPUs."""
+def choose_device(trainer: Trainer) -> torch.device:
+    """Return the device on which metrics are computed: the Trainer's, or the CPU for Apple's GPUs."""
     device = trainer.strategy.root_device
-    # Apple's have no float64, in which metrics are computed.
+    # Apple's GPUs have no float64, in which metrics are computed.
     return torch.device("cpu") if device.type == "mps" else device

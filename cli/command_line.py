@@ -2,6 +2,8 @@
 
 import argparse
 import signal
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -21,8 +23,8 @@ from callbacks import (
     LastCheckpoint,
     MetricsCSV,
     StopOnNaN,
+    find_wandb_loggers,
     finish_wandb_runs,
-    wandb_loggers,
 )
 from cli.checkpoints import add_stored_config, load_checkpoint
 from cli.compare import compare
@@ -32,7 +34,7 @@ from cli.report import build_report, collect_rows, last_metrics, log_report, pri
 from cli.runs import RunFolder
 from cli.trainer import NoProfiler, Trainer
 from gen_lightning import GenerativeModule
-from gen_lightning.contracts import ShapedData, require
+from gen_lightning.contracts import ShapedData, offers
 from gen_lightning.errors import UserError
 
 USAGE = """Train, validate, test, sample from and compare GANs and VAEs.
@@ -48,8 +50,21 @@ train.py compare runs/dcgan/VERSION runs/vae/VERSION
 class Parser(LightningArgumentParser):
     """A parser that accepts no abbreviations and answers a mistake with one sentence."""
 
+    config = Namespace()
+    """The parsed configuration, in which the option of a class is looked up."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs, allow_abbrev=False)
+
+    def add_instantiator(self, instantiator: Callable[..., Any], class_type: type, *args: Any, **kwargs: Any) -> None:
+        """Register a function that builds objects of a class; its exceptions will name the option of the object."""
+        super().add_instantiator(partial(self._construct, instantiator), class_type, *args, **kwargs)
+
+    def _construct(self, instantiator: Callable[..., Any], class_type: type, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return instantiator(class_type, *args, **kwargs)
+        except Exception as error:
+            raise ConstructionError(error, *find_option(self.config, class_type, kwargs)) from error
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with status 2 after one sentence; raise while jsonargparse only tries a type, as it expects."""
@@ -76,7 +91,7 @@ class RunConfig(SaveConfigCallback):
 
     def save_config(self, trainer: LightningTrainer, pl_module: LightningModule, stage: str) -> None:
         """Log the configuration to W&B."""
-        for logger in wandb_loggers(trainer):
+        for logger in find_wandb_loggers(trainer):
             logger.log_hyperparams(yaml.safe_load(self.text))
 
     def on_save_checkpoint(
@@ -149,25 +164,19 @@ class CommandLine(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        parser.add_instantiator(self.construct, object)
         if subcommand == "fit":
             parser.add_argument("--resume", type=str, default=None, help="The directory of a run to continue.")
         return parser
 
-    def construct(self, class_type: type, *args: Any, **kwargs: Any) -> Any:
-        """Build an object of the configuration; an exception of its constructor names the option.
-
-        Raises:
-            ConstructionError: the constructor has raised an exception.
-        """
-        try:
-            return class_type(*args, **kwargs)
-        except Exception as error:
-            raise ConstructionError(error, *find_option(self.config[self.subcommand], class_type, kwargs)) from error
-
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line after the configuration that is stored in the checkpoint it names."""
         self.config = parser.parse_args(add_stored_config(args))
+        parser.config = self.config[self.subcommand]
+
+    def _add_instantiators(self) -> None:
+        # Lightning's own, which store a model's hyperparameters, come first.
+        super()._add_instantiators()
+        self.parser.add_instantiator(lambda class_type, *args, **kwargs: class_type(*args, **kwargs), object)
 
     def _parse_ckpt_path(self) -> None:
         # LightningCLI would let the checkpoint's hyperparameters override the command line.
@@ -311,7 +320,12 @@ def identify_wandb_run(loggers: Any, run: RunFolder) -> None:
 
 def get_shape(data: ShapedData) -> tuple[int, ...]:
     """Return the shape of one example of a data module."""
-    return require(data, ShapedData, "The command line").shape
+    if not offers(data, ShapedData):
+        raise UserError(
+            f"{type(data).__name__} has no `shape`, from which --model.data_shape is set. Define the property in the"
+            " data module."
+        )
+    return data.shape
 
 
 def to_list(value: Any) -> list[Any]:

@@ -15,17 +15,24 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from callbacks import wandb_loggers
+from callbacks import find_wandb_loggers
 from cli.runs import RunFolder
 from cli.trainer import Trainer, find_evaluation
-from gen_lightning.contracts import DequantizableData, IdentifiedData, LikelihoodModel, Measurement, offers
+from gen_lightning.contracts import (
+    DequantizableData,
+    IdentifiedData,
+    LikelihoodModel,
+    Measurement,
+    get_settings,
+    offers,
+)
 from gen_lightning.evaluation import Row, table
 
 
 def collect_rows(trainer: LightningTrainer) -> dict[str, Row]:
     """Return the rows that all callbacks have measured in `test`, by name."""
     rows: dict[str, Row] = {}
-    for callback in trainer.callbacks:
+    for callback in get_settings(trainer).callbacks:
         if offers(callback, Measurement):
             rows |= callback.rows
     return rows
@@ -49,7 +56,7 @@ def build_report(
 def log_report(trainer: LightningTrainer, rows: dict[str, Row], iteration: int) -> None:
     """Log a report to W&B as a table."""
     columns = ["metric", *(field.name for field in fields(Row))]
-    for logger in wandb_loggers(trainer):
+    for logger in find_wandb_loggers(trainer):
         logger.log_table("test/report", columns, [[name, *astuple(row)] for name, row in rows.items()], step=iteration)
 
 

@@ -148,6 +148,10 @@ class PosteriorModel(GenerativeModel, Protocol):
         """Return q(z | x): data `[N, *data_shape]` -> batch shape `[N]`, event shape `[Z]`."""
         ...
 
+
+class ReconstructionModel(GenerativeModel, Protocol):
+    """A model that reconstructs data."""
+
     def reconstruct(self, x: Tensor, *condition: Tensor) -> Tensor:
         """Return the reconstructions `[N, *data_shape]` of data."""
         ...
@@ -195,7 +199,7 @@ class LatentCodes(Protocol):
         ...
 
 
-class CodeModel(LatentModel, Protocol):
+class CodeModel(Protocol):
     """A model with latent codes."""
 
     codes: LatentCodes | None

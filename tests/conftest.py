@@ -4,10 +4,17 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 import wandb
 
 import train
 from cli.process import close_progress_bars
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip the tests marked `gpu` on a machine without a CUDA device."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
 
 
 @pytest.fixture(scope="session", autouse=True)

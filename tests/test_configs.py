@@ -1,4 +1,4 @@
-"""Every recipe parses, is complete, and trains."""
+"""Every recipe parses, is complete, and trains; the recipes of a family differ only where they should."""
 
 import re
 
@@ -7,14 +7,54 @@ import yaml
 from helpers import CONFIGS
 
 RECIPES = sorted(CONFIGS.rglob("*.yaml"))
+MIXTURE_METHODS = {"name", "model.init_args.discriminator", "model.init_args.loss", "model.init_args.regularizers"}
+MIXTURES = {"name", "data.init_args.mixture"}
+LAYERS = {"name", "model.init_args.latent_dim", "model.init_args.posterior", "model.init_args.prior"}
+FAST = {
+    "name",
+    "float32_matmul_precision",
+    "trainer.max_epochs",
+    "trainer.check_val_every_n_epoch",
+    "trainer.log_every_n_steps",
+    "trainer.callbacks.0.init_args.every_n_iterations",
+    "data.init_args.batch_size",
+    "model.init_args.objective",
+    "model.init_args.optimizer",
+    "model.init_args.schedules",
+}
+# The patterns of a family's recipes, and the keys that may differ between them. All other keys are equal.
+FAMILIES = {
+    "losses": (["gan/losses/*"], {"name", "model.init_args.loss"}),
+    "grid": (["gan/mixtures/grid_*"], MIXTURE_METHODS),
+    "ring": (["gan/mixtures/ring_*"], MIXTURE_METHODS),
+    "gan mixtures": (["gan/mixtures/*_gan"], MIXTURES),
+    "pacgan2 mixtures": (["gan/mixtures/*_pacgan2"], MIXTURES),
+    "wgan_gp mixtures": (["gan/mixtures/*_wgan_gp"], MIXTURES),
+    "relativistic mixtures": (["gan/mixtures/*_relativistic"], {*MIXTURES, "model.init_args.regularizers"}),
+    "burda": (["vae/burda/one_layer", "vae/burda/two_layers"], LAYERS),
+    "fast burda": (["vae/burda/one_layer_fast", "vae/burda/two_layers_fast"], LAYERS),
+    "one layer": (["vae/burda/one_layer", "vae/burda/one_layer_fast"], FAST),
+    "two layers": (["vae/burda/two_layers", "vae/burda/two_layers_fast"], FAST),
+    "grey": (
+        ["vae/grey", "vae/fashion"],
+        {"name", "data.init_args.source", "trainer.callbacks.6.init_args.num_images"},
+    ),
+}
 
 
 def name(recipe):
     return str(recipe.relative_to(CONFIGS).with_suffix(""))
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=name)
-def test_runs_one_batch(fit, recipe):
+def read_values(config, key=""):
+    """Return the values of a configuration by dotted key; items of a list have their position as key."""
+    items = enumerate(config) if isinstance(config, list) else config.items() if isinstance(config, dict) else None
+    if not items:
+        return {key: config}
+    return {name: value for k, v in items for name, value in read_values(v, f"{key}.{k}".lstrip(".")).items()}
+
+
+def train_one_batch(fit, recipe, *options):
     has_source = "source" in yaml.safe_load(recipe.read_text())["data"]["init_args"]
     folder = fit(
         "--config",
@@ -24,8 +64,37 @@ def test_runs_one_batch(fit, recipe):
         "--trainer.max_steps=1",
         "--trainer.limit_val_batches=0",
         "--trainer.logger=false",
+        *options,
     )
-    assert (folder / "checkpoints/last.ckpt").is_file()
+    return folder / "checkpoints/last.ckpt"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES, ids=name)
+def test_trains_one_batch(fit, recipe):
+    assert train_one_batch(fit, recipe).is_file()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("recipe", ["gan/dcgan", "vae/vae"])
+def test_trains_one_batch_on_a_gpu(fit, recipe):
+    options = ("--trainer.accelerator=gpu", "--trainer.devices=1")
+    assert train_one_batch(fit, CONFIGS / f"{recipe}.yaml", *options).is_file()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_recipes_of_a_family_differ_only_in_the_named_keys(family):
+    patterns, keys = FAMILIES[family]
+    paths = [path for pattern in patterns for path in sorted(CONFIGS.glob(f"{pattern}.yaml"))]
+    assert len(paths) > 1
+    first, *others = [read_values(yaml.safe_load(path.read_text())) for path in paths]
+    absent = object()
+    pairs = [(key, other) for other in others for key in {*first, *other}]
+    different = {key for key, other in pairs if first.get(key, absent) != other.get(key, absent)}
+    outside = {key for key in different if not any(f"{key}.".startswith(f"{allowed}.") for allowed in keys)}
+    assert not outside
+    # A key that no longer differs leaves the list.
+    assert all(any(f"{key}.".startswith(f"{allowed}.") for key in different) for allowed in keys)
 
 
 @pytest.mark.parametrize("recipe", sorted(CONFIGS.glob("vae/**/*.yaml")), ids=name)

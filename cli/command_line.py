@@ -3,7 +3,7 @@
 import argparse
 import signal
 from collections.abc import Callable
-from functools import partial
+from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -58,13 +58,16 @@ class Parser(LightningArgumentParser):
 
     def add_instantiator(self, instantiator: Callable[..., Any], class_type: type, *args: Any, **kwargs: Any) -> None:
         """Register a function that builds objects of a class; its exceptions will name the option of the object."""
-        super().add_instantiator(partial(self._construct, instantiator), class_type, *args, **kwargs)
 
-    def _construct(self, instantiator: Callable[..., Any], class_type: type, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return instantiator(class_type, *args, **kwargs)
-        except Exception as error:
-            raise ConstructionError(error, *find_option(self.config, class_type, kwargs)) from error
+        # jsonargparse reads from the signature whether the function wants the applied links.
+        @wraps(instantiator)
+        def construct(class_type: type, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return instantiator(class_type, *args, **kwargs)
+            except Exception as error:
+                raise ConstructionError(error, *find_option(self.config, class_type, kwargs)) from error
+
+        super().add_instantiator(construct, class_type, *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with status 2 after one sentence; raise while jsonargparse only tries a type, as it expects."""
@@ -171,7 +174,7 @@ class CommandLine(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line after the configuration that is stored in the checkpoint it names."""
         self.config = parser.parse_args(add_stored_config(args))
-        parser.config = self.config[self.subcommand]
+        parser.config = self.config[self.config.subcommand]
 
     def _add_instantiators(self) -> None:
         # Lightning's own, which store a model's hyperparameters, come first.

@@ -83,11 +83,11 @@ def mistake_sentence(error: BaseException) -> str | None:
         return shorten(str(error))
     if isinstance(error, RuntimeError) and "Error(s) in loading state_dict" in str(error):
         return "The checkpoint's weights do not fit this model. Remove the --model options."
-    # Lightning's EarlyStopping raises no exception type of its own.
+    # EarlyStopping has no exception type of its own.
     if isinstance(error, RuntimeError) and (match := re.search(r"conditioned on metric `(\S+)` which", str(error))):
-        available = re.search(r"Pass in or modify your `EarlyStopping` callback to use any of the .*: (.*)", str(error))
-        names = available[1].replace("`", "") if available else ""
-        return f"`monitor` of EarlyStopping is {match[1]}, which is not logged. Choose {f'one of {names}' if names else 'a logged metric'}."
+        names = re.findall(r"`([^`\s]+/[^`\s]+)`", str(error))
+        choice = f"one of {', '.join(names)}" if names else "a logged metric"
+        return f"`monitor` of EarlyStopping is {match[1]}, which is not logged. Choose {choice}."
     return None
 
 

@@ -1,4 +1,4 @@
-"""GenerativeModule: the one face that callbacks, evaluation and the command line see."""
+"""GenerativeModule: the interface of every model for callbacks, evaluation and the command line."""
 
 import json
 from abc import ABC, abstractmethod
@@ -12,13 +12,18 @@ from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationSch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gen_lightning.clock import derive_iteration_seed, derive_seed, draws_from, rewind_to_iteration, seed_draws
+from gen_lightning.clock import (
+    Stream,
+    derive_iteration_seed,
+    derive_seed,
+    draws_from,
+    rewind_to_iteration,
+    seed_draws,
+    set_logged_iteration,
+)
 from gen_lightning.errors import UserError
 from gen_lightning.numerics import promote_to_float32
 from gen_lightning.schedules import Schedule, check_schedules, follow_schedules
-
-# Two streams of seeds, apart from each other and from those of the data loaders.
-_TRAINING, _EVALUATION = 0, 1
 
 
 class GenerativeModule(LightningModule, ABC):
@@ -26,16 +31,16 @@ class GenerativeModule(LightningModule, ABC):
 
     Batches are `(data, labels)`: data float32 `[N, *data_shape]`; images are `[N, C, H, W]` in [0, 1].
 
-    `num_classes` is how many classes a conditional model knows, and None for others. A conditional model is trained on
-    batches with labels, int64 `[N]` in 0..num_classes-1; its networks take them behind their other arguments.
+    `num_classes` is the number of classes of a class-conditional model, and None for other models. A class-conditional
+    model is trained on labels int64 `[N]` in 0..num_classes-1, and its networks take them as their last argument.
 
-    `optimizer_names` are the names that schedules know the optimizers by, in the order of `configure_optimizers`;
-    `batch_options` are what makes an iteration's batch larger, in words.
+    `optimizer_names` are the names of the optimizers in schedules, in the order of `configure_optimizers`.
+    `batch_options` names the options to suggest when gradient accumulation is refused.
 
     Args:
-        data_shape: the shape of one example, such as `(1, 28, 28)` or `(2,)`
-        seed: of everything drawn in training and evaluation, 0 or more
-        schedules: of the optimizers' options, such as `optimizer.lr` or `optimizer.beta2`, by iteration
+        data_shape: shape of one example, such as `(1, 28, 28)` or `(2,)`
+        seed: seed of all draws in training and evaluation; at least 0
+        schedules: schedules of the optimizers' options by name, such as `optimizer.lr` or `optimizer.beta2`
     """
 
     optimizer_names: tuple[str, ...] = ("optimizer",)
@@ -53,30 +58,30 @@ class GenerativeModule(LightningModule, ABC):
 
     @property
     def iteration(self) -> int:
-        """The number of completed iterations: of the training under way, or of the checkpoint that is tested."""
+        """The number of completed iterations, of this training or of the loaded checkpoint."""
         return max(self.global_step, self._loaded_iteration)
 
     @abstractmethod
     def draw(self, n: int, *condition: Tensor) -> Tensor:
-        """`n` samples `[n, *data_shape]`, drawn from torch's default generators: what `sample` wraps.
+        """Return `n` samples `[n, *data_shape]`, drawn from torch's default generators; `sample` wraps this.
 
         Args:
-            n: the number of samples
-            condition: the labels `[n]` of a conditional model, and nothing for others
+            n: number of samples
+            condition: labels `[n]` of a class-conditional model; nothing for other models
         """
 
     def sample(self, n: int, *, generator: torch.Generator, labels: Tensor | None = None) -> Tensor:
-        """Samples `[n, *data_shape]` in evaluation mode, drawn from `generator` alone.
+        """Return samples `[n, *data_shape]`, drawn in evaluation mode and from `generator` alone.
 
-        The module's mode and buffers, and torch's default generators, are left as they were.
+        The module's mode and buffers, and torch's default generators, are left unchanged.
 
         Args:
-            n: the number of samples
-            generator: the source of all randomness, on any device
-            labels: classes to sample from, int64 `[n]`; by default a conditional model draws them, each equally likely
+            n: number of samples
+            generator: source of all randomness, on any device
+            labels: classes to sample from, int64 `[n]`; default: a class-conditional model draws them uniformly
 
         Raises:
-            UserError: labels are given, and the model is not conditional, or they are none of its classes.
+            UserError: labels are given to an unconditional model, or they are not among the model's classes.
         """
         if labels is not None:
             self._check_classes(labels, n)
@@ -88,7 +93,7 @@ class GenerativeModule(LightningModule, ABC):
 
     @contextmanager
     def evaluating(self, seed: int) -> Iterator[None]:
-        """Evaluation mode without gradients, where all draws are from `seed`; behind it, everything is as before."""
+        """Switch to evaluation mode without gradients and seed all draws; restore mode and generators afterwards."""
         training_modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
@@ -99,17 +104,17 @@ class GenerativeModule(LightningModule, ABC):
                 module.training = mode
 
     def draw_labels(self, n: int, generator: torch.Generator) -> Tensor | None:
-        """Classes int64 `[n]`, each equally likely; None, and nothing is drawn, where the model is not conditional."""
+        """Return uniformly drawn classes, int64 `[n]`; None, without a draw, if the model is unconditional."""
         if self.num_classes is None:
             return None
         return torch.randint(self.num_classes, (n,), generator=generator, device=generator.device)
 
     def get_condition(self, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """What the networks take beside a batch's data: its labels where the model is conditional, or else nothing."""
+        """Return the condition of a batch: its labels if the model is class-conditional, otherwise nothing."""
         return () if self.num_classes is None else (batch[1],)
 
     def get_inputs(self, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """A batch's data, and behind them what `get_condition` says, on the model's device."""
+        """Return a batch's data, followed by its condition, on the model's device."""
         return tuple(part.to(self.device) for part in (batch[0], *self.get_condition(batch)))
 
     def configure_callbacks(self) -> list[Callback]:
@@ -135,71 +140,70 @@ class GenerativeModule(LightningModule, ABC):
         return []
 
     def check_data(self, data: Tensor) -> None:
-        """Looks at the first batch before it trains or measures anything.
+        """Check the data of the first batch, before it is used.
 
         Raises:
             UserError: the data do not have the shape that the model was built for.
         """
-        self._check_shape(data)
+        self.check_shape(data)
 
     def check_labels(self, batch: Sequence[Tensor]) -> None:
-        """Looks at the labels of the first batch, if they condition the model, before they train or measure anything.
+        """Check the labels of the first batch of a class-conditional model, before they are used.
 
         Raises:
-            UserError: there are none, or they are none of the model's classes.
+            UserError: there are no labels, or they are not among the model's classes.
         """
         if self.num_classes is not None:
             if len(batch) < 2:
                 raise UserError(
-                    "The model is class-conditional, and the data have no labels: choose data that have, or networks"
-                    " that are not conditional."
+                    "The model is class-conditional, but the data have no labels. Choose labelled data or unconditional"
+                    " networks."
                 )
             self._check_classes(batch[1], len(batch[0]))
 
     def on_fit_start(self) -> None:
-        """Looks at the schedules before anything is trained.
+        """Check the schedules before training starts.
 
         Raises:
-            UserError: one is of an option that no optimizer has.
+            UserError: a schedule names an option that no optimizer has.
         """
         check_schedules(self.schedules, self._optimizers_by_name())
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Makes all that this iteration draws, and what is scheduled, a function of (seed, rank, iteration)."""
+        """Seed the iteration's draws and set the scheduled options, as functions of (seed, rank, iteration)."""
         if not self._data_checked:
             self.check_data(batch[0])
             self.check_labels(batch)
             self._data_checked = True
         iteration = self.global_step
-        seed_draws(derive_iteration_seed(iteration, _TRAINING, self.seed, self.global_rank), self.device)
+        seed_draws(derive_iteration_seed(iteration, Stream.TRAINING, self.seed, self.global_rank), self.device)
         self._scheduled_values = follow_schedules(self.schedules, self._optimizers_by_name(), iteration)
-        # Lightning's own count, which says when scalars are written, is one too high after some resumptions.
-        self.trainer.fit_loop.epoch_loop._batches_that_stepped = iteration
+        set_logged_iteration(self.trainer, iteration)
 
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Makes each validation draw the same, of data that are those of the model."""
+        """Check the first batch, and seed the batch so that each validation draws the same."""
         if batch_idx == 0:
             self.check_data(batch[0])
             self.check_labels(batch)
-        seed_draws(derive_seed(_EVALUATION, self.seed, self.global_rank, batch_idx), self.device)
+        seed_draws(derive_seed(Stream.EVALUATION, self.seed, self.global_rank, batch_idx), self.device)
 
     def on_test_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Makes each test draw the same."""
+        """Check the first batch, and seed the batch so that each test draws the same."""
         self.on_validation_batch_start(batch, batch_idx)
 
     def is_logged(self, iteration: int) -> bool:
-        """Whether the scalars of an iteration are logged, `iteration` being the number of those completed with it."""
+        """Return whether scalars are logged after `iteration` completed iterations."""
         return iteration % self.trainer.log_every_n_steps == 0
 
     def log_iteration(self, scalars: dict[str, Tensor], iteration: int, batch_size: int) -> None:
-        """Logs `train/...` scalars and scheduled values every `log_every_n_steps` iterations, at x = those completed.
+        """Log `train/...` scalars and scheduled values every `log_every_n_steps` iterations, at x = `iteration`.
 
         Args:
             scalars: values by name, without the prefix
-            iteration: the number of completed iterations
-            batch_size: examples in this rank's batch
+            iteration: number of completed iterations
+            batch_size: number of examples in this rank's batch
         """
-        # self.log costs about as much as a small network's training step.
+        # Each self.log takes about 0.5 ms, as long as a small network's training step.
         if not self.is_logged(iteration):
             return
         for name, value in scalars.items():
@@ -209,17 +213,17 @@ class GenerativeModule(LightningModule, ABC):
         self.log_dict({"images_seen": float(images_seen), "step": float(iteration)})
 
     def log_evaluation(self, scalars: dict[str, Tensor], stage: str, batch_size: int) -> None:
-        """Logs means over the whole split as `val/...` or `test/...`, at x = completed iterations."""
+        """Log means over the whole split as `val/...` or `test/...`, at x = completed iterations."""
         values = {f"{stage}/{name}": value for name, value in scalars.items()}
         self.log_dict(values, batch_size=batch_size, sync_dist=True)
         self.log("step", float(self.iteration), batch_size=batch_size)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remembers of which iteration the checkpoint is, which Lightning restores in `fit` alone."""
+        """Keep the checkpoint's iteration, which Lightning restores only in `fit`."""
         self._loaded_iteration = checkpoint["global_step"]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps hyperparameters to JSON types, and the loop's state to that between two iterations."""
+        """Drop hyperparameters that are not JSON, and rewrite the loop's state to that between two iterations."""
         hyperparameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         for name in [name for name, value in hyperparameters.items() if not _is_json(value)]:
             del hyperparameters[name]
@@ -228,23 +232,30 @@ class GenerativeModule(LightningModule, ABC):
             fit_loop = checkpoint["loops"]["fit_loop"]
             checkpoint["epoch"] = rewind_to_iteration(fit_loop, self.global_step, int(batches_per_epoch))
 
-    def _check_shape(self, data: Tensor) -> None:
+    def check_shape(self, data: Tensor) -> None:
+        """Check the shape of data.
+
+        Raises:
+            UserError: the data do not have the shape that the model was built for.
+        """
         if data.shape[1:] != self.data_shape:
             raise UserError(
-                f"The data have shape {tuple(data.shape[1:])} and the model is built for {self.data_shape}:"
-                " set model.data_shape to the data's."
+                f"The data have shape {tuple(data.shape[1:])}, but the model is built for {self.data_shape}. Set"
+                " model.data_shape to the shape of the data."
             )
 
     def _check_classes(self, labels: Tensor, n: int) -> None:
         if self.num_classes is None:
-            raise UserError(f"{type(self).__name__} is not class-conditional: sample without labels.")
+            raise UserError(f"{type(self).__name__} is not class-conditional. Sample without labels.")
         if labels.dtype != torch.int64 or labels.shape != (n,):
-            raise UserError(f"The labels are {labels.dtype} {list(labels.shape)}: give a class for each, int64 [{n}].")
+            raise UserError(
+                f"The labels are {labels.dtype} {list(labels.shape)}. Give one class per example, int64 [{n}]."
+            )
         wrong = labels[(labels < 0) | (labels >= self.num_classes)]
         if len(wrong):
             raise UserError(
-                f"There is a label {wrong[0]}, and the model's classes are 0 to {self.num_classes - 1}: choose labels"
-                " among them, or set num_classes of the networks to that of the data."
+                f"There is a label {wrong[0]}, but the model's classes are 0 to {self.num_classes - 1}. Choose labels"
+                " among them, or set num_classes of the networks to the number of classes of the data."
             )
 
     def _optimizers_by_name(self) -> dict[str, Optimizer]:

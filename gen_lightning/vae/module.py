@@ -195,7 +195,7 @@ class VAEModule(GenerativeModule):
 
     def _encode_and_decode(self, x: Tensor, k: int, *condition: Tensor) -> tuple[Distribution, Tensor, Tensor]:
         """Return q(z | x), k samples of it `[k, N, Z]`, and the parameters of p(x | z) `[k, N, *parameters_shape]`."""
-        self._check_shape(x)
+        self.check_shape(x)
         check_range(self, at_least=1, k=k)
         posterior = self.encode(x, *condition)
         z = posterior.rsample(torch.Size([k]))

@@ -321,7 +321,7 @@ class TestTestAndSample:
         assert repeated["arr_0"].shape == (520, 32, 32, 1)
         with pytest.raises(SystemExit):
             sample("--labels=10")
-        assert "There is a label 10, and the model's classes are 0 to 9" in capsys.readouterr().err.splitlines()[-1]
+        assert "There is a label 10, but the model's classes are 0 to 9" in capsys.readouterr().err.splitlines()[-1]
         with pytest.raises(ValueError, match="--labels is empty"):
             cycle_labels([], 3)
 

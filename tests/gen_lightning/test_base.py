@@ -69,7 +69,7 @@ def test_data_of_another_shape_are_refused(model):
 @pytest.mark.parametrize("verb", ["validate", "test"])
 def test_data_of_another_shape_are_refused_before_they_measure_anything(model, verb):
     trainer = Trainer(logger=False, accelerator="cpu", enable_progress_bar=False)
-    with pytest.raises(ValueError, match=r"shape \(1, 32, 32\).*set model.data_shape"):
+    with pytest.raises(ValueError, match=r"shape \(1, 32, 32\).*Set model.data_shape"):
         getattr(trainer, verb)(model, DataLoader(TensorDataset(torch.zeros(2, 1, 32, 32), torch.zeros(2)), 2))
 
 
@@ -78,7 +78,7 @@ def test_only_what_is_trained_on_is_to_be_divided_for_the_discriminator():
     trainer = Trainer(max_steps=1, logger=False, enable_checkpointing=False, accelerator="cpu")
     model = gan(discriminator_steps=2)
     trainer.validate(model, loader, verbose=False)
-    with pytest.raises(ValueError, match="A batch of 3 does not divide"):
+    with pytest.raises(ValueError, match="A batch of 3 cannot be split"):
         trainer.fit(model, loader, loader)
 
 
@@ -147,6 +147,6 @@ class TestSchedules:
     def test_of_what_no_optimizer_has_are_refused_before_training(self):
         model = vae(schedules={"optimizer.learning_rate": Linear(1.0, 0.0, 2)})
         before = copy.deepcopy(model.state_dict())
-        with pytest.raises(ValueError, match=r"choose among optimizer\.lr"):
+        with pytest.raises(ValueError, match=r"Choose among optimizer\.lr"):
             fit_black_images(model, steps=1)
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

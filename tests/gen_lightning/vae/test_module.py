@@ -171,7 +171,7 @@ def test_the_optimal_scale_is_set_only_in_training():
 def test_data_of_another_shape_are_refused():
     """A missing axis would be broadcast over the batch."""
     model = vae(data_shape=(1, 4, 4))
-    with pytest.raises(ValueError, match=r"The data have shape \(4, 4\) and the model is built for \(1, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"The data have shape \(4, 4\), but the model is built for \(1, 4, 4\)"):
         model.log_weights(torch.zeros(8, 4, 4), 3)
 
 

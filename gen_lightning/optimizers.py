@@ -1,4 +1,4 @@
-"""Optimizers beside torch's, as one object each, so that a schedule and a checkpoint see one."""
+"""Optimizers that combine several of torch's in one object, so that schedules and checkpoints see one optimizer."""
 
 from collections.abc import Callable, Iterable
 from typing import overload
@@ -7,31 +7,32 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gen_lightning.checks import check_range
 from gen_lightning.errors import UserError
 
 
 class MuonWithAdam(Optimizer):
-    """Muon of the matrices (Jordan et al. 2024), and Adam of all other parameters, which Muon is not for.
+    """Muon for matrices (Jordan et al. 2024), and Adam for all other parameters, which Muon does not support.
 
-    Muon's step is a gradient's average whose singular values are pushed towards 1, so that no direction of a layer is
-    left behind. It is scaled to the root mean square of Adam's steps (Liu et al. 2025, equation 4), so that both take
-    the same learning rate.
+    Muon averages the gradients and moves the singular values of the average towards 1, so that all directions of a
+    layer learn at a similar rate. The step is scaled to the root mean square of Adam's steps (Liu et al. 2025,
+    equation 4), so that both optimizers use the same learning rate.
 
-    A matrix is whatever has two dimensions: an embedding's table, or the means of a mixture, are taken for one too.
+    Every parameter with two dimensions counts as a matrix, including embedding tables and the means of a mixture.
 
     Args:
-        params: parameters, at least one of them a matrix and one not
-        lr: the learning rate, 0 or more
-        momentum: of Muon's averages of gradients, in [0, 1)
-        ns_steps: Newton-Schulz iterations, by which singular values are pushed, 1 or more; fewer are quicker and push
-            less
-        betas: of Adam's averages of gradients and of their squares
-        eps: added to Adam's denominator
-        weight_decay: of the matrices, apart from gradients (Loshchilov & Hutter 2019): a step first multiplies them by
-            1 - lr * weight_decay
+        params: parameters; at least one with two dimensions, and one with another number of dimensions
+        lr: learning rate; at least 0
+        momentum: momentum of Muon's average of gradients, in [0, 1)
+        ns_steps: number of Newton-Schulz iterations, which move the singular values; at least 1. With fewer, steps are
+            faster, and singular values stay further from 1.
+        betas: decay rates of Adam's averages of gradients and squared gradients
+        eps: number added to Adam's denominator
+        weight_decay: decoupled weight decay of the matrices (Loshchilov & Hutter 2019): each step first multiplies them
+            by 1 - lr * weight_decay
 
     Raises:
-        UserError: an option is outside its range; no parameter is a matrix, or all are.
+        UserError: momentum or ns_steps is out of range, no parameter is a matrix, or all are.
     """
 
     def __init__(
@@ -44,18 +45,15 @@ class MuonWithAdam(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        if not 0 <= momentum < 1 or ns_steps < 1:
-            raise UserError(
-                f"MuonWithAdam's momentum is {momentum} and ns_steps {ns_steps}: choose a momentum of 0 or more and"
-                " below 1, and ns_steps of 1 or more."
-            )
+        check_range(self, at_least=0, below=1, momentum=momentum)
+        check_range(self, at_least=1, ns_steps=ns_steps)
         parameters = list(params)
         matrices = [parameter for parameter in parameters if parameter.ndim == 2]
         others = [parameter for parameter in parameters if parameter.ndim != 2]
         if not matrices or not others:
             raise UserError(
-                f"MuonWithAdam has {len(matrices)} matrices and {len(others)} other parameters: take torch.optim.Adam"
-                " where there are no matrices, and torch.optim.Muon where there is nothing else."
+                f"MuonWithAdam has {len(matrices)} matrices and {len(others)} other parameters. Choose torch.optim.Adam"
+                " if there are no matrices, and torch.optim.Muon if there are only matrices."
             )
         self._muon = torch.optim.Muon(
             matrices, lr, weight_decay, momentum, ns_steps=ns_steps, adjust_lr_fn="match_rms_adamw"
@@ -70,8 +68,8 @@ class MuonWithAdam(Optimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step of both, after `closure`, whose loss it returns."""
-        # At each step, since a checkpoint that is loaded replaces them.
+        """Call `closure` if given, take one step of both optimizers, and return the closure's loss."""
+        # Loading a checkpoint replaces param_groups and state, so they are passed on at each step.
         self._muon.param_groups, self._adam.param_groups = self.param_groups[:1], self.param_groups[1:]
         self._muon.state = self._adam.state = self.state
         loss = self._adam.step(closure)

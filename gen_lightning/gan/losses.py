@@ -1,6 +1,6 @@
-"""What the two players minimize, as functions of logits `[N]`.
+"""Losses of discriminator and generator, as functions of logits `[N]`.
 
-With D = sigmoid(logit), log D = -softplus(-logit) and log(1 - D) = -softplus(logit), stable at any logit.
+With D = sigmoid(logit), log D = -softplus(-logit) and log(1 - D) = -softplus(logit). Both are stable at any logit.
 """
 
 from abc import ABC, abstractmethod
@@ -10,15 +10,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 
+from gen_lightning.checks import check_range
 from gen_lightning.errors import UserError
 
 
 class GANLoss(ABC):
-    """Both players' losses.
+    """The losses of discriminator and generator.
 
-    `relativistic` says that the generator's looks at the real logits too, `clips_weights` that `constrain` bounds the
-    discriminator's weights. `boundary` is the logit above which the discriminator takes an example for a real one; None
-    where the loss sees differences of logits only, and the middle between real and generated examples takes its place.
+    Attributes:
+        relativistic: whether the generator's loss depends on the real logits too
+        boundary: logit above which the discriminator classifies an example as real. None if the loss depends only on
+            differences of logits; accuracies then use the midpoint between the mean logits of real and generated
+            examples.
+        clips_weights: whether `constrain` bounds the discriminator's weights
     """
 
     relativistic = False
@@ -27,58 +31,65 @@ class GANLoss(ABC):
 
     @abstractmethod
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """The discriminator's loss, a scalar."""
+        """Return the discriminator's loss, a scalar."""
 
     @abstractmethod
     def generator(self, real_logits: Tensor | None, fake_logits: Tensor) -> Tensor:
-        """The generator's loss, a scalar. `real_logits` is None unless the loss is relativistic."""
+        """Return the generator's loss, a scalar. `real_logits` is None unless the loss is relativistic."""
 
     def constrain(self, discriminator: nn.Module) -> None:  # noqa: B027, since most losses have no constraint
-        """Called after each update of the discriminator: puts it back where the loss allows it to be."""
+        """Project the discriminator's weights onto the loss's constraint, after each discriminator update."""
 
 
 class Minimax(GANLoss):
-    """The zero-sum game of Goodfellow et al. 2014, equation 1."""
+    """The minimax losses of Goodfellow et al. 2014, equation 1."""
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """-E[log D(x)] - E[log(1 - D(G(z)))]."""
+        """Return -E[log D(x)] - E[log(1 - D(G(z)))]."""
         return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
 
     def generator(self, real_logits: Tensor | None, fake_logits: Tensor) -> Tensor:
-        """E[log(1 - D(G(z)))]."""
+        """Return E[log(1 - D(G(z)))]."""
         return -F.softplus(fake_logits).mean()
 
 
 class NonSaturating(Minimax):
-    """The same discriminator, and the generator of Goodfellow et al. 2014, end of section 3."""
+    """The minimax loss of the discriminator, and the non-saturating loss of the generator.
+
+    Goodfellow et al. 2014, end of section 3.
+    """
 
     def generator(self, real_logits: Tensor | None, fake_logits: Tensor) -> Tensor:
-        """-E[log D(G(z))]."""
+        """Return -E[log D(G(z))]."""
         return F.softplus(-fake_logits).mean()
 
 
 class LeastSquares(GANLoss):
-    """Mao et al. 2017, equation 9: logits go to 1 on real and to 0 on generated data, and at equilibrium to 1/2."""
+    """The least-squares losses of Mao et al. 2017, equation 9.
+
+    The target logits are 1 for real and 0 for generated data. At the equilibrium all logits are 1/2.
+    """
 
     boundary = 0.5
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """E[(logit(x) - 1)^2] / 2 + E[logit(G(z))^2] / 2."""
+        """Return E[(logit(x) - 1)^2] / 2 + E[logit(G(z))^2] / 2."""
         return (real_logits - 1).square().mean() / 2 + fake_logits.square().mean() / 2
 
     def generator(self, real_logits: Tensor | None, fake_logits: Tensor) -> Tensor:
-        """E[(logit(G(z)) - 1)^2] / 2."""
+        """Return E[(logit(G(z)) - 1)^2] / 2."""
         return (fake_logits - 1).square().mean() / 2
 
 
 class Wasserstein(GANLoss):
-    """Arjovsky, Chintala & Bottou 2017, equations 2 and 3: the negative of an estimate of the distance.
+    """The Wasserstein losses of Arjovsky, Chintala & Bottou 2017, equations 2 and 3.
 
-    That needs a Lipschitz discriminator: by clipping its weights (algorithm 1, with a bound of 0.01), or else by a
-    `GradientPenalty` or by `SpectralNorm`.
+    The discriminator's loss is the negative of an estimate of the Wasserstein distance. The estimate needs a Lipschitz
+    discriminator: clip its weights (algorithm 1, with a bound of 0.01), or use `GradientPenalty` or `SpectralNorm`.
 
     Args:
-        clip: the bound of every weight of the discriminator after each of its updates; None leaves them free
+        clip: bound of the absolute value of every discriminator weight after each update, above 0; None disables
+            clipping
 
     Raises:
         UserError: clip is not positive.
@@ -87,68 +98,72 @@ class Wasserstein(GANLoss):
     boundary = None
 
     def __init__(self, clip: float | None = None) -> None:
-        if clip is not None and clip <= 0:
-            raise UserError(f"Wasserstein's clip is {clip}: choose a positive bound, or null for none.")
+        check_range(self, above=0, clip=clip)
         self.clip = clip
         self.clips_weights = clip is not None
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """E[logit(G(z))] - E[logit(x)]."""
+        """Return E[logit(G(z))] - E[logit(x)]."""
         return fake_logits.mean() - real_logits.mean()
 
     def generator(self, real_logits: Tensor | None, fake_logits: Tensor) -> Tensor:
-        """-E[logit(G(z))]."""
+        """Return -E[logit(G(z))]."""
         return -fake_logits.mean()
 
     @torch.no_grad()
     def constrain(self, discriminator: nn.Module) -> None:
-        """Clips every weight to [-clip, clip]."""
+        """Clip every weight to [-clip, clip]."""
         if self.clip is not None:
             for parameter in discriminator.parameters():
                 parameter.clamp_(-self.clip, self.clip)
 
 
 class Hinge(GANLoss):
-    """Lim & Ye 2017; Miyato et al. 2018, equations 16 and 17: logits beyond the margins count no more."""
+    """The hinge losses of Lim & Ye 2017; Miyato et al. 2018, equations 16 and 17.
+
+    Real logits above 1 and generated logits below -1 do not contribute to the discriminator's loss.
+    """
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """E[max(0, 1 - logit(x))] + E[max(0, 1 + logit(G(z)))]."""
+        """Return E[max(0, 1 - logit(x))] + E[max(0, 1 + logit(G(z)))]."""
         return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
 
     def generator(self, real_logits: Tensor | None, fake_logits: Tensor) -> Tensor:
-        """-E[logit(G(z))]."""
+        """Return -E[logit(G(z))]."""
         return -fake_logits.mean()
 
 
 class RelativisticPaired(GANLoss):
-    """RpGAN (Jolicoeur-Martineau 2019, section 4; Huang et al. 2024, equation 2, with softplus).
+    """The relativistic paired losses, RpGAN (Jolicoeur-Martineau 2019, section 4; Huang et al. 2024, equation 2).
 
-    The real and the generated example of one index are a pair, and only the difference of their logits counts.
+    The real and the generated example with the same index form a pair. The losses are the softplus of the difference
+    of their logits.
     """
 
     relativistic = True
     boundary = None
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """E[softplus(logit(G(z)) - logit(x))]."""
+        """Return E[softplus(logit(G(z)) - logit(x))]."""
         return F.softplus(fake_logits - real_logits).mean()
 
     def generator(self, real_logits: Tensor | None, fake_logits: Tensor) -> Tensor:
-        """E[softplus(logit(x) - logit(G(z)))]."""
+        """Return E[softplus(logit(x) - logit(G(z)))]."""
         assert real_logits is not None
         return F.softplus(real_logits - fake_logits).mean()
 
 
-def logit_statistics(loss: GANLoss, real_logits: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
-    """Who is winning: the means of the logits, their gap, and the discriminator's accuracies, all scalars.
+def compute_logit_statistics(loss: GANLoss, real_logits: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
+    """Return the mean logits, their gap, and the discriminator's accuracies on real and generated data, all scalars.
 
-    The accuracies, in [0, 1], are the shares of real logits above and of generated ones below the loss's boundary. Both
-    are about 1/2 where the discriminator cannot tell the two apart, and 1 where it has won.
+    The accuracies, in [0, 1], are the fraction of real logits above the loss's boundary and the fraction of generated
+    logits below it. Both are about 1/2 if the discriminator cannot distinguish real from generated data, and 1 if it
+    separates them perfectly.
 
     Args:
-        loss: whose boundary it is
-        real_logits: `[N]`
-        fake_logits: `[N]`
+        loss: loss that defines the boundary
+        real_logits: logits of real examples, `[N]`
+        fake_logits: logits of generated examples, `[N]`
     """
     real, fake = real_logits.mean(), fake_logits.mean()
     boundary = (real + fake) / 2 if loss.boundary is None else loss.boundary
@@ -162,13 +177,13 @@ def logit_statistics(loss: GANLoss, real_logits: Tensor, fake_logits: Tensor) ->
 
 
 def check_constraint(loss: GANLoss, discriminator: nn.Module) -> None:
-    """Refuses two Lipschitz constraints of which one undoes the other.
+    """Refuse two Lipschitz constraints that undo each other.
 
     Raises:
         UserError: the loss clips weights that spectral normalization scales to norm 1.
     """
     if loss.clips_weights and any(isinstance(module, _SpectralNorm) for module in discriminator.modules()):
         raise UserError(
-            "Weight clipping has no effect behind spectral normalization: set the loss's clip to null, or take a"
+            "Spectral normalization rescales the weights that the loss clips. Set the loss's clip to null, or choose a"
             " discriminator without spectral normalization."
         )

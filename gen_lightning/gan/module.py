@@ -1,73 +1,84 @@
-"""GANModule: two players, two optimizers, one clock."""
+"""GANModule: trains a generator against a discriminator, each with an optimizer of its own."""
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol, cast
 
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import DDPStrategy, ParallelStrategy
+from lightning.pytorch.plugins import FSDPPrecision, MixedPrecision
+from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gen_lightning.base import GenerativeModule
-from gen_lightning.clock import exclude_from_global_step
+from gen_lightning.checks import check_range
+from gen_lightning.clock import allow_unused_parameters, exclude_from_global_step, unscales_in_step
 from gen_lightning.errors import UserError
 from gen_lightning.gan.codes import LatentCodes
 from gen_lightning.gan.ema import EMA
-from gen_lightning.gan.losses import GANLoss, check_constraint, logit_statistics
+from gen_lightning.gan.losses import GANLoss, check_constraint, compute_logit_statistics
 from gen_lightning.gan.regularizers import (
     DiscriminatorPass,
     DiscriminatorRegularizer,
     check_differentiable_twice,
     check_regularizers,
 )
-from gen_lightning.networks import common_num_classes
+from gen_lightning.networks import find_common_num_classes
 from gen_lightning.numerics import promote_to_float32
 from gen_lightning.schedules import Schedule
+
+
+class _ComputeLoss(Protocol):
+    """A method that returns one network's loss on a micro-batch, and the scalars to log."""
+
+    def __call__(self, real: Tensor, latents: Tensor, *condition: Tensor) -> tuple[Tensor, dict[str, Tensor]]: ...
 
 
 class GANModule(GenerativeModule):
     """A generative adversarial network (Goodfellow et al. 2014).
 
-    An iteration splits its batch into `discriminator_steps` parts, updates the discriminator once on each
-    (algorithm 1: every update sees examples of its own), and then the generator once, on a batch of the size of a part.
-    Its labels, and what a relativistic loss compares with, are of the last part.
+    Each iteration splits its batch into `discriminator_steps` parts. The discriminator is updated once on each part, so
+    that every update sees new examples (algorithm 1). Then the generator is updated once, with as many generated
+    examples as one part has. This update uses the labels of the last part, and a relativistic loss compares with the
+    real examples of the last part.
 
-    Where both networks have `num_classes`, the batch's labels condition them: each takes the labels, int64 `[N]`, as
-    its second argument, and generated data are of the same classes as the real ones.
+    If both networks have the attribute `num_classes`, the model is class-conditional: each network takes the labels,
+    int64 `[N]`, as its second argument, and generated examples have the same labels as the real ones.
 
-    With `codes`, the latent is noise and codes, and the generator is to make data from which they can be told (InfoGAN,
-    Chen et al. 2016): L below is the latent's whole dimension, and otherwise latent_dim.
+    With `codes`, the latent vector consists of noise and latent codes, and the generator learns to produce data from
+    which the codes can be recovered (InfoGAN, Chen et al. 2016). Below, L is the dimension of the whole latent vector;
+    without codes it equals `latent_dim`.
 
     Args:
-        generator: called with (L, data_shape): latents `[N, L]` -> data `[N, *data_shape]`
-        discriminator: called with (data_shape): data `[N, *data_shape]` -> logits `[N]`
-        loss: what the players minimize
-        generator_optimizer: called with the generator's parameters, and those of the codes' network
-        discriminator_optimizer: called with the discriminator's parameters
-        data_shape: the shape of one example; the command line takes it from the data module
+        generator: function of (L, data_shape) that returns the generator, latents `[N, L]` -> data `[N, *data_shape]`
+        discriminator: function of (data_shape) that returns the discriminator, data `[N, *data_shape]` -> logits `[N]`
+        loss: losses of the discriminator and the generator
+        generator_optimizer: function of the parameters of the generator and of the codes' network
+        discriminator_optimizer: function of the discriminator's parameters
+        data_shape: shape of one example; the command line takes it from the data module
         regularizers: terms added to the discriminator's loss
-        ema: called with the generator; the average that is sampled and evaluated in its place, while it is trained
-        codes: called with (data_shape); what is in the latent beside noise, and the network that tells it from data
-        latent_dim: the dimension of the standard normal latent, or of the noise in it
-        discriminator_steps: discriminator updates per iteration
-        micro_batches: the equal parts of each update's batch, whose losses are computed one after the other, so that
-            memory is that of one part; the gradients are those of the losses' mean. What sees a batch as a whole sees
-            a part: batch and spectral normalization, and the averages of `LeCam`, move once with each.
-        gradient_clip_norm: each player's gradients are scaled down to this norm (Pascanu et al. 2013); None leaves
-            them. The norm before is logged as `train/generator_gradient_norm` and `train/discriminator_gradient_norm`;
-            the codes' network is part of the generator's.
-        schedules: of the optimizers' options, by names such as `generator_optimizer.lr` and
+        ema: function of the generator that returns its exponential moving average; if given, the average is sampled and
+            evaluated, while training uses the generator itself
+        codes: function of (data_shape) that returns the latent codes and the network that recovers them from data
+        latent_dim: dimension of the standard normal noise; at least 1
+        discriminator_steps: number of discriminator updates per iteration; at least 1
+        micro_batches: number of equal parts of each update's batch; at least 1. Their losses are computed one after the
+            other, so that memory holds one part at a time. The gradients are those of the mean loss. Batch
+            normalization, spectral normalization and the averages of `LeCam` see one part at a time, and are updated
+            once per part.
+        gradient_clip_norm: maximum norm of each network's gradients (Pascanu et al. 2013), above 0; None disables
+            clipping. The norms before clipping are logged as `train/generator_gradient_norm` and
+            `train/discriminator_gradient_norm`. The generator's norm includes the codes' network.
+        schedules: schedules by the name of an optimizer's option, such as `generator_optimizer.lr` or
             `discriminator_optimizer.beta2`
-        seed: of all randomness in training
+        seed: seed of all randomness in training
 
     Raises:
-        UserError: latent_dim, discriminator_steps or micro_batches is less than 1; gradient_clip_norm is not positive;
-            two regularizers have one name, or one of them, the loss or the generator does not go with the
-            discriminator.
+        UserError: an argument is out of range, two regularizers have the same name, or a regularizer, the loss or the
+            generator does not fit the discriminator.
     """
 
     optimizer_names = ("generator_optimizer", "discriminator_optimizer")
@@ -92,14 +103,14 @@ class GANModule(GenerativeModule):
         seed: int = 0,
     ) -> None:
         super().__init__(data_shape, seed, schedules)
-        if latent_dim < 1 or discriminator_steps < 1:
-            raise UserError(
-                f"latent_dim is {latent_dim} and discriminator_steps {discriminator_steps}: choose 1 or more for both."
-            )
-        if micro_batches < 1:
-            raise UserError(f"micro_batches is {micro_batches}: choose 1 or more.")
-        if gradient_clip_norm is not None and gradient_clip_norm <= 0:
-            raise UserError(f"gradient_clip_norm is {gradient_clip_norm}: choose a positive norm, or null for none.")
+        check_range(
+            self,
+            at_least=1,
+            latent_dim=latent_dim,
+            discriminator_steps=discriminator_steps,
+            micro_batches=micro_batches,
+        )
+        check_range(self, above=0, gradient_clip_norm=gradient_clip_norm)
         self.save_hyperparameters(logger=False)
         self.automatic_optimization = False
         self.codes = codes(self.data_shape) if codes else None
@@ -107,10 +118,11 @@ class GANModule(GenerativeModule):
         self.discriminator = discriminator(self.data_shape)
         self.ema = ema(self.generator) if ema else None
         self.loss = loss
+        # nn.ModuleList is not generic: the cast keeps the type of its elements.
         self.regularizers = cast(Sequence[DiscriminatorRegularizer], nn.ModuleList(regularizers or []))
         check_regularizers(self.regularizers, self.discriminator)
         check_constraint(loss, self.discriminator)
-        self.num_classes = common_num_classes(generator=self.generator, discriminator=self.discriminator)
+        self.num_classes = find_common_num_classes(generator=self.generator, discriminator=self.discriminator)
         self.latent_dim = latent_dim
         self.discriminator_steps = discriminator_steps
         self.micro_batches = micro_batches
@@ -119,110 +131,24 @@ class GANModule(GenerativeModule):
         self._generator_optimizer = generator_optimizer
         self._discriminator_optimizer = discriminator_optimizer
 
-    def forward(self, z: Tensor, *condition: Tensor) -> Tensor:
-        """Data `[N, *data_shape]` from latents `[N, L]`, by the average where there is one."""
-        return self.generator(z, *condition) if self.ema is None else self.ema(z, *condition)
-
-    def latents(self, n: int) -> Tensor:
-        """Latents `[n, L]`: from the standard normal, and codes behind it where there are codes."""
-        noise = torch.randn(n, self.latent_dim, device=self.device, dtype=self.dtype)
-        return noise if self.codes is None else self.codes.append_codes(noise)
-
-    def draw(self, n: int, *condition: Tensor) -> Tensor:
-        """Generated data `[n, *data_shape]`, by the average where there is one."""
-        return self(self.latents(n), *condition)
-
-    def logits(self, data: Tensor, *condition: Tensor) -> Tensor:
-        """The discriminator's logits `[N]`, in float32 under any precision."""
-        return promote_to_float32(self.discriminator(data, *condition))
-
-    def configure_callbacks(self) -> list[Callback]:
-        """Adds none; refuses what would be refused without a word on what to do.
-
-        Raises:
-            UserError: the Trainer is to clip gradients, or to accumulate them.
-        """
-        # Lightning knows one optimizer's gradients only, and says no more than that between this hook and `setup`.
-        if self.trainer.gradient_clip_val:
-            raise UserError(
-                "Each player's gradients are clipped by themselves: set model.gradient_clip_norm instead of"
-                " trainer.gradient_clip_val."
-            )
-        return super().configure_callbacks()
-
-    def setup(self, stage: str) -> None:
-        """Lets the plain `ddp` strategy train two players.
-
-        Raises:
-            UserError: a callback has compiled a discriminator that a regularizer differentiates twice.
-        """
-        super().setup(stage)
-        if stage == "fit":
-            check_differentiable_twice(self.regularizers, self.discriminator)
-        if isinstance(self.trainer.strategy, DDPStrategy):
-            # One player's backward pass leaves the other's parameters unused, which DDP takes for an error.
-            self.trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
-
-    def configure_optimizers(self) -> list[Optimizer]:
-        """The generator's optimizer, then the discriminator's."""
-        return [
-            self._generator_optimizer([*self.generator.parameters(), *(self.codes.parameters() if self.codes else ())]),
-            self._discriminator_optimizer(self.discriminator.parameters()),
-        ]
-
-    def on_fit_start(self) -> None:
-        """Looks at the schedules, and at the optimizers, before anything is trained.
-
-        Raises:
-            UserError: a schedule is of what no optimizer has; float16's scaler is left to a fused optimizer.
-        """
-        super().on_fit_start()
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        if scaler is not None and any(hasattr(one, "_step_supports_amp_scaling") for one in self.trainer.optimizers):
-            raise UserError(
-                "A fused optimizer divides gradients by 16-mixed's scale within its step, after they are clipped and"
-                " their norms are logged: leave fused out, or set --trainer.precision=bf16-mixed."
-            )
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Looks at the size of the first batch, too, which is to be divided.
-
-        Raises:
-            UserError: it is no multiple of the discriminator's steps and their micro-batches.
-        """
-        parts = self.discriminator_steps * self.micro_batches
-        if not self._data_checked and len(batch[0]) % parts:
-            raise UserError(
-                f"A batch of {len(batch[0])} does not divide into discriminator_steps={self.discriminator_steps} times"
-                f" micro_batches={self.micro_batches} equal parts: choose a multiple of {parts} for data.batch_size."
-            )
-        super().on_train_batch_start(batch, batch_idx)
-
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """One iteration: `discriminator_steps` updates of the discriminator, then one of the generator."""
-        generator_optimizer, discriminator_optimizer = self.optimizers()
+        """Run one iteration: `discriminator_steps` discriminator updates, then one generator update."""
+        generator_optimizer, discriminator_optimizer = self._get_optimizers()
         exclude_from_global_step(discriminator_optimizer)
-        parts = (tensor.chunk(self.discriminator_steps) for tensor in (batch[0], *self.get_condition(batch)))
-        for real, *condition in zip(*parts, strict=True):
-            scalars = self._update_discriminator(real, condition, discriminator_optimizer)
-        scalars |= self._update_generator(real, condition, generator_optimizer)
+        for real, *condition in self._split_batch(batch):
+            scalars = self._update(discriminator_optimizer, self._compute_discriminator_loss, real, condition)
+            self.loss.constrain(self.discriminator)
+        with self.toggled_optimizer(generator_optimizer):
+            scalars |= self._update(generator_optimizer, self._compute_generator_loss, real, condition)
         if self.ema is not None:
             self.ema.update(self.generator, self.global_step - 1, len(batch[0]) * self.trainer.world_size)
         self.log_iteration(scalars | self._gradient_norms, self.global_step, len(batch[0]))
 
-    def _update_discriminator(
-        self, real: Tensor, condition: Sequence[Tensor], optimizer: LightningOptimizer
-    ) -> dict[str, Tensor]:
-        scalars = self._step(optimizer, self._discriminator_terms, real, self.latents(len(real)), *condition)
-        self.loss.constrain(self.discriminator)
-        return scalars
-
-    def _discriminator_terms(
+    def _compute_discriminator_loss(
         self, real: Tensor, latents: Tensor, *condition: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and what is logged of it."""
         with torch.no_grad():
-            # Regularizers leave autocast, under which the generator's output may have less than the data's precision.
+            # Regularizers run without autocast, under which the generator's output may be less precise than the data.
             fake = self.generator(latents, *condition).to(real.dtype)
         if self.regularizers:
             real, fake = real.detach().requires_grad_(), fake.requires_grad_()
@@ -232,66 +158,157 @@ class GANModule(GenerativeModule):
         terms |= {regularizer.name: regularizer(state) for regularizer in self.regularizers}
         loss = torch.stack(list(terms.values())).sum()
         if self.is_logged(self.global_step + 1):
-            terms |= logit_statistics(self.loss, real_logits, fake_logits)
+            terms |= compute_logit_statistics(self.loss, real_logits, fake_logits)
         return loss, terms
 
-    def _update_generator(
-        self, real: Tensor, condition: Sequence[Tensor], optimizer: LightningOptimizer
-    ) -> dict[str, Tensor]:
-        with self.toggled_optimizer(optimizer):
-            return self._step(optimizer, self._generator_terms, real, self.latents(len(real)), *condition)
-
-    def _generator_terms(self, real: Tensor, latents: Tensor, *condition: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and what is logged of it."""
+    def _compute_generator_loss(
+        self, real: Tensor, latents: Tensor, *condition: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         fake = self.generator(latents, *condition)
         fake_logits = self.logits(fake, *condition)
         real_logits = self.logits(real, *condition) if self.loss.relativistic else None
         loss = self.loss.generator(real_logits, fake_logits)
         if self.codes is None:
             return loss, {"generator_loss": loss}
-        information = self.codes.mutual_information(latents, fake)
-        logged = {f"mutual_information/{name}": nats for name, nats in information.items()}
-        return loss - self.codes.weighted(information), {"generator_loss": loss} | logged
+        bounds = self.codes.bound_mutual_information(latents, fake)
+        logged = {f"mutual_information/{name}": bound for name, bound in bounds.items()}
+        return loss - self.codes.weigh(bounds), {"generator_loss": loss} | logged
 
-    def _step(
-        self, optimizer: LightningOptimizer, terms_of: Callable[..., tuple[Tensor, dict[str, Tensor]]], *batch: Tensor
+    def forward(self, z: Tensor, *condition: Tensor) -> Tensor:
+        """Return data `[N, *data_shape]` generated from latents `[N, L]`, by the EMA generator if there is one."""
+        return self.generator(z, *condition) if self.ema is None else self.ema(z, *condition)
+
+    def sample_latents(self, n: int) -> Tensor:
+        """Return latents `[n, L]`: standard normal noise, followed by the latent codes if the model has them."""
+        # Lightning annotates dtype as `str | torch.dtype`, and only ever stores a torch.dtype.
+        dtype = cast(torch.dtype, self.dtype)
+        noise = torch.randn(n, self.latent_dim, device=self.device, dtype=dtype)
+        return noise if self.codes is None else self.codes.append_codes(noise)
+
+    def draw(self, n: int, *condition: Tensor) -> Tensor:
+        """Return generated data `[n, *data_shape]`, by the EMA generator if there is one."""
+        return self(self.sample_latents(n), *condition)
+
+    def logits(self, data: Tensor, *condition: Tensor) -> Tensor:
+        """Return the discriminator's logits `[N]`, in float32 under any precision."""
+        return promote_to_float32(self.discriminator(data, *condition))
+
+    def _split_batch(self, batch: tuple[Tensor, Tensor]) -> Iterable[tuple[Tensor, ...]]:
+        """Split data and labels into one part per discriminator update."""
+        tensors = (batch[0], *self.get_condition(batch))
+        return zip(*(tensor.chunk(self.discriminator_steps) for tensor in tensors), strict=True)
+
+    def _update(
+        self, optimizer: LightningOptimizer, compute_loss: _ComputeLoss, real: Tensor, condition: Sequence[Tensor]
     ) -> dict[str, Tensor]:
-        """One update by the mean loss of the batch's parts, and the means of what is logged of them."""
+        """Take an optimizer step on the mean loss of the micro-batches, and return the means of their scalars."""
+        tensors = (real, self.sample_latents(len(real)), *condition)
         optimizer.zero_grad()
         logged = []
-        for part in zip(*(tensor.chunk(self.micro_batches) for tensor in batch), strict=True):
-            loss, terms = terms_of(*part)
+        for part in zip(*(tensor.chunk(self.micro_batches) for tensor in tensors), strict=True):
+            loss, terms = compute_loss(*part)
             logged.append({name: term.detach() for name, term in terms.items()})
-            self._accumulate(loss / self.micro_batches, is_last=len(logged) == self.micro_batches)
+            self._backpropagate(loss / self.micro_batches, is_last=len(logged) == self.micro_batches)
         optimizer.step()
         return _average(logged)
 
-    def _accumulate(self, loss: Tensor, is_last: bool) -> None:
+    def _backpropagate(self, loss: Tensor, is_last: bool) -> None:
+        """Add the loss's gradients to the accumulated ones, and average over ranks after the last micro-batch."""
         strategy = self.trainer.strategy
-        # The ranks average what they have accumulated once, in the last backward pass.
-        alone = not is_last and isinstance(strategy, ParallelStrategy)
-        synchronisation = strategy.block_backward_sync() if alone else nullcontext()
+        synchronization: AbstractContextManager[None] = nullcontext()
+        if isinstance(strategy, ParallelStrategy) and not is_last:
+            synchronization = strategy.block_backward_sync()
         # Under autocast, the backward pass would round what the forward pass has kept in float32.
-        with synchronisation, torch.autocast(self.device.type, enabled=False):
+        with synchronization, torch.autocast(self.device.type, enabled=False):
             self.manual_backward(loss)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clips one player's gradients, which no scaler of mixed precision scales here; their norm before is logged."""
+        """Record the norm of one network's gradients, then clip them. Here mixed precision has unscaled them."""
         if self.gradient_clip_norm is None and not self.is_logged(self.global_step + 1):
             return
-        player = "generator" if optimizer is self.trainer.optimizers[0] else "discriminator"
+        network = "generator" if optimizer is self.trainer.optimizers[0] else "discriminator"
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = nn.utils.get_total_norm(parameter.grad for parameter in parameters if parameter.grad is not None)
         if self.gradient_clip_norm is not None:
             nn.utils.clip_grads_with_norm_(parameters, self.gradient_clip_norm, norm)
-        self._gradient_norms[f"{player}_gradient_norm"] = norm
+        self._gradient_norms[f"{network}_gradient_norm"] = norm
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        """Return the generator's optimizer and the discriminator's, in this order."""
+        generator_parameters = [*self.generator.parameters(), *(self.codes.parameters() if self.codes else ())]
+        return [
+            self._generator_optimizer(generator_parameters),
+            self._discriminator_optimizer(self.discriminator.parameters()),
+        ]
+
+    def _get_optimizers(self) -> list[LightningOptimizer]:
+        """Return Lightning's wrappers of the generator's and the discriminator's optimizer."""
+        optimizers = self.optimizers()
+        assert isinstance(optimizers, list)
+        return optimizers
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Add no callback, and refuse what Lightning would refuse without saying what to do.
+
+        Raises:
+            UserError: the Trainer clips or accumulates gradients.
+        """
+        # Lightning refuses both for several optimizers after this hook and before `setup`, without naming our options.
+        if self.trainer.gradient_clip_val:
+            raise UserError(
+                "trainer.gradient_clip_val cannot clip the gradients of two optimizers. Set model.gradient_clip_norm"
+                " instead."
+            )
+        return super().configure_callbacks()
+
+    def setup(self, stage: str) -> None:
+        """Check the discriminator, and let the plain `ddp` strategy train two networks.
+
+        Raises:
+            UserError: a callback has compiled a discriminator that a regularizer differentiates twice.
+        """
+        super().setup(stage)
+        if stage == "fit":
+            check_differentiable_twice(self.regularizers, self.discriminator)
+        # Each network's backward pass leaves the other's parameters unused.
+        allow_unused_parameters(self.trainer.strategy)
+
+    def on_fit_start(self) -> None:
+        """Check schedules and optimizers before training starts.
+
+        Raises:
+            UserError: no optimizer has a scheduled option, or a fused optimizer meets the gradient scaler of float16.
+        """
+        super().on_fit_start()
+        plugin = self.trainer.precision_plugin
+        scaled = isinstance(plugin, MixedPrecision | FSDPPrecision) and plugin.scaler is not None
+        if scaled and any(map(unscales_in_step, self.trainer.optimizers)):
+            raise UserError(
+                "A fused optimizer unscales the gradients of 16-mixed only after they are clipped and their norms are"
+                " logged. Remove fused, or set --trainer.precision=bf16-mixed."
+            )
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Check that the first batch can be split, then do what every model does at the start of an iteration.
+
+        Raises:
+            UserError: the batch size is not a multiple of discriminator_steps times micro_batches.
+        """
+        parts = self.discriminator_steps * self.micro_batches
+        if not self._data_checked and len(batch[0]) % parts:
+            raise UserError(
+                f"A batch of {len(batch[0])} cannot be split into {parts} equal parts"
+                f" (discriminator_steps={self.discriminator_steps} times micro_batches={self.micro_batches})."
+                f" Choose a multiple of {parts} for data.batch_size."
+            )
+        super().on_train_batch_start(batch, batch_idx)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """The discriminator's loss and accuracies on held-out data."""
+        """Log the discriminator's loss and accuracies on validation data."""
         self._evaluate(batch, "val")
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """The discriminator's loss and accuracies on test data."""
+        """Log the discriminator's loss and accuracies on test data."""
         self._evaluate(batch, "test")
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> None:
@@ -299,10 +316,10 @@ class GANModule(GenerativeModule):
         real_logits = self.logits(real, *condition)
         fake_logits = self.logits(self.draw(len(real), *condition), *condition)
         scalars = {"discriminator_loss": self.loss.discriminator(real_logits, fake_logits)}
-        self.log_evaluation(scalars | logit_statistics(self.loss, real_logits, fake_logits), stage, len(real))
+        self.log_evaluation(scalars | compute_logit_statistics(self.loss, real_logits, fake_logits), stage, len(real))
 
 
 def _average(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The means of scalars over parts, by name."""
+    """Return the mean of each scalar over the parts, by name."""
     first, *others = parts
     return {name: torch.stack([part[name] for part in parts]).mean() for name in first} if others else first

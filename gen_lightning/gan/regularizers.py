@@ -1,37 +1,37 @@
-"""What is added to the discriminator's loss, whatever the loss is.
+"""Regularizers: terms added to the discriminator's loss, independent of the choice of the loss.
 
-Under mixed precision the penalties are computed in float32: bfloat16's three digits are too few for second derivatives
-and for small differences.
+Under mixed precision the penalties are computed in float32: the three digits of bfloat16 are too few for second
+derivatives and for small differences.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gen_lightning.checks import check_range
 from gen_lightning.errors import UserError
 from gen_lightning.networks import Affine, find_num_classes
-from gen_lightning.schedules import Schedule, value_at
-
-_Weight = TypeVar("_Weight", bound=float | Schedule)
+from gen_lightning.schedules import Schedule, evaluate_schedule
 
 
 @dataclass
 class DiscriminatorPass:
-    """What one step of the discriminator has computed.
+    """The tensors of one discriminator update that regularizers depend on.
 
     Args:
-        discriminator: the network
-        real: real data `[N, ...]`, which require gradients
-        fake: generated data `[N, ...]`, which require gradients
-        real_logits: `[N]`
-        fake_logits: `[N]`
-        iteration: the number of completed iterations, for weights that follow a schedule
-        condition: what a conditional discriminator takes beside data: the labels `[N]`, of real and generated data
+        discriminator: network that is updated
+        real: real data, `[N, ...]`, which require gradients
+        fake: generated data, `[N, ...]`, which require gradients
+        real_logits: logits of the real data, `[N]`
+        fake_logits: logits of the generated data, `[N]`
+        iteration: number of completed iterations, for weights that follow a schedule
+        condition: labels `[N]` of the real data, which the generated data share, if the discriminator is conditional;
+            otherwise nothing
     """
 
     discriminator: nn.Module
@@ -42,12 +42,12 @@ class DiscriminatorPass:
     iteration: int
     condition: Sequence[Tensor] = ()
 
-    def judge(self, data: Tensor, logits: Tensor | None = None) -> Tensor:
-        """The discriminator's logits `[N]`, without autocast, of data that are of the labels of their index.
+    def compute_logits(self, data: Tensor, logits: Tensor | None = None) -> Tensor:
+        """Return the discriminator's logits `[N]` in full precision, for data with the labels of this pass.
 
         Args:
-            data: `[N, ...]`
-            logits: those that this step has computed of the data already, which are good enough without autocast
+            data: data, `[N, ...]`
+            logits: logits that this update has already computed for the data; reused unless autocast is on
         """
         if logits is not None and not torch.is_autocast_enabled(data.device.type):
             return logits
@@ -55,16 +55,18 @@ class DiscriminatorPass:
             return self.discriminator(data, *self.condition)
 
     def evaluate_weight(self, weight: float | Schedule) -> float:
-        """A weight's value in this iteration."""
-        return value_at(weight, self.iteration)
+        """Return the value of a weight in this iteration."""
+        return evaluate_schedule(weight, self.iteration)
 
 
 class DiscriminatorRegularizer(nn.Module, ABC):
-    """A term of the discriminator's loss; what it remembers between iterations is a buffer, and in the checkpoint.
+    """A term of the discriminator's loss. State that it keeps between iterations is a buffer, so checkpoints store it.
 
-    `name` is its key in the logs. `per_example` says that it takes the gradient of each logit by its own example, which
-    batch normalization mixes with the others, and which a compiled discriminator cannot differentiate once more.
-    `conditional` says that it is of a discriminator that takes labels.
+    Attributes:
+        name: key of the term in the logs
+        per_example: whether the term is a function of the gradient of each logit with respect to its own example. Batch
+            normalization makes a logit depend on other examples, and a compiled discriminator has no second derivative.
+        conditional: whether the term needs a discriminator that takes labels
     """
 
     name: str
@@ -73,14 +75,14 @@ class DiscriminatorRegularizer(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, state: DiscriminatorPass) -> Tensor:
-        """The weighted term, a scalar."""
+        """Return the weighted term, a scalar."""
 
 
 class R1(DiscriminatorRegularizer):
     """gamma / 2 * E[|grad D(x)|^2] on real data (Mescheder, Geiger & Nowozin 2018, equation 9).
 
     Args:
-        gamma: the weight, 0 or more, or its schedule
+        gamma: weight of the penalty, at least 0, or its schedule
     """
 
     name = "r1"
@@ -88,38 +90,39 @@ class R1(DiscriminatorRegularizer):
 
     def __init__(self, gamma: float | Schedule = 1.0) -> None:
         super().__init__()
-        self.gamma = _checked(gamma, self, "gamma")
+        check_range(self, at_least=0, gamma=evaluate_schedule(gamma, 0))
+        self.gamma = gamma
 
     def forward(self, state: DiscriminatorPass) -> Tensor:
-        """The penalty, a scalar."""
-        return self._penalty(state, state.judge(state.real, state.real_logits), state.real)
+        """Return the weighted penalty, a scalar."""
+        return self._penalize(state, state.compute_logits(state.real, state.real_logits), state.real)
 
-    def _penalty(self, state: DiscriminatorPass, logits: Tensor, data: Tensor) -> Tensor:
-        return state.evaluate_weight(self.gamma) / 2 * example_gradients(logits, data).square().sum(1).mean()
+    def _penalize(self, state: DiscriminatorPass, logits: Tensor, data: Tensor) -> Tensor:
+        return state.evaluate_weight(self.gamma) / 2 * compute_example_gradients(logits, data).square().sum(1).mean()
 
 
 class R2(R1):
     """gamma / 2 * E[|grad D(G(z))|^2] on generated data (Mescheder, Geiger & Nowozin 2018, equation 10).
 
     Args:
-        gamma: the weight, 0 or more, or its schedule
+        gamma: weight of the penalty, at least 0, or its schedule
     """
 
     name = "r2"
 
     def forward(self, state: DiscriminatorPass) -> Tensor:
-        """The penalty, a scalar."""
-        return self._penalty(state, state.judge(state.fake, state.fake_logits), state.fake)
+        """Return the weighted penalty, a scalar."""
+        return self._penalize(state, state.compute_logits(state.fake, state.fake_logits), state.fake)
 
 
 class GradientPenalty(DiscriminatorRegularizer):
     """weight * E[(|grad D(x')| - 1)^2], x' between a real and a generated example (Gulrajani et al. 2017, equation 3).
 
-    Each pair has an x' of its own, uniform on the line between the two.
+    Each pair has its own x', drawn uniformly from the line between the two examples.
 
     Args:
-        weight: the weight, 0 or more, or its schedule
-        one_sided: whether only norms above 1 are penalized (the same paper, section 4)
+        weight: weight of the term, at least 0, or its schedule
+        one_sided: whether only norms above 1 are penalized (section 4 of the paper)
     """
 
     name = "gradient_penalty"
@@ -127,15 +130,16 @@ class GradientPenalty(DiscriminatorRegularizer):
 
     def __init__(self, weight: float | Schedule = 10.0, one_sided: bool = False) -> None:
         super().__init__()
-        self.weight = _checked(weight, self, "weight")
+        check_range(self, at_least=0, weight=evaluate_schedule(weight, 0))
+        self.weight = weight
         self.one_sided = one_sided
 
     def forward(self, state: DiscriminatorPass) -> Tensor:
-        """The penalty, a scalar."""
+        """Return the weighted penalty, a scalar."""
         one_each = (len(state.real), *[1] * (state.real.dim() - 1))
         epsilon = torch.rand(one_each, device=state.real.device, dtype=state.real.dtype)
         between = state.fake.lerp(state.real, epsilon).detach().requires_grad_()
-        excess = example_gradients(state.judge(between), between).norm(dim=1) - 1
+        excess = compute_example_gradients(state.compute_logits(between), between).norm(dim=1) - 1
         return state.evaluate_weight(self.weight) * (excess.relu() if self.one_sided else excess).square().mean()
 
 
@@ -143,9 +147,9 @@ class DRAGAN(DiscriminatorRegularizer):
     """weight * E[(|grad D(x + noise)| - 1)^2] around real data (Kodali et al. 2017).
 
     Args:
-        weight: the weight, 0 or more, or its schedule
-        noise: the standard deviation of the normal noise, 0 or more, in units of the data. The authors' code adds
-            uniform noise whose root mean square is 0.29 standard deviations of the data, which is 0.09 on MNIST.
+        weight: weight of the term, at least 0, or its schedule
+        noise: standard deviation of the normal noise, in units of the data; at least 0. The authors' code adds uniform
+            noise with a root mean square of 0.29 standard deviations of the data, which is 0.09 on MNIST.
     """
 
     name = "dragan"
@@ -153,27 +157,28 @@ class DRAGAN(DiscriminatorRegularizer):
 
     def __init__(self, weight: float | Schedule = 10.0, noise: float = 0.1) -> None:
         super().__init__()
-        self.weight = _checked(weight, self, "weight")
-        self.noise = _checked(noise, self, "noise")
+        check_range(self, at_least=0, weight=evaluate_schedule(weight, 0), noise=noise)
+        self.weight = weight
+        self.noise = noise
 
     def forward(self, state: DiscriminatorPass) -> Tensor:
-        """The penalty, a scalar."""
+        """Return the weighted penalty, a scalar."""
         perturbed = (state.real + self.noise * torch.randn_like(state.real)).detach().requires_grad_()
-        norms = example_gradients(state.judge(perturbed), perturbed).norm(dim=1)
+        norms = compute_example_gradients(state.compute_logits(perturbed), perturbed).norm(dim=1)
         return state.evaluate_weight(self.weight) * (norms - 1).square().mean()
 
 
 class LeCam(DiscriminatorRegularizer):
     """weight * (E[(D(x) - a_fake)^2] + E[(D(G(z)) - a_real)^2]) (Tseng et al. 2021, R_LC).
 
-    a_real and a_fake are exponential moving averages of the logits of real and of generated data, which start at 0.
+    a_real and a_fake are exponential moving averages of the logits of real and generated data, initialized at 0.
 
     Args:
-        weight: the weight, 0 or more, or its schedule
-        decay: of the averages in one step of the discriminator, from 0 to less than 1
+        weight: weight of the term, at least 0, or its schedule
+        decay: decay of the averages per discriminator update, in [0, 1)
 
     Raises:
-        UserError: the weight is negative, or decay is not in [0, 1).
+        UserError: weight is negative, or decay is not in [0, 1).
     """
 
     name = "lecam"
@@ -182,15 +187,15 @@ class LeCam(DiscriminatorRegularizer):
 
     def __init__(self, weight: float | Schedule = 0.3, decay: float = 0.99) -> None:
         super().__init__()
-        if not 0 <= decay < 1:
-            raise UserError(f"LeCam's decay is {decay}: choose 0 or more, and less than 1.")
-        self.weight = _checked(weight, self, "weight")
+        check_range(self, at_least=0, below=1, decay=decay)
+        check_range(self, at_least=0, weight=evaluate_schedule(weight, 0))
+        self.weight = weight
         self.decay = decay
         self.register_buffer("real_average", torch.zeros(()))
         self.register_buffer("fake_average", torch.zeros(()))
 
     def forward(self, state: DiscriminatorPass) -> Tensor:
-        """The penalty, a scalar, with averages that this step's logits are part of."""
+        """Update the averages with this batch's logits, then return the weighted penalty, a scalar."""
         real, fake = state.real_logits, state.fake_logits
         self.real_average += (1 - self.decay) * (real.detach().mean() - self.real_average)
         self.fake_average += (1 - self.decay) * (fake.detach().mean() - self.fake_average)
@@ -202,8 +207,9 @@ class Consistency(DiscriminatorRegularizer):
     """weight * E[(D(x) - D(T(x)))^2] on real data (CR-GAN, Zhang et al. 2020).
 
     Args:
-        augmentation: T, data `[N, ...]` -> data `[N, ...]`, random for each example, such as `networks.Translation`
-        weight: the weight, 0 or more, or its schedule
+        augmentation: random transformation T of each example, data `[N, ...]` -> data `[N, ...]`, such as
+            `networks.Translation`
+        weight: weight of the term, at least 0, or its schedule
     """
 
     name = "consistency"
@@ -211,24 +217,26 @@ class Consistency(DiscriminatorRegularizer):
     def __init__(self, augmentation: nn.Module, weight: float | Schedule = 10.0) -> None:
         super().__init__()
         self.augmentation = augmentation
-        self.weight = _checked(weight, self, "weight")
+        check_range(self, at_least=0, weight=evaluate_schedule(weight, 0))
+        self.weight = weight
 
     def forward(self, state: DiscriminatorPass) -> Tensor:
-        """The penalty, a scalar."""
-        logits = state.judge(state.real, state.real_logits)
-        augmented_logits = state.judge(self.augmentation(state.real.detach()))
+        """Return the weighted penalty, a scalar."""
+        logits = state.compute_logits(state.real, state.real_logits)
+        augmented_logits = state.compute_logits(self.augmentation(state.real.detach()))
         return state.evaluate_weight(self.weight) * (logits - augmented_logits).square().mean()
 
 
 class MismatchedLabels(DiscriminatorRegularizer):
-    """weight * E[softplus(D(x, y') - D(x, y))], real data x with their labels y and with other ones y'.
+    """weight * E[softplus(D(x, y') - D(x, y))] on real data x with their labels y and wrong labels y'.
 
-    A matching-aware discriminator (Reed et al. 2016, algorithm 1, where a real example under a wrong label is a fake),
-    in the form of the relativistic loss. By itself it is least where D(x, y) - D(x, y') = log p(y | x) / p(y' | x), so
-    that the generator hears from a classifier too whether its samples are what was asked for.
+    This is the matching-aware discriminator of Reed et al. 2016 (algorithm 1, which treats a real example with a wrong
+    label as fake) in the form of the relativistic loss. Without other terms, the minimum is at
+    D(x, y) - D(x, y') = log p(y | x) / p(y' | x). The discriminator then also acts as a classifier, whose gradients
+    teach the generator to match its labels.
 
     Args:
-        weight: the weight, 0 or more, or its schedule
+        weight: weight of the term, at least 0, or its schedule
     """
 
     name = "mismatched_labels"
@@ -236,28 +244,28 @@ class MismatchedLabels(DiscriminatorRegularizer):
 
     def __init__(self, weight: float | Schedule = 1.0) -> None:
         super().__init__()
-        self.weight = _checked(weight, self, "weight")
+        check_range(self, at_least=0, weight=evaluate_schedule(weight, 0))
+        self.weight = weight
 
     def forward(self, state: DiscriminatorPass) -> Tensor:
-        """The term, a scalar, with wrong labels that are each equally likely."""
+        """Return the weighted term, a scalar. Each wrong label is equally likely."""
         (labels,) = state.condition
         num_classes = cast(int, find_num_classes(state.discriminator))
-        others = (labels + torch.randint_like(labels, 1, num_classes)) % num_classes
-        mismatched = replace(state, condition=(others,)).judge(state.real.detach())
-        return (
-            state.evaluate_weight(self.weight)
-            * F.softplus(mismatched - state.judge(state.real, state.real_logits)).mean()
-        )
+        wrong_labels = (labels + torch.randint_like(labels, 1, num_classes)) % num_classes
+        mismatched = replace(state, condition=(wrong_labels,)).compute_logits(state.real.detach())
+        matched = state.compute_logits(state.real, state.real_logits)
+        return state.evaluate_weight(self.weight) * F.softplus(mismatched - matched).mean()
 
 
 class Lazy(DiscriminatorRegularizer):
-    """Another regularizer, in every k-th iteration only and there k-fold (Karras et al. 2020, section 3.1).
+    """Lazy regularization: k times a regularizer, in every k-th iteration only (Karras et al. 2020, section 3.1).
 
-    It counts the iterations from 0, so that the first has it; the logs show k times its value, or 0.
+    Iterations count from 0, so that the first iteration is regularized. The logs show k times the regularizer's value,
+    or 0.
 
     Args:
-        regularizer: the other
-        interval: k, 1 or more
+        regularizer: regularizer to apply
+        interval: number of iterations from one application to the next, k; at least 1
 
     Raises:
         UserError: the interval is less than 1.
@@ -265,78 +273,72 @@ class Lazy(DiscriminatorRegularizer):
 
     def __init__(self, regularizer: DiscriminatorRegularizer, interval: int = 16) -> None:
         super().__init__()
-        if interval < 1:
-            raise UserError(f"Lazy's interval is {interval}: choose 1 or more.")
+        check_range(self, at_least=1, interval=interval)
         self.name, self.per_example = regularizer.name, regularizer.per_example
         self.conditional = regularizer.conditional
         self.regularizer = regularizer
         self.interval = interval
 
     def forward(self, state: DiscriminatorPass) -> Tensor:
-        """The other's term times the interval, or 0."""
+        """Return the regularizer's term times the interval, or 0."""
         if state.iteration % self.interval:
             return torch.zeros_like(state.real_logits[0])
         return self.interval * self.regularizer(state)
 
 
 def check_regularizers(regularizers: Sequence[DiscriminatorRegularizer], discriminator: nn.Module) -> None:
-    """Refuses combinations that would train something else than they say.
+    """Refuse regularizers that do not fit together or do not fit the discriminator.
 
     Raises:
-        UserError: two terms have one name, or a term for each example meets batch normalization.
+        UserError: two terms have the same name, a term with per-example gradients meets batch normalization, or a term
+            needs labels that the discriminator does not take.
     """
     names = ["discriminator_loss", *(regularizer.name for regularizer in regularizers)]
     if len(set(names)) < len(names):
-        raise UserError(f"Terms of the loss are told apart by their names, and these are {names}: leave one out.")
+        raise UserError(f"Two terms of the discriminator's loss have the same name: {', '.join(names)}. Remove one.")
     normalized = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in discriminator.modules())
     for regularizer in regularizers:
         if regularizer.per_example and normalized:
             raise UserError(
-                f"The regularizer {regularizer.name} penalizes each example by itself, and batch normalization mixes"
-                " them: take a discriminator without it, or leave the regularizer out."
+                f"The regularizer {regularizer.name} needs the gradient of each example, and batch normalization mixes"
+                " examples. Choose a discriminator without batch normalization, or remove the regularizer."
             )
         if regularizer.conditional and (find_num_classes(discriminator) or 0) < 2:
             raise UserError(
-                f"The regularizer {regularizer.name} shows the discriminator other labels, and it takes none: take"
-                " ProjectionDiscriminator, of 2 or more classes, or leave the regularizer out."
+                f"The regularizer {regularizer.name} needs a discriminator that is conditional on at least 2 classes."
+                " Choose ProjectionDiscriminator, or remove the regularizer."
             )
 
 
 def check_differentiable_twice(regularizers: Sequence[DiscriminatorRegularizer], discriminator: nn.Module) -> None:
-    """Refuses gradient penalties through a discriminator that has no second derivative: compiled, or with `Affine`.
+    """Refuse gradient penalties if the discriminator has no second derivative: compiled, or with `Affine`.
 
     Raises:
-        UserError: there is one.
+        UserError: a regularizer needs a second derivative that the discriminator does not have.
     """
     for regularizer in regularizers:
         for module in discriminator.modules() if regularizer.per_example else ():
             if module._compiled_call_impl is not None:
                 raise UserError(
                     f"The regularizer {regularizer.name} needs a second derivative, and a compiled discriminator has"
-                    " none: compile the generator alone, or leave the regularizer out."
+                    " none. Compile only the generator, or remove the regularizer."
                 )
             if isinstance(module, Affine):
                 raise UserError(
                     f"The regularizer {regularizer.name} needs a second derivative, and the augmentation Affine has"
-                    " none: leave one of them out."
+                    " none. Remove one of them."
                 )
 
 
-def example_gradients(logits: Tensor, data: Tensor) -> Tensor:
-    """The gradients of logits[i] by data[i], flattened to `[N, D]`, differentiable.
+def compute_example_gradients(logits: Tensor, data: Tensor) -> Tensor:
+    """Return the gradient of each logit with respect to its example, flattened to `[N, D]`, differentiable.
 
-    Where a logit is of a pack of m examples, the logits are `[N / m]`, and the gradient by a pack is one row.
+    If a logit belongs to a pack of m examples, there are N / m logits, and each row is the gradient of a pack.
 
     Args:
-        logits: `[N]`, each a function of its own example only (no batch normalization between them)
-        data: `[N, ...]`, requiring gradients
+        logits: logits, `[N]`; each is a function of its own example only (no batch normalization)
+        data: data, `[N, ...]`, which require gradients
     """
     with torch.autocast(data.device.type, enabled=False):
         (gradient,) = torch.autograd.grad(logits.sum(), data, create_graph=True)
     return gradient.reshape(len(logits), -1)
-
-
-def _checked(value: _Weight, regularizer: DiscriminatorRegularizer, name: str) -> _Weight:
-    if value_at(value, 0) < 0:
-        raise UserError(f"{type(regularizer).__name__}'s {name} is {value}: choose 0 or more.")
-    return value

@@ -1,8 +1,9 @@
-"""Plain networks that know no loss and no Lightning.
+"""Networks as plain `nn.Module`s, independent of losses and of Lightning.
 
-Encoders and discriminators go from data to features, decoders and generators from latents to data. `SpectralNorm`,
-`Packing` and `DifferentiableAugmentation` take any discriminator as an argument, `ProjectionDiscriminator` any encoder,
-`ConditionalGenerator` any generator or decoder, and `ConditionalEncoder` and `AugmentedEncoder` any encoder.
+Encoders map data to features, discriminators data to logits, and decoders and generators latents to data. Some classes
+wrap another network: `SpectralNorm`, `Packing` and `DifferentiableAugmentation` wrap a discriminator,
+`ProjectionDiscriminator`, `ConditionalEncoder` and `AugmentedEncoder` an encoder, and `ConditionalGenerator` a
+generator or a decoder.
 """
 
 from gen_lightning.networks.augmentation import Affine, Color, Cutout, Thickness, Translation
@@ -10,7 +11,7 @@ from gen_lightning.networks.conditional import (
     ConditionalEncoder,
     ConditionalGenerator,
     ProjectionDiscriminator,
-    common_num_classes,
+    find_common_num_classes,
     find_num_classes,
 )
 from gen_lightning.networks.dcgan import DCGANDecoder, DCGANDiscriminator, DCGANEncoder, DCGANGenerator
@@ -53,6 +54,6 @@ __all__ = [
     "StridedEncoder",
     "Thickness",
     "Translation",
-    "common_num_classes",
+    "find_common_num_classes",
     "find_num_classes",
 ]

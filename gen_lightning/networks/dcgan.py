@@ -1,7 +1,7 @@
-"""DCGAN (Radford, Metz & Chintala 2016), and its twins for the VAE.
+"""DCGAN (Radford, Metz & Chintala 2016), and an encoder and a decoder of the same form for VAEs.
 
-Between the image and a map of 4 x 4 (from 32) or 7 x 7 (from 28) lie strided 4 x 4 convolutions, each halving the size
-and doubling the channels, with batch normalization everywhere but at the image and at the other end.
+Strided 4 x 4 convolutions connect the image with a map of 4 x 4 (image size 32) or 7 x 7 (image size 28). Each halves
+the size and doubles the channels. All layers except the first and the last have batch normalization.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,20 +9,21 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from gen_lightning.networks.sizes import map_size_and_stages
+from gen_lightning.networks.sizes import factor_image_size
 
 
 class DCGANEncoder(nn.Module):
     """Images `[N, C, H, W]` in [0, 1] -> features `[N, out_features]`.
 
     Args:
-        data_shape: `(C, H, W)` with H = W, a small number (4 to 7) times a power of 2, such as 28, 32 or 64
-        out_features: the number of outputs
-        width: channels of the map next to the image
-        normalization: called with the number of channels; `torch.nn.Identity` for none
+        data_shape: shape of one image, `(C, H, W)`, with H = W equal to 4, 5, 6 or 7 times a power of 2, such as 28, 32
+            or 64
+        out_features: number of outputs
+        width: number of channels of the map next to the image
+        normalization: function of the number of channels that returns a layer; `torch.nn.Identity` for none
 
     Raises:
-        UserError: the image size is not of that form.
+        UserError: the image size does not have this form.
     """
 
     def __init__(
@@ -33,12 +34,12 @@ class DCGANEncoder(nn.Module):
         normalization: Callable[[int], nn.Module] = nn.BatchNorm2d,
     ) -> None:
         super().__init__()
-        map_size, num_stages = map_size_and_stages(data_shape)
+        map_size, num_stages = factor_image_size(data_shape)
         channels = [data_shape[0]] + [width * 2**stage for stage in range(num_stages)]
         layers: list[nn.Module] = []
         for stage, (inputs, outputs) in enumerate(pairwise(channels)):
             norm = nn.Identity() if stage == 0 else normalization(outputs)
-            # Batch normalization has a bias of its own.
+            # Batch normalization already has a bias.
             bias = not isinstance(norm, nn.BatchNorm2d)
             layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=bias), norm, nn.LeakyReLU(0.2)]
         layers += [nn.Conv2d(channels[-1], out_features, map_size), nn.Flatten()]
@@ -46,7 +47,7 @@ class DCGANEncoder(nn.Module):
         self.apply(_initialize)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features `[N, out_features]`."""
+        """Return features `[N, out_features]`."""
         return self.layers(images * 2 - 1)
 
 
@@ -54,17 +55,17 @@ class DCGANDecoder(nn.Module):
     """Latents `[N, latent_dim]` -> unbounded outputs `[N, C, H, W]`.
 
     Args:
-        latent_dim: the dimension of the latent
-        data_shape: as for `DCGANEncoder`
-        width: channels of the map next to the output
+        latent_dim: dimension of the latent
+        data_shape: shape of one image, as for `DCGANEncoder`
+        width: number of channels of the map next to the output
 
     Raises:
-        UserError: the image size is not of the form that `DCGANEncoder` takes.
+        UserError: the image size does not have the form that `DCGANEncoder` supports.
     """
 
     def __init__(self, latent_dim: int, data_shape: Sequence[int], width: int = 64) -> None:
         super().__init__()
-        map_size, num_stages = map_size_and_stages(data_shape)
+        map_size, num_stages = factor_image_size(data_shape)
         channels = [width * 2**stage for stage in reversed(range(num_stages))]
         layers: list[nn.Module] = [
             nn.Unflatten(1, (latent_dim, 1, 1)),
@@ -85,7 +86,7 @@ class DCGANDecoder(nn.Module):
         self.apply(_initialize)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Outputs `[N, C, H, W]`."""
+        """Return outputs `[N, C, H, W]`."""
         return self.layers(z)
 
 
@@ -93,9 +94,9 @@ class DCGANDiscriminator(DCGANEncoder):
     """Images `[N, C, H, W]` in [0, 1] -> logits `[N]`.
 
     Args:
-        data_shape: as for `DCGANEncoder`
-        width: channels of the map next to the image
-        normalization: as for `DCGANEncoder`
+        data_shape: shape of one image, as for `DCGANEncoder`
+        width: number of channels of the map next to the image
+        normalization: function of the number of channels that returns a layer, as for `DCGANEncoder`
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class DCGANDiscriminator(DCGANEncoder):
         super().__init__(data_shape, 1, width, normalization)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `[N]`."""
+        """Return logits `[N]`."""
         return super().forward(images).squeeze(-1)
 
 
@@ -115,12 +116,12 @@ class DCGANGenerator(DCGANDecoder):
     """Latents `[N, latent_dim]` -> images `[N, C, H, W]` in [0, 1], by a tanh as in the paper."""
 
     def forward(self, z: Tensor) -> Tensor:
-        """Images `[N, C, H, W]` in [0, 1]."""
+        """Return images `[N, C, H, W]` in [0, 1]."""
         return (super().forward(z).tanh() + 1) / 2
 
 
 def _initialize(module: nn.Module) -> None:
-    # Section 4 of the paper: a centred normal of standard deviation 0.02.
+    # Section 4 of the paper: a zero-mean normal with standard deviation 0.02.
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):

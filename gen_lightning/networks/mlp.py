@@ -1,4 +1,4 @@
-"""The founding papers' networks: two hidden layers."""
+"""Fully connected networks, by default with two hidden layers."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,27 +9,27 @@ from torch import Tensor, nn
 
 
 class LeakyReLU(nn.LeakyReLU):
-    """max(x, 0.2 x), which GANs have had since DCGAN (Radford, Metz & Chintala 2016)."""
+    """max(x, 0.2 x), the usual activation of GANs since DCGAN (Radford, Metz & Chintala 2016)."""
 
     def __init__(self) -> None:
         super().__init__(0.2)
 
 
-def mlp(
+def build_mlp(
     sizes: Sequence[int],
     activation: Callable[[], nn.Module] = LeakyReLU,
     initialization: Callable[[Tensor], Tensor] | None = None,
     first_layer_scale: float = 1.0,
 ) -> nn.Sequential:
-    """Linear layers of the given sizes with activations between them.
+    """Return linear layers of the given sizes with activations between them.
 
     Args:
-        sizes: from the input to the output
-        activation: makes the layer behind each linear one but the last
-        initialization: fills a weight in place, such as `torch.nn.init.xavier_uniform_`, beside biases of 0; by default
-            both are PyTorch's own
-        first_layer_scale: multiplies the first layer's initial weights and biases; a large one, which Sitzmann et al.
-            2020 call omega_0, makes steep functions easy to learn
+        sizes: number of features of each layer, from the input to the output
+        activation: function that returns the activation after each linear layer except the last
+        initialization: function that fills a weight in place, such as `torch.nn.init.xavier_uniform_`; biases are then
+            0. By default weights and biases have PyTorch's default initialization.
+        first_layer_scale: factor of the first layer's initial weights and biases. A large factor, which Sitzmann et al.
+            2020 call omega_0, makes steep functions easier to learn.
     """
     layers: list[nn.Module] = []
     for in_features, out_features in pairwise(sizes):
@@ -48,11 +48,11 @@ class MLPEncoder(nn.Module):
     """Data `[N, *data_shape]` -> features `[N, out_features]`.
 
     Args:
-        data_shape: the shape of one example
-        out_features: the number of outputs
-        hidden_dims: the sizes of the hidden layers
-        activation: as for `mlp`
-        initialization: as for `mlp`
+        data_shape: shape of one example
+        out_features: number of outputs
+        hidden_dims: number of features of each hidden layer
+        activation: function that returns an activation, as for `build_mlp`
+        initialization: function that fills a weight in place, as for `build_mlp`
     """
 
     def __init__(
@@ -64,10 +64,10 @@ class MLPEncoder(nn.Module):
         initialization: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
-        self.layers = mlp([math.prod(data_shape), *hidden_dims, out_features], activation, initialization)
+        self.layers = build_mlp([math.prod(data_shape), *hidden_dims, out_features], activation, initialization)
 
     def forward(self, data: Tensor) -> Tensor:
-        """Features `[N, out_features]`."""
+        """Return features `[N, out_features]`."""
         return self.layers(data.flatten(1))
 
 
@@ -75,12 +75,12 @@ class MLPDecoder(nn.Module):
     """Latents `[N, latent_dim]` -> unbounded outputs `[N, *data_shape]`.
 
     Args:
-        latent_dim: the dimension of the latent
-        data_shape: the shape of one output
-        hidden_dims: the sizes of the hidden layers
-        activation: as for `mlp`
-        initialization: as for `mlp`
-        first_layer_scale: as for `mlp`
+        latent_dim: dimension of the latent
+        data_shape: shape of one output
+        hidden_dims: number of features of each hidden layer
+        activation: function that returns an activation, as for `build_mlp`
+        initialization: function that fills a weight in place, as for `build_mlp`
+        first_layer_scale: factor of the first layer's initial weights and biases, as for `build_mlp`
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class MLPDecoder(nn.Module):
         super().__init__()
         self.data_shape = tuple(data_shape)
         sizes = [latent_dim, *hidden_dims, math.prod(data_shape)]
-        self.layers = mlp(sizes, activation, initialization, first_layer_scale)
+        self.layers = build_mlp(sizes, activation, initialization, first_layer_scale)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Outputs `[N, *data_shape]`."""
+        """Return outputs `[N, *data_shape]`."""
         return self.layers(z).unflatten(-1, self.data_shape)
 
 
@@ -106,21 +106,21 @@ class MLPDiscriminator(MLPEncoder):
     """Data `[N, *data_shape]` -> logits `[N]`.
 
     Args:
-        data_shape: the shape of one example
-        hidden_dims: the sizes of the hidden layers
+        data_shape: shape of one example
+        hidden_dims: number of features of each hidden layer
     """
 
     def __init__(self, data_shape: Sequence[int], hidden_dims: Sequence[int] = (128, 128)) -> None:
         super().__init__(data_shape, 1, hidden_dims)
 
     def forward(self, data: Tensor) -> Tensor:
-        """Logits `[N]`."""
+        """Return logits `[N]`."""
         return super().forward(data).squeeze(-1)
 
 
 class MLPGenerator(MLPDecoder):
-    """Latents `[N, latent_dim]` -> images in [0, 1]; `MLPDecoder` is the generator of unbounded data."""
+    """Latents `[N, latent_dim]` -> images in [0, 1]. For unbounded data, use `MLPDecoder` as the generator."""
 
     def forward(self, z: Tensor) -> Tensor:
-        """Images `[N, *data_shape]` in [0, 1]."""
+        """Return images `[N, *data_shape]` in [0, 1]."""
         return super().forward(z).sigmoid()

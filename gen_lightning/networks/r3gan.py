@@ -1,8 +1,8 @@
 """R3GAN's residual networks without normalization (Huang et al. 2024, "The GAN is dead; long live the GAN!", config E).
 
-A stage is a map size with its blocks; stages double the map, from 4 x 4 (to 32) or 7 x 7 (to 28). The discriminator is
-the generator's mirror image. What the paper leaves open is as in the authors' code, github.com/brownvc/R3GAN, whose
-preset for CIFAR-10 is the default.
+A stage consists of the blocks that work on maps of one size. The generator's stages double the size, from 4 x 4 to
+32 x 32 or from 7 x 7 to 28 x 28, and the discriminator's stages halve it. Details that the paper leaves open follow the
+authors' code, github.com/brownvc/R3GAN. Its preset for CIFAR-10 is the default.
 """
 
 import math
@@ -14,30 +14,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gen_lightning.checks import check_range
 from gen_lightning.errors import UserError
-from gen_lightning.networks.sizes import map_size_and_stages
+from gen_lightning.networks.sizes import factor_image_size
 
 _NEGATIVE_SLOPE = 0.2
 
 
 class R3GANGenerator(nn.Module):
-    """Latents `[N, latent_dim]` -> images `[N, C, H, W]`, in [0, 1] when they are looked at.
+    """Latents `[N, latent_dim]` -> images `[N, C, H, W]`, clipped to [0, 1] in evaluation mode.
 
-    Nothing bounds the authors' images, whose excess is cut off when they are written. So is it here in evaluation mode;
-    in training mode the discriminator sees, and corrects, the excess.
+    In training mode the images are unbounded, so that the discriminator corrects values outside [0, 1]. The authors'
+    code also clips only the images that it saves.
 
     Args:
-        latent_dim: the dimension of the latent, 64 in the paper
-        data_shape: `(C, H, W)` with H = W, 4 to 7 times a power of 2, such as 28, 32 or 64
-        widths: channels of the maps; this and the next two are one number for all stages, or one for each, beginning
-            with the smallest map's
-        blocks: residual blocks in a stage
-        cardinalities: groups of the 3 x 3 convolutions in a stage's blocks
-        expansion: channels inside a block as a multiple of those outside
+        latent_dim: dimension of the latent; 64 in the paper
+        data_shape: shape of one image, `(C, H, W)`, with H = W equal to 4 to 7 times a power of 2, such as 28, 32 or 64
+        widths: number of channels of the maps; at least 1. One number for all stages, or one for each stage, starting
+            with the smallest map.
+        blocks: number of residual blocks in a stage; at least 1. One number or one for each stage, as for widths.
+        cardinalities: number of groups of the 3 x 3 convolutions in a stage; at least 1. One number or one for each
+            stage, as for widths. Each must divide the number of channels inside its blocks.
+        expansion: number of channels inside a block, as a multiple of the number outside; at least 1
 
     Raises:
-        UserError: the image size is not of that form, or the numbers are not 1 or more, not as many as the stages, or
-            a cardinality does not divide the channels inside its blocks.
+        UserError: the image size does not have this form, an argument is out of range or does not have one number for
+            each stage, or a cardinality does not divide the channels inside its blocks.
     """
 
     def __init__(
@@ -50,29 +52,29 @@ class R3GANGenerator(nn.Module):
         expansion: int = 2,
     ) -> None:
         super().__init__()
-        map_size, widths, stages = _stages(data_shape, widths, blocks, cardinalities, expansion)
+        map_size, widths, stages = _build_stages(self, data_shape, widths, blocks, cardinalities, expansion)
         layers: list[nn.Module] = [_GenerativeBasis(latent_dim, widths[0], map_size), stages[0]]
         for (inputs, outputs), stage in zip(pairwise(widths), stages[1:], strict=True):
-            layers += [_transition(inputs, outputs), Upsampling(), stage]
-        layers.append(_initialized(nn.Conv2d(widths[-1], data_shape[0], 1, bias=False)))
+            layers += [_build_transition(inputs, outputs), Upsampling(), stage]
+        layers.append(_initialize(nn.Conv2d(widths[-1], data_shape[0], 1, bias=False)))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Images `[N, C, H, W]`, in evaluation mode in [0, 1]."""
+        """Return images `[N, C, H, W]`, in [0, 1] in evaluation mode."""
         images = (self.layers(z) + 1) / 2
         return images if self.training else images.clamp(0, 1)
 
 
 class R3GANEncoder(nn.Module):
-    """Images `[N, C, H, W]` in [0, 1] -> features `[N, out_features]`; nothing in it mixes examples.
+    """Images `[N, C, H, W]` in [0, 1] -> features `[N, out_features]`, which do not depend on other examples.
 
     Args:
-        data_shape: as for `R3GANGenerator`
-        out_features: the number of outputs
-        widths: as for `R3GANGenerator`, beginning with the smallest map's too
-        blocks: likewise
-        cardinalities: likewise
-        expansion: likewise
+        data_shape: shape of one image, as for `R3GANGenerator`
+        out_features: number of outputs
+        widths: number of channels, as for `R3GANGenerator`, also starting with the smallest map
+        blocks: number of residual blocks, as for `R3GANGenerator`
+        cardinalities: number of groups, as for `R3GANGenerator`
+        expansion: expansion of the blocks, as for `R3GANGenerator`
 
     Raises:
         UserError: as for `R3GANGenerator`.
@@ -88,20 +90,20 @@ class R3GANEncoder(nn.Module):
         expansion: int = 2,
     ) -> None:
         super().__init__()
-        map_size, widths, stages = _stages(data_shape, widths, blocks, cardinalities, expansion)
-        layers: list[nn.Module] = [_initialized(nn.Conv2d(data_shape[0], widths[-1], 1, bias=False)), stages[-1]]
+        map_size, widths, stages = _build_stages(self, data_shape, widths, blocks, cardinalities, expansion)
+        layers: list[nn.Module] = [_initialize(nn.Conv2d(data_shape[0], widths[-1], 1, bias=False)), stages[-1]]
         for (inputs, outputs), stage in zip(pairwise(widths[::-1]), stages[-2::-1], strict=True):
-            layers += [Downsampling(), _transition(inputs, outputs), stage]
-        # The authors' discriminative basis: each channel's product with a map of its own.
+            layers += [Downsampling(), _build_transition(inputs, outputs), stage]
+        # The discriminative basis of the authors' code: the inner product of each channel with a learned map.
         layers += [
-            _initialized(nn.Conv2d(widths[0], widths[0], map_size, groups=widths[0], bias=False)),
+            _initialize(nn.Conv2d(widths[0], widths[0], map_size, groups=widths[0], bias=False)),
             nn.Flatten(),
-            _initialized(nn.Linear(widths[0], out_features, bias=False)),
+            _initialize(nn.Linear(widths[0], out_features, bias=False)),
         ]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features `[N, out_features]`."""
+        """Return features `[N, out_features]`."""
         return self.layers(images * 2 - 1)
 
 
@@ -109,11 +111,11 @@ class R3GANDiscriminator(R3GANEncoder):
     """Images `[N, C, H, W]` in [0, 1] -> logits `[N]`.
 
     Args:
-        data_shape: as for `R3GANGenerator`
-        widths: as for `R3GANGenerator`, beginning with the smallest map's too
-        blocks: likewise
-        cardinalities: likewise
-        expansion: likewise
+        data_shape: shape of one image, as for `R3GANGenerator`
+        widths: number of channels, as for `R3GANGenerator`, also starting with the smallest map
+        blocks: number of residual blocks, as for `R3GANGenerator`
+        cardinalities: number of groups, as for `R3GANGenerator`
+        expansion: expansion of the blocks, as for `R3GANGenerator`
     """
 
     def __init__(
@@ -127,21 +129,21 @@ class R3GANDiscriminator(R3GANEncoder):
         super().__init__(data_shape, 1, widths, blocks, cardinalities, expansion)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `[N]`."""
+        """Return logits `[N]`."""
         return super().forward(images).squeeze(-1)
 
 
 class InvertedBottleneck(nn.Module):
-    """An inverted bottleneck of 1 x 1, grouped 3 x 3 and 1 x 1 convolutions, which is the identity at first.
+    """An inverted bottleneck of 1 x 1, grouped 3 x 3 and 1 x 1 convolutions, initialized as the identity.
 
-    Fixup's initialization (Zhang et al. 2019) for networks without normalization: the last convolution is 0, and the
-    variances of the others' outputs multiply to 1 / depth.
+    It has Fixup's initialization (Zhang et al. 2019) for networks without normalization: the last convolution is 0, and
+    the output variances of the other two multiply to 1 / depth.
 
     Args:
-        width: channels outside
-        inner_width: channels inside, a multiple of cardinality
-        cardinality: groups of the 3 x 3 convolution
-        depth: the number of blocks in the network
+        width: number of channels outside
+        inner_width: number of channels inside; a multiple of cardinality
+        cardinality: number of groups of the 3 x 3 convolution
+        depth: number of blocks in the network
     """
 
     def __init__(self, width: int, inner_width: int, cardinality: int, depth: int) -> None:
@@ -149,28 +151,28 @@ class InvertedBottleneck(nn.Module):
         gain = nn.init.calculate_gain("leaky_relu", _NEGATIVE_SLOPE) * depth ** (-1 / 4)
         middle = nn.Conv2d(inner_width, inner_width, 3, padding=1, groups=cardinality, bias=False)
         self.layers = nn.Sequential(
-            _initialized(nn.Conv2d(width, inner_width, 1, bias=False), gain),
+            _initialize(nn.Conv2d(width, inner_width, 1, bias=False), gain),
             BiasedLeakyReLU(inner_width),
-            _initialized(middle, gain),
+            _initialize(middle, gain),
             BiasedLeakyReLU(inner_width),
-            _initialized(nn.Conv2d(inner_width, width, 1, bias=False), gain=0.0),
+            _initialize(nn.Conv2d(inner_width, width, 1, bias=False), gain=0.0),
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps `[N, width, H, W]` to maps of the same shape."""
+        """Return maps `[N, width, H, W]` from maps of the same shape."""
         return x + self.layers(x)
 
 
 class BiasedLeakyReLU(nn.Module):
-    """A leaky ReLU of maps `[N, channels, H, W]` plus a bias for each channel, 0 at first."""
+    """A leaky ReLU of maps `[N, channels, H, W]` plus a per-channel bias, initially 0."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps of the same shape."""
-        # Under autocast a float32 bias would make the large maps inside a block float32.
+        """Return maps of the same shape."""
+        # Under autocast a float32 bias would promote the large maps inside a block to float32.
         return F.leaky_relu(x + self.bias.to(x.dtype)[:, None, None], _NEGATIVE_SLOPE)
 
 
@@ -179,54 +181,54 @@ class _Resampling(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        # Bilinear interpolation: [1, 2, 1] at half pixels, which is [1, 2, 1] convolved with [1, 1].
+        # The kernel of bilinear interpolation at half pixels: [1, 2, 1] convolved with [1, 1].
         weights = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
         self.register_buffer("kernel", weights.outer(weights)[None, None], persistent=False)
 
 
 class Upsampling(_Resampling):
-    """Doubles maps `[N, C, H, W]` by bilinear interpolation, with zeros around the map."""
+    """Upsampling of maps `[N, C, H, W]` to twice their size, by bilinear interpolation with zero padding."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps `[N, C, 2 H, 2 W]`."""
+        """Return maps `[N, C, 2 H, 2 W]`."""
         maps = F.conv_transpose2d(x.flatten(0, 1)[:, None], 4 * self.kernel, stride=2, padding=1)
         return maps.unflatten(0, x.shape[:2]).squeeze(2)
 
 
 class Downsampling(_Resampling):
-    """Halves maps `[N, C, H, W]` by the transpose of `Upsampling`, divided by 4."""
+    """Downsampling of maps `[N, C, H, W]` to half their size, by the transpose of `Upsampling` divided by 4."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps `[N, C, H / 2, W / 2]`."""
+        """Return maps `[N, C, H / 2, W / 2]`."""
         maps = F.conv2d(x.flatten(0, 1)[:, None], self.kernel, stride=2, padding=1)
         return maps.unflatten(0, x.shape[:2]).squeeze(2)
 
 
 class _GenerativeBasis(nn.Module):
-    """Latents `[N, latent_dim]` -> a learned map for each channel, times what a linear layer says."""
+    """Latents `[N, latent_dim]` -> learned maps, each multiplied by a linear function of the latent."""
 
     def __init__(self, latent_dim: int, channels: int, map_size: int) -> None:
         super().__init__()
         self.basis = nn.Parameter(torch.randn(channels, map_size, map_size))
-        self.linear = _initialized(nn.Linear(latent_dim, channels, bias=False))
+        self.linear = _initialize(nn.Linear(latent_dim, channels, bias=False))
 
     def forward(self, z: Tensor) -> Tensor:
         return self.basis * self.linear(z)[..., None, None]
 
 
-def _stages(
+def _build_stages(
+    network: nn.Module,
     data_shape: Sequence[int],
     widths: int | Sequence[int],
     blocks: int | Sequence[int],
     cardinalities: int | Sequence[int],
     expansion: int,
 ) -> tuple[int, list[int], list[nn.Sequential]]:
-    # The size of the smallest map, the stages' widths, and their blocks, beginning with the smallest map's.
-    if expansion < 1:
-        raise UserError(f"R3GAN's expansion is {expansion}: choose 1 or more.")
-    map_size, num_doublings = map_size_and_stages(data_shape)
+    """Return the size of the smallest map, then the widths and the blocks of the stages, starting with this map."""
+    check_range(network, at_least=1, expansion=expansion)
+    map_size, num_doublings = factor_image_size(data_shape)
     widths, blocks, cardinalities = (
-        _per_stage(name, value, num_doublings + 1)
+        _repeat_per_stage(network, name, value, num_doublings + 1)
         for name, value in (("widths", widths), ("blocks", blocks), ("cardinalities", cardinalities))
     )
     depth = sum(blocks)
@@ -235,34 +237,36 @@ def _stages(
         inner_width = width * expansion
         if inner_width % cardinality:
             raise UserError(
-                f"R3GAN's cardinalities have {cardinality}, which does not divide the {inner_width} channels inside a"
-                f" block (widths times expansion): choose a divisor, such as {math.gcd(inner_width, cardinality)}."
+                f"`{type(network).__name__}.cardinalities` contains {cardinality}, which does not divide the"
+                f" {inner_width} channels inside a block (widths times expansion). Choose a divisor, such as"
+                f" {math.gcd(inner_width, cardinality)}."
             )
         stage = [InvertedBottleneck(width, inner_width, cardinality, depth) for _ in range(num_blocks)]
         stages.append(nn.Sequential(*stage))
     return map_size, widths, stages
 
 
-def _per_stage(name: str, value: int | Sequence[int], num_stages: int) -> list[int]:
+def _repeat_per_stage(network: nn.Module, name: str, value: int | Sequence[int], num_stages: int) -> list[int]:
+    """Return one number for each stage, from one number for all or one for each."""
     values = [value] * num_stages if isinstance(value, int) else list(value)
     if len(values) != num_stages or min(values) < 1:
         raise UserError(
-            f"R3GAN's {name} are {value}: choose one number of 1 or more for all stages, or {num_stages}, one for each"
-            " map size."
+            f"`{type(network).__name__}.{name}` is {value}. Choose one number for all stages, or {num_stages} numbers,"
+            " one for each map size; at least 1 each."
         )
     return values
 
 
-def _transition(inputs: int, outputs: int) -> nn.Module:
+def _build_transition(inputs: int, outputs: int) -> nn.Module:
     if inputs == outputs:
         return nn.Identity()
-    return _initialized(nn.Conv2d(inputs, outputs, 1, bias=False))
+    return _initialize(nn.Conv2d(inputs, outputs, 1, bias=False))
 
 
 _Layer = TypeVar("_Layer", nn.Conv2d, nn.Linear)
 
 
-def _initialized(layer: _Layer, gain: float = 1.0) -> _Layer:
-    """Draws the weights so that unit variance in gives a variance of gain^2 out (He et al. 2015, equation 10)."""
+def _initialize(layer: _Layer, gain: float = 1.0) -> _Layer:
+    """Draw weights that map inputs of variance 1 to outputs of variance gain^2 (He et al. 2015, equation 10)."""
     nn.init.normal_(layer.weight, 0.0, gain / math.sqrt(layer.weight[0].numel()))
     return layer

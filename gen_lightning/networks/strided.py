@@ -1,39 +1,41 @@
-"""Residual networks whose largest map is half the image, for VAEs whose latents are vectors.
+"""Residual networks whose largest map has half the image's size, for VAEs whose latents are vectors.
 
-Down from the image to the map of 4 x 4 to 7 x 7 go strided 4 x 4 convolutions, as in DCGAN (Radford et al. 2016); up
-from that map each position becomes four (Shi et al. 2016), which CPUs are quicker at than at transposed convolutions.
-Each size has residual blocks (Child 2021) in place of normalization. Between the smallest map and the vectors lies one
-hidden layer.
+The encoder downsamples the image to a map of size 4 to 7 by strided 4 x 4 convolutions, as in DCGAN (Radford et al.
+2016). The decoder upsamples by pixel shuffling (Shi et al. 2016), which is faster on CPUs than transposed convolutions.
+Residual blocks at each size (Child 2021) replace normalization. One hidden layer connects the smallest map with the
+vectors.
 """
 
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from gen_lightning.checks import check_range
 from gen_lightning.networks.residual import ResidualBlock, apply_to_maps
-from gen_lightning.networks.sizes import check_sizes, map_size_and_stages
+from gen_lightning.networks.sizes import factor_image_size
 
 
 class StridedEncoder(nn.Module):
     """Images `[N, C, H, W]` in [0, 1] -> features `[N, out_features]`.
 
     Args:
-        data_shape: `(C, H, W)` with H = W, a small number (4 to 7) times a power of 2, such as 28, 32 or 64
-        out_features: the number of outputs
-        width: channels of the largest map; they double where its size halves
-        num_blocks: residual blocks at each size
-        hidden_dim: the size of the hidden layer
+        data_shape: shape of one image, `(C, H, W)`, with H = W equal to 4, 5, 6 or 7 times a power of 2, such as 28, 32
+            or 64
+        out_features: number of outputs
+        width: number of channels of the largest map, which doubles when the size halves; at least 1
+        num_blocks: number of residual blocks at each size; at least 1
+        hidden_dim: number of features of the hidden layer; at least 1
 
     Raises:
-        UserError: the image size is not of that form; another size is less than 1.
+        UserError: the image size does not have this form, or another argument is out of range.
     """
 
     def __init__(
         self, data_shape: Sequence[int], out_features: int, width: int = 16, num_blocks: int = 1, hidden_dim: int = 400
     ) -> None:
         super().__init__()
-        check_sizes(self, width=width, num_blocks=num_blocks, hidden_dim=hidden_dim)
-        map_size, num_stages = map_size_and_stages(data_shape)
+        check_range(self, at_least=1, width=width, num_blocks=num_blocks, hidden_dim=hidden_dim)
+        map_size, num_stages = factor_image_size(data_shape)
         inputs, layers = data_shape[0], []
         for outputs in (width * 2**stage for stage in range(num_stages)):
             blocks = (ResidualBlock(outputs) for _ in range(num_blocks))
@@ -45,7 +47,7 @@ class StridedEncoder(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features `[N, out_features]`."""
+        """Return features `[N, out_features]`."""
         return self.head(apply_to_maps(self.convolutions, images * 2 - 1))
 
 
@@ -53,22 +55,22 @@ class StridedDecoder(nn.Module):
     """Latents `[N, latent_dim]` -> unbounded outputs `[N, C, H, W]`.
 
     Args:
-        latent_dim: the dimension of the latent
-        data_shape: as for `StridedEncoder`
-        width: as for `StridedEncoder`
-        num_blocks: as for `StridedEncoder`
-        hidden_dim: as for `StridedEncoder`
+        latent_dim: dimension of the latent
+        data_shape: shape of one image, as for `StridedEncoder`
+        width: number of channels of the largest map, which doubles when the size halves; at least 1
+        num_blocks: number of residual blocks at each size; at least 1
+        hidden_dim: number of features of the hidden layer; at least 1
 
     Raises:
-        UserError: a size is none that `StridedEncoder` takes.
+        UserError: as for `StridedEncoder`.
     """
 
     def __init__(
         self, latent_dim: int, data_shape: Sequence[int], width: int = 16, num_blocks: int = 1, hidden_dim: int = 400
     ) -> None:
         super().__init__()
-        check_sizes(self, width=width, num_blocks=num_blocks, hidden_dim=hidden_dim)
-        map_size, num_stages = map_size_and_stages(data_shape)
+        check_range(self, at_least=1, width=width, num_blocks=num_blocks, hidden_dim=hidden_dim)
+        map_size, num_stages = factor_image_size(data_shape)
         channels = [width * 2**stage for stage in reversed(range(num_stages))]
         self.stem = nn.Sequential(
             nn.Linear(latent_dim, hidden_dim),
@@ -83,5 +85,5 @@ class StridedDecoder(nn.Module):
         self.convolutions = nn.Sequential(*layers)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Outputs `[N, C, H, W]`."""
+        """Return outputs `[N, C, H, W]`."""
         return apply_to_maps(self.convolutions, self.stem(z))

@@ -1,3 +1,5 @@
+"""MuonWithAdam against torch's Muon and Adam."""
+
 from copy import deepcopy
 
 import pytest
@@ -8,7 +10,7 @@ from gen_lightning.optimizers import MuonWithAdam
 from gen_lightning.schedules import Linear, follow_schedules
 
 
-def network() -> nn.Module:
+def build_network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
 
@@ -21,8 +23,8 @@ def train(model: nn.Module, *optimizers: torch.optim.Optimizer, iterations: rang
             optimizer.step()
 
 
-def test_its_parts_are_torchs_optimizers() -> None:
-    model, reference = network(), network()
+def test_equals_torchs_optimizers() -> None:
+    model, reference = build_network(), build_network()
     train(
         model,
         MuonWithAdam(model.parameters(), 0.01, momentum=0.9, ns_steps=3, betas=(0.8, 0.99), eps=1e-4, weight_decay=0.3),
@@ -40,24 +42,24 @@ def test_its_parts_are_torchs_optimizers() -> None:
         assert torch.equal(parameter, expected)
 
 
-def test_a_step_has_singular_values_near_one_and_the_size_of_adams() -> None:
+def test_a_step_has_singular_values_near_one_and_the_root_mean_square_of_adam() -> None:
     weight, bias = nn.Parameter(torch.zeros(40, 30)), nn.Parameter(torch.zeros(1))
     weight.grad, bias.grad = torch.randn(40, 30, generator=torch.Generator().manual_seed(0)), torch.ones(1)
     MuonWithAdam([weight, bias], lr=1.0).step()
-    # Jordan et al. 2024: Newton-Schulz' five iterations end in [0.5, 1.5], for gradients of no small singular values.
+    # Jordan et al. 2024: five Newton-Schulz iterations end in [0.5, 1.5] if no singular value of the gradient is small.
     singular_values = torch.linalg.svdvals(weight.detach().double()) / (0.2 * 40**0.5)
     assert singular_values.min() > 0.5
     assert singular_values.max() < 1.5
-    # Liu et al. 2025: a root mean square of about 0.2, as that of Adam.
+    # Liu et al. 2025: the root mean square is about 0.2, as for Adam.
     assert float(weight.detach().square().mean().sqrt()) == pytest.approx(0.2, rel=0.2)
 
 
-def test_it_goes_on_from_a_state_bit_for_bit() -> None:
-    model = network()
+def test_resumes_bit_for_bit() -> None:
+    model = build_network()
     optimizer = MuonWithAdam(model.parameters(), 0.01)
     train(model, optimizer, iterations=range(3))
     weights, state = deepcopy((model.state_dict(), optimizer.state_dict()))
-    again = network()
+    again = build_network()
     again.load_state_dict(weights)
     resumed = MuonWithAdam(again.parameters(), 1.0)
     resumed.load_state_dict(state)
@@ -68,7 +70,7 @@ def test_it_goes_on_from_a_state_bit_for_bit() -> None:
 
 
 def test_a_schedule_sets_both_learning_rates() -> None:
-    model = network()
+    model = build_network()
     optimizer = MuonWithAdam(model.parameters(), 0.01)
     before = [parameter.detach().clone() for parameter in model.parameters()]
     follow_schedules({"optimizer.lr": Linear(0.0, 1.0, 10)}, {"optimizer": optimizer}, 0)
@@ -78,13 +80,13 @@ def test_a_schedule_sets_both_learning_rates() -> None:
 
 
 @pytest.mark.parametrize(("option", "value"), [("momentum", 1.0), ("momentum", -0.1), ("ns_steps", 0)])
-def test_options_out_of_range_are_refused(option: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"{option} (is )?{value}.*: choose"):
-        MuonWithAdam(network().parameters(), **{option: value})
+def test_arguments_out_of_range_are_refused(option: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"`MuonWithAdam\.{option}` is {value}\. Choose"):
+        MuonWithAdam(build_network().parameters(), **{option: value})
 
 
 @pytest.mark.parametrize("shapes", [[(2, 2)], [(2,), (2, 2, 3, 3)]])
-def test_parameters_of_one_kind_are_refused(shapes: list[tuple[int, ...]]) -> None:
+def test_only_matrices_or_no_matrices_are_refused(shapes: list[tuple[int, ...]]) -> None:
     parameters: list[Tensor] = [nn.Parameter(torch.zeros(shape)) for shape in shapes]
-    with pytest.raises(ValueError, match=r"take torch\.optim\.Adam .* torch\.optim\.Muon"):
+    with pytest.raises(ValueError, match=r"Choose torch\.optim\.Adam .* torch\.optim\.Muon"):
         MuonWithAdam(parameters)

@@ -1,4 +1,4 @@
-"""The average of a generator: its half-life, its ramp, and what uses it."""
+"""The exponential moving average of a generator: half-life, ramp, and use in training and sampling."""
 
 from functools import partial
 
@@ -14,8 +14,8 @@ from gen_lightning.networks import MLPDecoder
 from gen_lightning.schedules import Linear
 
 
-def weights_of(value):
-    """A network with one weight and one statistic."""
+def build_constant(value):
+    """Return a network with one weight and one running statistic of the same value."""
     network = nn.BatchNorm1d(1, affine=True)
     for parameter in network.parameters():
         nn.init.constant_(parameter, value)
@@ -38,47 +38,47 @@ def train(model, steps=6, **arguments):
     return model
 
 
-def plane(**arguments):
+def build_gan(**arguments):
     torch.manual_seed(0)
     return gan(generator=MLPDecoder, data_shape=(2,), latent_dim=3, **arguments)
 
 
 @pytest.mark.parametrize("images", [10, 125, 1000])
-def test_after_one_half_life_at_constant_weights_half_of_the_way_is_left(images):
-    average, generator = EMA(weights_of(0.0), half_life=1000, ramp=None), weights_of(3.0)
+def test_one_half_life_halves_the_distance_to_constant_weights(images):
+    average, generator = EMA(build_constant(0.0), half_life=1000, ramp=None), build_constant(3.0)
     for iteration in range(1000 // images):
         average.update(generator, iteration, images)
     torch.testing.assert_close(average.network.weight, torch.tensor([1.5]))
 
 
 def test_buffers_are_copied():
-    average = EMA(weights_of(0.0), half_life=1000, ramp=None)
-    average.update(weights_of(3.0), 0, 10)
+    average = EMA(build_constant(0.0), half_life=1000, ramp=None)
+    average.update(build_constant(3.0), 0, 10)
     assert average.network.running_mean.item() == 3.0
 
 
-def test_with_half_life_zero_the_average_is_the_generator():
-    model = train(plane(ema=partial(EMA, half_life=0.0)))
+def test_half_life_zero_copies_the_generator():
+    model = train(build_gan(ema=partial(EMA, half_life=0.0)))
     assert all(
         torch.equal(value, model.ema.network.state_dict()[name]) for name, value in model.generator.state_dict().items()
     )
 
 
-def test_the_ramp_bounds_the_half_life_by_a_fraction_of_the_images_seen():
+def test_the_ramp_limits_the_half_life_to_a_fraction_of_the_images_seen():
     average = EMA(nn.Identity(), half_life=1000, ramp=0.05)
-    assert average.decay(iteration=0, images=10) == 0
-    assert average.decay(iteration=20, images=10) == 0.5  # 200 images seen, half-life 10
-    assert average.decay(iteration=10**6, images=10) == 0.5 ** (10 / 1000)
+    assert average.compute_decay(iteration=0, images=10) == 0
+    assert average.compute_decay(iteration=20, images=10) == 0.5  # 200 images seen, half-life 10
+    assert average.compute_decay(iteration=10**6, images=10) == 0.5 ** (10 / 1000)
 
 
 def test_the_half_life_follows_a_schedule():
     average = EMA(nn.Identity(), half_life=Linear(0.0, 100.0, 10), ramp=None)
-    assert [average.decay(iteration, images=50) for iteration in (0, 5, 10)] == [0.0, 0.5, 0.5**0.5]
+    assert [average.compute_decay(iteration, images=50) for iteration in (0, 5, 10)] == [0.0, 0.5, 0.5**0.5]
 
 
-def test_the_average_in_training_equals_a_plain_re_derivation():
-    """At each iteration the generator's weights are recorded, and averaged in float64 afterwards."""
-    model = plane(ema=partial(EMA, half_life=25.0, ramp=None))
+def test_the_average_in_training_equals_a_reimplementation():
+    """The generator's weights are recorded at each iteration, and averaged in float64 afterwards."""
+    model = build_gan(ema=partial(EMA, half_life=25.0, ramp=None))
     expected = nn.utils.parameters_to_vector(model.generator.parameters()).double()
     seen = []
     log_iteration = model.log_iteration
@@ -95,22 +95,22 @@ def test_the_average_in_training_equals_a_plain_re_derivation():
 
 
 def test_training_is_bit_equal_with_and_without_an_average():
-    one, other = train(plane()), train(plane(ema=EMA))
+    one, other = train(build_gan()), train(build_gan(ema=EMA))
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
 
 
-def test_samples_are_the_averages():
-    model = train(plane(ema=partial(EMA, half_life=100.0)))
+def test_samples_come_from_the_average():
+    model = train(build_gan(ema=partial(EMA, half_life=100.0)))
     samples = model.sample(5, generator=torch.Generator().manual_seed(0))
     model.generator = None
     assert torch.equal(samples, model.sample(5, generator=torch.Generator().manual_seed(0)))
 
 
 def test_the_average_is_frozen():
-    assert not any(parameter.requires_grad for parameter in plane(ema=EMA).ema.parameters())
+    assert not any(parameter.requires_grad for parameter in build_gan(ema=EMA).ema.parameters())
 
 
 @pytest.mark.parametrize("arguments", [{"half_life": -1.0}, {"ramp": -0.1}])
 def test_refuses_negative_numbers(arguments):
-    with pytest.raises(ValueError, match="choose 0 or more"):
+    with pytest.raises(ValueError, match="Choose at least 0"):
         EMA(nn.Identity(), **arguments)

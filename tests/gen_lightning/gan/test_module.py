@@ -1,4 +1,4 @@
-"""An iteration of the GAN: its clock, its passes, its updates."""
+"""An iteration of the GAN: its step count, its forward passes and its updates."""
 
 import copy
 from functools import partial
@@ -22,8 +22,8 @@ def sgd(parameters):
     return torch.optim.SGD(parameters, lr=LEARNING_RATE)
 
 
-def plane(**arguments):
-    """A GAN of points in the plane."""
+def build_gan(**arguments):
+    """Return a GAN of points in the plane."""
     return gan(**{"generator": MLPDecoder, "data_shape": (2,), "latent_dim": 3} | arguments)
 
 
@@ -43,8 +43,8 @@ def train(model, data, batch_size, steps, **arguments):
 
 
 @pytest.mark.parametrize("discriminator_steps", [1, 2, 5])
-def test_one_iteration_is_one_update_of_the_generator(discriminator_steps):
-    model = plane(discriminator_steps=discriminator_steps)
+def test_one_iteration_is_one_generator_update(discriminator_steps):
+    model = build_gan(discriminator_steps=discriminator_steps)
     trainer = train(model, torch.randn(40, 2), batch_size=10, steps=6)
     assert trainer.global_step == 6
     generator_optimizer, discriminator_optimizer = trainer.optimizers
@@ -64,24 +64,27 @@ class Relativistic(GANLoss):
 
 @pytest.mark.parametrize(("arguments", "passes_of_real"), [({}, 2), ({"loss": Relativistic()}, 3)])
 def test_passes_of_one_iteration(arguments, passes_of_real):
-    """One generator pass per player and step; real and fake apart; each discriminator step on examples of its own."""
-    model = plane(discriminator_steps=2, **arguments)
-    generated, judged = [], []
+    """Each update generates data once, and passes real and generated data separately.
+
+    Each discriminator update sees other real examples.
+    """
+    model = build_gan(discriminator_steps=2, **arguments)
+    generated, seen = [], []
     model.generator.register_forward_hook(lambda module, args, output: generated.append(output.detach()))
-    model.discriminator.register_forward_hook(lambda module, args, output: judged.append(args[0].detach()))
+    model.discriminator.register_forward_hook(lambda module, args, output: seen.append(args[0].detach()))
     data = torch.randn(10, 2)
     train(model, data, batch_size=10, steps=1)
     assert [len(batch) for batch in generated] == [5, 5, 5]
-    real = [batch for batch in judged if any(torch.equal(batch, half) for half in data.chunk(2))]
-    assert len(judged) == 3 + passes_of_real
+    real = [batch for batch in seen if any(torch.equal(batch, half) for half in data.chunk(2))]
+    assert len(seen) == 3 + passes_of_real
     assert len(real) == passes_of_real
     assert torch.equal(torch.cat(real[:2]), data)
 
 
-def test_updates_equal_a_plain_re_derivation():
-    """Two steps of the discriminator and one of the generator, by hand, on the noise of (seed, rank, iteration)."""
+def test_updates_equal_a_reimplementation():
+    """Two discriminator steps and one generator step, with noise drawn from (seed, rank, iteration)."""
     torch.manual_seed(0)
-    model = plane(
+    model = build_gan(
         generator_optimizer=sgd, discriminator_optimizer=sgd, discriminator_steps=2, regularizers=[R1(2.0)], seed=5
     )
     generator, discriminator = copy.deepcopy(model.generator), copy.deepcopy(model.discriminator)
@@ -115,7 +118,7 @@ def test_updates_equal_a_plain_re_derivation():
 def test_learns_the_mean_of_a_gaussian():
     torch.manual_seed(0)
     center = torch.tensor([2.0, -1.0])
-    model = plane(
+    model = build_gan(
         generator=partial(MLPDecoder, hidden_dims=(16,)),
         discriminator=partial(MLPDiscriminator, hidden_dims=(16,)),
         regularizers=[R1(1.0)],
@@ -126,18 +129,18 @@ def test_learns_the_mean_of_a_gaussian():
 
 
 def test_bfloat16_trains_and_keeps_logits_in_float32():
-    model = plane()
+    model = build_gan()
     seen = []
     model.log_iteration = lambda scalars, iteration, batch_size: seen.append(scalars)
     train(model, torch.randn(20, 2), batch_size=10, steps=2, precision="bf16-mixed")
     assert all(value.dtype == torch.float32 and value.isfinite() for scalars in seen for value in scalars.values())
 
 
-def gradients_of_one_iteration(**arguments):
-    """Both players' gradients as their optimizers see them, by index, and the logged scalars."""
+def compute_gradients(**arguments):
+    """Return the gradients that both optimizers receive in one iteration, by index, and the logged scalars."""
     torch.manual_seed(0)
     scalars, gradients = {}, {}
-    model = plane(generator_optimizer=sgd, discriminator_optimizer=sgd, **arguments)
+    model = build_gan(generator_optimizer=sgd, discriminator_optimizer=sgd, **arguments)
     model.log_iteration = lambda logged, iteration, batch_size: scalars.update(logged)
     clip = model.on_before_optimizer_step
 
@@ -152,12 +155,12 @@ def gradients_of_one_iteration(**arguments):
     return gradients, scalars
 
 
-# Between the norms of the two players' first gradients, and below both.
+# The first norm is between the norms of both networks' first gradients, the second is below both.
 @pytest.mark.parametrize("norm", [0.3, 0.01])
-def test_each_player_is_clipped_by_its_own_norm(norm):
-    """Beside torch's own clipping of what the optimizer would have seen; the norm in the logs is the one before."""
-    clipped, scalars = gradients_of_one_iteration(gradient_clip_norm=norm)
-    raw, raw_scalars = gradients_of_one_iteration()
+def test_each_network_is_clipped_by_its_own_norm(norm):
+    """Compared with torch's own clipping of the unclipped gradients. The logged norm is the norm before clipping."""
+    clipped, scalars = compute_gradients(gradient_clip_norm=norm)
+    raw, raw_scalars = compute_gradients()
     parameters = [torch.zeros_like(gradient, requires_grad=True) for gradient in raw[1]]
     for parameter, gradient in zip(parameters, raw[1], strict=True):
         parameter.grad = gradient.clone()
@@ -172,31 +175,31 @@ def test_each_player_is_clipped_by_its_own_norm(norm):
 
 @pytest.mark.parametrize("micro_batches", [1, 5])
 def test_gradients_are_clipped_once_after_the_scaler_has_unscaled_them(micro_batches):
-    """A scale of 2^16 would leave nothing of gradients clipped before: they would be 2^-16 of the bound."""
+    """If scaled gradients were clipped, the update would be 2^-16 of the bound, since the scale is 2^16."""
     scaler = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
     arguments = {"generator_optimizer": sgd, "discriminator_optimizer": sgd, "micro_batches": micro_batches}
-    model = plane(gradient_clip_norm=0.01, **arguments)
+    model = build_gan(gradient_clip_norm=0.01, **arguments)
     before = torch.nn.utils.parameters_to_vector(model.discriminator.parameters()).detach()
     train(model, torch.randn(10, 2), batch_size=10, steps=1, plugins=[scaler])
     step = torch.nn.utils.parameters_to_vector(model.discriminator.parameters()) - before
     assert step.norm().item() == pytest.approx(LEARNING_RATE * 0.01, rel=1e-2)
 
 
-def test_a_fused_optimizer_that_unscales_after_the_clipping_is_refused():
+def test_a_fused_optimizer_that_unscales_after_clipping_is_refused():
     scaler = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
-    model = plane(discriminator_optimizer=partial(torch.optim.Adam, fused=True))
-    with pytest.raises(ValueError, match="leave fused out, or set --trainer"):
+    model = build_gan(discriminator_optimizer=partial(torch.optim.Adam, fused=True))
+    with pytest.raises(ValueError, match="Remove fused, or set --trainer"):
         train(model, torch.randn(10, 2), batch_size=10, steps=1, plugins=[scaler])
 
 
 @pytest.mark.parametrize("loss", [NonSaturating(), RelativisticPaired(), Wasserstein(clip=0.5)])
 @pytest.mark.parametrize("arguments", [{}, {"gradient_clip_norm": 0.05, "discriminator_steps": 2}])
 def test_any_number_of_micro_batches_trains_like_one(loss, arguments):
-    """Penalties, pairs, bounds, norms, the average and the logged terms are those of the whole batch."""
+    """Penalties, pairs, weight bounds, norms, the EMA and the logged terms equal those of the whole batch."""
     trained, logged = [], []
     for micro_batches in (1, 2, 10):
         torch.manual_seed(0)
-        model = plane(
+        model = build_gan(
             loss=loss,
             regularizers=[R1(1.0), R2(0.5)],
             ema=partial(EMA, half_life=30, ramp=None),
@@ -212,14 +215,14 @@ def test_any_number_of_micro_batches_trains_like_one(loss, arguments):
     for number in (1, 2):
         torch.testing.assert_close(trained[number], trained[0], rtol=1e-9, atol=1e-12)
         first, other = logged[2], logged[3 * number + 2]
-        # The middle between real and generated logits, for losses without a boundary, is that of each part.
+        # For losses without a boundary, accuracies depend on the midpoint of the logits, which differs between parts.
         assert other.keys() == first.keys()
         for name in first.keys() - {"real_accuracy", "fake_accuracy"}:
             torch.testing.assert_close(other[name], first[name], rtol=1e-9, atol=1e-12)
 
 
-def test_networks_see_one_micro_batch_at_a_time_and_each_player_steps_once():
-    model, sizes = plane(micro_batches=4, loss=RelativisticPaired()), set()
+def test_networks_see_one_micro_batch_at_a_time_and_each_optimizer_steps_once():
+    model, sizes = build_gan(micro_batches=4, loss=RelativisticPaired()), set()
     for network in (model.generator, model.discriminator):
         network.register_forward_hook(lambda module, args, output: sizes.add(len(args[0])))
     trainer = train(model, torch.randn(20, 2), batch_size=20, steps=1)
@@ -227,23 +230,23 @@ def test_networks_see_one_micro_batch_at_a_time_and_each_player_steps_once():
     assert [{int(state["step"]) for state in optimizer.state.values()} for optimizer in trainer.optimizers] == [{1}] * 2
 
 
-def test_accumulation_by_the_trainer_is_refused_with_the_right_option():
+def test_accumulation_by_the_trainer_is_refused_and_the_option_named():
     with pytest.raises(ValueError, match=r"raise data\.batch_size and model\.micro_batches"):
-        train(plane(), torch.randn(20, 2), batch_size=10, steps=1, accumulate_grad_batches=2)
+        train(build_gan(), torch.randn(20, 2), batch_size=10, steps=1, accumulate_grad_batches=2)
 
 
-def test_clipping_by_the_trainer_is_refused_with_the_right_option():
-    with pytest.raises(ValueError, match=r"set model\.gradient_clip_norm"):
-        train(plane(), torch.randn(20, 2), batch_size=10, steps=1, gradient_clip_val=1.0)
+def test_clipping_by_the_trainer_is_refused_and_the_option_named():
+    with pytest.raises(ValueError, match=r"Set model\.gradient_clip_norm"):
+        train(build_gan(), torch.randn(20, 2), batch_size=10, steps=1, gradient_clip_val=1.0)
 
 
-def test_refuses_to_clip_to_nothing():
-    with pytest.raises(ValueError, match="gradient_clip_norm is 0"):
+def test_refuses_to_clip_to_a_norm_of_zero():
+    with pytest.raises(ValueError, match=r"gradient_clip_norm` is 0\.0\. Choose above 0"):
         gan(gradient_clip_norm=0.0)
 
 
-def test_norms_and_accuracies_are_taken_only_where_they_are_logged():
-    model, seen = plane(), []
+def test_norms_and_accuracies_are_computed_only_when_they_are_logged():
+    model, seen = build_gan(), []
     model.log_iteration = lambda scalars, iteration, batch_size: seen.append(scalars)
     torch_norm, calls = torch.nn.utils.get_total_norm, []
     with pytest.MonkeyPatch.context() as patch:
@@ -255,20 +258,20 @@ def test_norms_and_accuracies_are_taken_only_where_they_are_logged():
 
 @pytest.mark.parametrize("argument", ["latent_dim", "discriminator_steps", "micro_batches"])
 def test_refuses_sizes_below_one(argument):
-    with pytest.raises(ValueError, match="choose 1 or more"):
+    with pytest.raises(ValueError, match="Choose at least 1"):
         gan(**{argument: 0})
 
 
 @pytest.mark.parametrize("arguments", [{"discriminator_steps": 6}, {"discriminator_steps": 2, "micro_batches": 3}])
-def test_refuses_a_batch_that_does_not_divide_before_any_update(arguments):
-    model = plane(**arguments)
+def test_refuses_a_batch_that_cannot_be_split_before_any_update(arguments):
+    model = build_gan(**arguments)
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(ValueError, match="choose a multiple of 6"):
+    with pytest.raises(ValueError, match="Choose a multiple of 6"):
         train(model, torch.randn(20, 2), batch_size=10, steps=1)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_labels_of_batches_are_optional_in_a_data_module():
+def test_a_data_module_may_have_batches_without_labels():
     class Points(LightningDataModule):
         shape = (2,)
 
@@ -276,5 +279,5 @@ def test_labels_of_batches_are_optional_in_a_data_module():
             return DataLoader(TensorDataset(torch.randn(20, 2)), 10)
 
     trainer = Trainer(max_steps=2, accelerator="cpu", logger=False, enable_checkpointing=False)
-    trainer.fit(plane(), datamodule=Points())
+    trainer.fit(build_gan(), datamodule=Points())
     assert trainer.global_step == 2

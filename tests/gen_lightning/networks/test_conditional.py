@@ -1,4 +1,4 @@
-"""Networks that take labels: closed forms, and how they nest."""
+"""Class-conditional networks: closed forms and nesting."""
 
 from functools import partial
 
@@ -27,7 +27,7 @@ SMALL_DCGAN = partial(DCGANEncoder, width=4, normalization=nn.Identity)
 PROJECTION = partial(ProjectionDiscriminator, encoder=SMALL_DCGAN, num_classes=3, num_features=6)
 
 
-def linear(data_shape, num_features):
+def build_linear_encoder(data_shape, num_features):
     return MLPEncoder(data_shape, num_features, hidden_dims=())
 
 
@@ -37,9 +37,9 @@ def set_weights(layer, weight, bias=None):
         layer.bias.data = torch.tensor(bias)
 
 
-def test_a_projection_by_hand():
-    """phi(x) = relu(x1 - x2, 2 x1); psi = phi1 - phi2 + 1/2; classes add 3 phi1, or -phi2."""
-    network = ProjectionDiscriminator((2,), linear, num_classes=2, num_features=2)
+def test_a_projection_equals_the_formula_by_hand():
+    """phi(x) = relu(x1 - x2, 2 x1) and psi = phi1 - phi2 + 1/2. Class 0 adds 3 phi1, and class 1 adds -phi2."""
+    network = ProjectionDiscriminator((2,), build_linear_encoder, num_classes=2, num_features=2)
     set_weights(network.encoder.layers[0], [[1.0, -1.0], [2.0, 0.0]], [0.0, 0.0])
     set_weights(network.linear, [[1.0, -1.0]], [0.5])
     set_weights(network.embedding, [[3.0, 0.0], [0.0, -1.0]])
@@ -48,7 +48,7 @@ def test_a_projection_by_hand():
     assert logits.tolist() == [1 - 4 + 0.5 + 3, 1 - 4 + 0.5 - 4, 0 - 2 + 0.5]
 
 
-def test_without_embeddings_the_label_says_nothing():
+def test_the_label_has_no_effect_if_embeddings_are_zero():
     network = PROJECTION(IMAGE)
     network.embedding.weight.data.zero_()
     images = torch.rand(5, *IMAGE)
@@ -57,7 +57,7 @@ def test_without_embeddings_the_label_says_nothing():
         torch.testing.assert_close(network(images, labels), plain(images))
 
 
-def test_a_generator_sees_the_latent_and_the_embedding_of_its_label():
+def test_a_generator_receives_the_latent_and_the_embedding_of_its_label():
     network = ConditionalGenerator(4, (2,), MLPDecoder, num_classes=3, embedding_dim=2)
     z = torch.randn(5, 4)
     rows = torch.stack([network.embedding.weight[label] for label in LABELS])
@@ -65,7 +65,7 @@ def test_a_generator_sees_the_latent_and_the_embedding_of_its_label():
     assert network(z, LABELS).shape == (5, 2)
 
 
-def test_spectral_norm_makes_the_embedding_one_too():
+def test_spectral_norm_normalizes_the_embedding_too():
     torch.manual_seed(0)
     network = SpectralNorm(IMAGE, PROJECTION)
     for _ in range(200):
@@ -94,5 +94,5 @@ def test_classes_are_found_within_wrappers():
 
 
 def test_packing_refuses_a_conditional_discriminator():
-    with pytest.raises(ValueError, match="leave one of the two out"):
+    with pytest.raises(ValueError, match="Remove Packing, or choose an unconditional discriminator"):
         Packing(IMAGE, partial(SpectralNorm, discriminator=PROJECTION))

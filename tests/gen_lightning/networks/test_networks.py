@@ -1,4 +1,4 @@
-"""Shapes, ranges and sizes of the networks."""
+"""Shapes, ranges and parameter counts of the networks."""
 
 from functools import partial
 
@@ -14,44 +14,44 @@ SMALL_RESIDUAL = {
 }
 
 
-def small(kind, part):
-    """A residual network as small as it gets."""
+def configure_small(kind, part):
+    """Return a function that builds a small residual network."""
     return partial(getattr(networks, kind + part), **SMALL_RESIDUAL[kind])
 
 
-def drawn(network):
-    """With all its parameters drawn anew, so that none is the 0 that it begins with."""
+def randomize(network):
+    """Return the network with random parameters, so that none keeps its initial value of 0."""
     torch.manual_seed(0)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, 0.0, 0.3)
     return network
 
 
-def count(network):
+def count_parameters(network):
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def test_founding_networks_have_two_hidden_layers_of_128():
+def test_mlps_have_two_hidden_layers_of_128_by_default():
     hidden = 128 * 128 + 128
-    assert count(networks.MLPGenerator(100, (1, 28, 28))) == (100 * 128 + 128) + hidden + (128 * 784 + 784)
-    assert count(networks.MLPDiscriminator((1, 28, 28))) == (784 * 128 + 128) + hidden + (128 + 1)
-    assert count(networks.MLPEncoder((1, 28, 28), 80)) == (784 * 128 + 128) + hidden + (128 * 80 + 80)
+    assert count_parameters(networks.MLPGenerator(100, (1, 28, 28))) == (100 * 128 + 128) + hidden + (128 * 784 + 784)
+    assert count_parameters(networks.MLPDiscriminator((1, 28, 28))) == (784 * 128 + 128) + hidden + (128 + 1)
+    assert count_parameters(networks.MLPEncoder((1, 28, 28), 80)) == (784 * 128 + 128) + hidden + (128 * 80 + 80)
 
 
-def test_a_steep_first_layer_is_the_same_network_of_a_scaled_weight_and_bias():
-    plain, steep = [
+def test_first_layer_scale_multiplies_the_first_layers_weight_and_bias():
+    plain, scaled = [
         (torch.manual_seed(0), networks.MLPDecoder(2, (2,), activation=torch.nn.Tanh, first_layer_scale=scale))[1]
         for scale in (1.0, 10.0)
     ]
     z = torch.randn(5, 2)
     first, *rest = plain.layers
-    torch.testing.assert_close(steep(z), torch.nn.Sequential(*rest)(10 * first(z)))
+    torch.testing.assert_close(scaled(z), torch.nn.Sequential(*rest)(10 * first(z)))
 
 
 def test_dcgan_at_64_has_the_papers_size():
-    """3,576,704 and 2,765,568 in the reference implementation, which leaves out the biases of both image layers."""
-    assert count(networks.DCGANGenerator(100, (3, 64, 64))) == 3_576_704 + 3
-    assert count(networks.DCGANDiscriminator((3, 64, 64))) == 2_765_568 + 64 + 1
+    """The reference implementation has 3,576,704 and 2,765,568 parameters, without the biases of both image layers."""
+    assert count_parameters(networks.DCGANGenerator(100, (3, 64, 64))) == 3_576_704 + 3
+    assert count_parameters(networks.DCGANDiscriminator((3, 64, 64))) == 2_765_568 + 64 + 1
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (1, 32, 32), (3, 32, 32), (3, 64, 64)])
@@ -71,7 +71,7 @@ def test_shapes_and_ranges(kind, shape):
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (1, 32, 32), (3, 64, 64)])
 def test_shapes_of_strided_networks(shape):
-    decoder, encoder = drawn(networks.StridedDecoder(10, shape)), drawn(networks.StridedEncoder(shape, 7))
+    decoder, encoder = randomize(networks.StridedDecoder(10, shape)), randomize(networks.StridedEncoder(shape, 7))
     outputs = decoder(torch.randn(5, 10))
     assert outputs.shape == (5, *shape)
     assert outputs.min() < 0 < outputs.max()
@@ -82,35 +82,35 @@ def test_shapes_of_strided_networks(shape):
 
 
 @pytest.mark.parametrize("size", ["width", "num_blocks", "hidden_dim"])
-def test_strided_networks_of_no_size_are_refused(size):
+def test_strided_networks_refuse_sizes_below_one(size):
     for network in (partial(networks.StridedDecoder, 10), partial(networks.StridedEncoder, out_features=7)):
-        with pytest.raises(ValueError, match=f"Strided.*'s {size} is 0: choose 1 or more"):
+        with pytest.raises(ValueError, match=rf"`Strided.*\.{size}` is 0\. Choose at least 1"):
             network(data_shape=(1, 28, 28), **{size: 0})
 
 
-def test_strided_networks_take_their_convolutions_for_maps_of_half_the_size():
-    """The closed form of 28 x 28 and width 4: two changes of size, two blocks, and two fully connected layers."""
+def test_strided_networks_have_their_first_convolutions_at_half_the_size():
+    """For 28 x 28 and width 4 there are two changes of size, two blocks and two fully connected layers."""
     blocks = 2 * (9 * 4 * 4 + 4) + 2 * (9 * 8 * 8 + 8)
     encoder = networks.StridedEncoder((1, 28, 28), 7, width=4, hidden_dim=5)
-    assert count(encoder) == (16 * 4 + 4) + (16 * 4 * 8 + 8) + blocks + (8 * 49 * 5 + 5) + (5 * 7 + 7)
+    assert count_parameters(encoder) == (16 * 4 + 4) + (16 * 4 * 8 + 8) + blocks + (8 * 49 * 5 + 5) + (5 * 7 + 7)
     decoder = networks.StridedDecoder(3, (1, 28, 28), width=4, hidden_dim=5)
-    assert count(decoder) == (3 * 5 + 5) + (5 * 8 * 49 + 8 * 49) + blocks + (8 * 16 + 16) + (4 * 4 + 4)
+    assert count_parameters(decoder) == (3 * 5 + 5) + (5 * 8 * 49 + 8 * 49) + blocks + (8 * 16 + 16) + (4 * 4 + 4)
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 28, 28), (1, 32, 32), (3, 32, 32)])
 @pytest.mark.parametrize("kind", SMALL_RESIDUAL)
 def test_shapes_and_ranges_of_residual_networks(kind, shape):
-    generator = drawn(small(kind, "Generator")(10, shape)).eval()
+    generator = randomize(configure_small(kind, "Generator")(10, shape)).eval()
     images = generator(torch.randn(5, 10))
     assert images.shape == (5, *shape)
     assert 0 <= images.min() < images.max() <= 1
-    assert small(kind, "Discriminator")(shape)(images).shape == (5,)
-    assert small(kind, "Encoder")(shape, 7)(images).shape == (5, 7)
+    assert configure_small(kind, "Discriminator")(shape)(images).shape == (5,)
+    assert configure_small(kind, "Encoder")(shape, 7)(images).shape == (5, 7)
 
 
 @pytest.mark.parametrize("kind", SMALL_RESIDUAL)
-def test_residual_discriminators_judge_each_example_by_itself(kind):
-    discriminator = drawn(small(kind, "Discriminator")((1, 28, 28)))
+def test_logits_of_residual_discriminators_depend_on_their_own_example_only(kind):
+    discriminator = randomize(configure_small(kind, "Discriminator")((1, 28, 28)))
     images = torch.rand(3, 1, 28, 28)
     gradients = torch.autograd.functional.jacobian(discriminator, images).square().sum((2, 3, 4))
     assert (gradients.diagonal() > 0).all()
@@ -118,31 +118,31 @@ def test_residual_discriminators_judge_each_example_by_itself(kind):
 
 
 @pytest.mark.parametrize("kind", SMALL_RESIDUAL)
-def test_penalties_of_residual_discriminators_have_the_gradient_that_differences_say(kind):
-    """The derivative of R1 + R2 along a random direction of the parameters, in float64."""
-    discriminator = drawn(small(kind, "Discriminator")((1, 28, 28))).double()
+def test_penalties_of_residual_discriminators_have_gradients_equal_to_finite_differences(kind):
+    """The derivative of R1 + R2 along a random direction of the parameters is compared in float64."""
+    discriminator = randomize(configure_small(kind, "Discriminator")((1, 28, 28))).double()
     real, fake = torch.rand(2, 4, 1, 28, 28, dtype=torch.float64, requires_grad=True)
     directions = [torch.randn_like(parameter) for parameter in discriminator.parameters()]
 
-    def penalty(step=0.0):
+    def compute_penalty(step=0.0):
         with torch.no_grad():
             for parameter, direction in zip(discriminator.parameters(), directions, strict=True):
                 parameter += step * direction
         state = DiscriminatorPass(discriminator, real, fake, discriminator(real), discriminator(fake), 0)
         return R1()(state) + R2()(state)
 
-    gradients = torch.autograd.grad(penalty(), list(discriminator.parameters()), materialize_grads=True)
+    gradients = torch.autograd.grad(compute_penalty(), list(discriminator.parameters()), materialize_grads=True)
     along = sum((gradient * direction).sum() for gradient, direction in zip(gradients, directions, strict=True))
-    difference = penalty(1e-7) - penalty(-2e-7)
+    difference = compute_penalty(1e-7) - compute_penalty(-2e-7)
     assert difference.item() / 2e-7 == pytest.approx(along.item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", SMALL_RESIDUAL)
 def test_residual_networks_run_under_autocast(kind):
-    """bfloat16 has 8 bits, and the images are in [0, 1]."""
+    """Tolerances allow for the 8 significant bits of bfloat16; images are in [0, 1]."""
     generator, discriminator = (
-        drawn(small(kind, "Generator")(10, (3, 32, 32))),
-        drawn(small(kind, "Discriminator")((3, 32, 32))),
+        randomize(configure_small(kind, "Generator")(10, (3, 32, 32))),
+        randomize(configure_small(kind, "Discriminator")((3, 32, 32))),
     )
     z = torch.randn(8, 10)
     images = generator(z).detach()
@@ -169,7 +169,7 @@ def test_dcgan_has_no_normalization_at_the_image(kind):
 
 
 def test_mlps_take_an_activation_and_an_initialization():
-    """Glorot & Bengio 2010, equation 16: uniform up to sqrt(6 / (inputs + outputs)), with biases of 0."""
+    """Glorot & Bengio 2010, equation 16: weights are uniform up to sqrt(6 / (inputs + outputs)), and biases are 0."""
     tanh, glorot = torch.nn.Tanh, torch.nn.init.xavier_uniform_
     for network in (
         networks.MLPEncoder((50,), 10, (200,), tanh, glorot),
@@ -184,8 +184,8 @@ def test_mlps_take_an_activation_and_an_initialization():
 
 
 @pytest.mark.parametrize("size", [28, 32])
-def test_residual_networks_go_from_images_to_maps_and_back(size):
-    """Of 7 x 7 or 4 x 4, each resolution of the same cost."""
+def test_residual_networks_map_images_to_maps_and_back(size):
+    """The maps have size 7 x 7 or 4 x 4."""
     values = 3 * (7 if size == 28 else 4) ** 2
     encoder = networks.ResidualEncoder((1, size, size), values, width=16, num_blocks=1)
     decoder = networks.ResidualDecoder(values, (1, size, size), width=16, num_blocks=1)
@@ -193,16 +193,16 @@ def test_residual_networks_go_from_images_to_maps_and_back(size):
     assert z.shape == (5, values)
     assert decoder(z).shape == (5, 1, size, size)
     for network in (networks.ResidualEncoder, networks.ResidualDecoder):
-        with pytest.raises(ValueError, match="choose a multiple of"):
+        with pytest.raises(ValueError, match="Choose a multiple of"):
             network(*((7, (1, size, size)) if network is networks.ResidualDecoder else ((1, size, size), 7)))
 
 
-def test_residual_blocks_start_as_the_identity():
+def test_residual_blocks_are_initialized_as_the_identity():
     maps = torch.randn(2, 4, 5, 5)
     assert torch.equal(networks.ResidualBlock(4)(maps), maps)
 
 
-def test_mlps_take_points_too():
+def test_mlps_support_points():
     points = networks.MLPDecoder(3, (2,))(torch.randn(5, 3))
     assert points.shape == (5, 2)
     assert networks.MLPDiscriminator((2,))(points).shape == (5,)
@@ -210,7 +210,7 @@ def test_mlps_take_points_too():
 
 @pytest.mark.parametrize("shape", [(1, 30, 30), (1, 28, 32), (2,)])
 @pytest.mark.parametrize("kind", ["DCGAN", "ResNet", "R3GAN"])
-def test_convolutional_networks_refuse_sizes_they_cannot_halve(kind, shape):
+def test_convolutional_networks_refuse_sizes_that_they_cannot_halve(kind, shape):
     with pytest.raises(ValueError, match="4 to 7 times a power of 2"):
         getattr(networks, f"{kind}Encoder")(shape, 1)
     with pytest.raises(ValueError, match="4 to 7 times a power of 2"):
@@ -220,7 +220,7 @@ def test_convolutional_networks_refuse_sizes_they_cannot_halve(kind, shape):
 @pytest.mark.parametrize("build", [networks.ResidualEncoder, networks.ResidualDecoder])
 @pytest.mark.parametrize("width", [2, 6, 0])
 def test_residual_networks_refuse_widths_that_they_cannot_halve(build, width):
-    """Twice, from 28 to 7."""
+    """Sizes are halved twice, from 28 to 7."""
     sizes = [49, (1, 28, 28)] if build is networks.ResidualDecoder else [(1, 28, 28), 49]
-    with pytest.raises(ValueError, match=f"The width is {width}, and is halved 2 times: choose a multiple of 4"):
+    with pytest.raises(ValueError, match=rf"The width is {width}, and is halved 2 times\. Choose a multiple of 4"):
         build(*sizes, width=width)

@@ -1,4 +1,4 @@
-"""SNGAN's residual networks against the paper's tables and figures."""
+"""SNGAN's residual networks against the paper's tables and the authors' code."""
 
 import pytest
 import torch
@@ -8,11 +8,11 @@ from torch import nn
 from gen_lightning.networks import ResNetDiscriminator, ResNetEncoder, ResNetGenerator, SpectralNorm
 
 
-def count(network):
+def count_parameters(network):
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def convolution(inputs, outputs, size):
+def count_convolution(inputs, outputs, size):
     return inputs * outputs * size**2 + outputs
 
 
@@ -24,37 +24,37 @@ def halve(maps):
     return (maps[..., ::2, ::2] + maps[..., 1::2, ::2] + maps[..., ::2, 1::2] + maps[..., 1::2, 1::2]) / 4
 
 
-def layers(network, kind):
+def find_layers(network, kind):
     return [layer for layer in network.modules() if isinstance(layer, kind)]
 
 
-def test_the_generator_has_the_size_of_table_4():
-    """Linear, three blocks of two batch normalizations, two convolutions and a shortcut, and the way to the image."""
-    block = 2 * (2 * 256) + 2 * convolution(256, 256, 3) + convolution(256, 256, 1)
-    to_image = 2 * 256 + convolution(256, 3, 3)
+def test_the_generator_has_the_parameters_of_table_4():
+    """A linear layer, three blocks (two batch normalizations, two convolutions, one shortcut), and the image layer."""
+    block = 2 * (2 * 256) + 2 * count_convolution(256, 256, 3) + count_convolution(256, 256, 1)
+    to_image = 2 * 256 + count_convolution(256, 3, 3)
     assert (128 + 1) * 4 * 4 * 256 + 3 * block + to_image == 4_276_739
     with torch.device("meta"):
-        assert count(ResNetGenerator(128, (3, 32, 32))) == 4_276_739
-        assert count(ResNetGenerator(128, (3, 28, 28))) == (128 + 1) * 7 * 7 * 256 + 2 * block + to_image
+        assert count_parameters(ResNetGenerator(128, (3, 32, 32))) == 4_276_739
+        assert count_parameters(ResNetGenerator(128, (3, 28, 28))) == (128 + 1) * 7 * 7 * 256 + 2 * block + to_image
 
 
-def test_the_discriminator_has_the_size_of_table_4():
-    """Shortcuts have a convolution where the map is halved. The authors' code has no bias in the last layer."""
-    first = convolution(3, 128, 3) + convolution(128, 128, 3) + convolution(3, 128, 1)
-    second = 2 * convolution(128, 128, 3) + convolution(128, 128, 1)
-    others = 2 * 2 * convolution(128, 128, 3)
+def test_the_discriminator_has_the_parameters_of_table_4():
+    """Shortcuts of blocks that halve the map have a convolution. The authors' last layer has no bias."""
+    first = count_convolution(3, 128, 3) + count_convolution(128, 128, 3) + count_convolution(3, 128, 1)
+    second = 2 * count_convolution(128, 128, 3) + count_convolution(128, 128, 1)
+    others = 2 * 2 * count_convolution(128, 128, 3)
     assert first + second + others + 128 == 1_053_824
     with torch.device("meta"):
-        assert count(ResNetDiscriminator((3, 32, 32))) == 1_053_824 + 1
-        assert count(ResNetDiscriminator((3, 28, 28))) == 1_053_824 + 1
+        assert count_parameters(ResNetDiscriminator((3, 32, 32))) == 1_053_824 + 1
+        assert count_parameters(ResNetDiscriminator((3, 28, 28))) == 1_053_824 + 1
 
 
 @pytest.mark.parametrize("size", [28, 32])
-def test_the_discriminator_is_the_authors(size):
-    """As their code has it, with the shortcut's convolution in front of the pooling in the second block."""
+def test_the_discriminator_equals_the_authors_code(size):
+    """Their code has the shortcut's convolution before the pooling in the second block."""
     torch.manual_seed(0)
     network = ResNetDiscriminator((3, size, size), width=8)
-    a1, a2, a3, b1, b2, b3, c1, c2, d1, d2 = layers(network, nn.Conv2d)
+    a1, a2, a3, b1, b2, b3, c1, c2, d1, d2 = find_layers(network, nn.Conv2d)
     images = torch.rand(4, 3, size, size)
     x = images * 2 - 1
     x = halve(a2(F.relu(a1(x)))) + a3(halve(x))
@@ -65,14 +65,14 @@ def test_the_discriminator_is_the_authors(size):
 
 
 @pytest.mark.parametrize(("size", "map_size"), [(28, 7), (32, 4)])
-def test_the_generator_is_the_authors(size, map_size):
-    """As their code has it, with the shortcut's convolution behind the doubling."""
+def test_the_generator_equals_the_authors_code(size, map_size):
+    """Their code has the shortcut's convolution after the upsampling."""
     torch.manual_seed(0)
     network = ResNetGenerator(10, (3, size, size), width=8).eval()
-    *convolutions, last = layers(network, nn.Conv2d)
-    normalizations = layers(network, nn.BatchNorm2d)
+    *convolutions, last = find_layers(network, nn.Conv2d)
+    normalizations = find_layers(network, nn.BatchNorm2d)
     z = torch.randn(4, 10)
-    x = layers(network, nn.Linear)[0](z).view(4, 8, map_size, map_size)
+    x = find_layers(network, nn.Linear)[0](z).view(4, 8, map_size, map_size)
     for block in range(len(convolutions) // 3):
         c1, c2, c3 = convolutions[3 * block : 3 * block + 3]
         b1, b2 = normalizations[2 * block : 2 * block + 2]
@@ -80,8 +80,8 @@ def test_the_generator_is_the_authors(size, map_size):
     torch.testing.assert_close(network(z), (last(F.relu(normalizations[-1](x))).tanh() + 1) / 2)
 
 
-def test_branches_and_shortcuts_keep_the_second_moment_at_first():
-    """Glorot's gain sqrt(2) is for the ReLU, which halves it. The edges, which see zeros outside, are left out."""
+def test_branches_and_shortcuts_keep_the_second_moment_at_initialization():
+    """The gain sqrt(2) compensates the ReLU, which halves it. Edges are excluded because of their zero padding."""
     torch.manual_seed(0)
     blocks = ResNetEncoder((3, 32, 32), 1, width=64).blocks
     x = torch.randn(8, 64, 16, 16)
@@ -92,10 +92,10 @@ def test_branches_and_shortcuts_keep_the_second_moment_at_first():
 
 def test_spectral_normalization_reaches_every_layer():
     network = SpectralNorm((3, 32, 32), lambda shape: ResNetDiscriminator(shape, width=4))
-    assert len(layers(network, nn.Conv2d | nn.Linear)) == 11
-    assert all(hasattr(layer, "parametrizations") for layer in layers(network, nn.Conv2d | nn.Linear))
+    assert len(find_layers(network, nn.Conv2d | nn.Linear)) == 11
+    assert all(hasattr(layer, "parametrizations") for layer in find_layers(network, nn.Conv2d | nn.Linear))
 
 
-def test_images_must_be_halved_twice():
+def test_images_that_cannot_be_halved_twice_are_refused():
     with pytest.raises(ValueError, match="at least 16"):
         ResNetDiscriminator((1, 14, 14))

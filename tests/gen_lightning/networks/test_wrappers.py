@@ -1,4 +1,4 @@
-"""Discriminators made of any other discriminator."""
+"""Wrappers around any discriminator."""
 
 import copy
 from functools import partial
@@ -35,7 +35,7 @@ def train(model, batch_size=10):
     return model
 
 
-def weights(network):
+def find_weights(network):
     return [layer.weight for layer in network.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
 
 
@@ -45,13 +45,13 @@ def test_spectral_norm_makes_every_largest_singular_value_one(discriminator):
     network = SpectralNorm(IMAGE, discriminator)
     for _ in range(200):
         network(torch.rand(2, *IMAGE))
-    assert len(weights(network)) == 3
-    for weight in weights(network.eval()):
+    assert len(find_weights(network)) == 3
+    for weight in find_weights(network.eval()):
         assert torch.linalg.svdvals(weight.flatten(1)).max().item() == pytest.approx(1, abs=1e-3)
 
 
 def test_an_mlp_with_spectral_norm_has_lipschitz_constant_one():
-    """Each layer and each leaky ReLU has one of at most 1."""
+    """Each layer and each leaky ReLU has a Lipschitz constant of at most 1."""
     torch.manual_seed(0)
     network = SpectralNorm((8,), partial(MLPDiscriminator, hidden_dims=(64, 64)))
     with torch.no_grad():
@@ -64,7 +64,7 @@ def test_an_mlp_with_spectral_norm_has_lipschitz_constant_one():
     assert ((network(one) - network(other)).abs() <= (one - other).norm(dim=1) * 1.001).all()
 
 
-def test_spectral_norm_iterates_in_training_mode_only():
+def test_spectral_norm_updates_its_estimate_in_training_mode_only():
     network = SpectralNorm(IMAGE, SMALL_MLP)
     before = copy.deepcopy(network.state_dict())
     network.eval()(torch.rand(2, *IMAGE))
@@ -73,14 +73,14 @@ def test_spectral_norm_iterates_in_training_mode_only():
     assert any(not torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def test_spectral_norm_refuses_weights_that_begin_at_zero():
-    """R3GAN's residuals do, and 0 / 0 is no weight."""
-    with pytest.raises(ValueError, match="R3GANDiscriminator has some that begin at 0"):
+def test_spectral_norm_refuses_weights_that_are_initialized_at_zero():
+    """Some of R3GAN's weights are, and dividing them by their norm would give NaN."""
+    with pytest.raises(ValueError, match="R3GANDiscriminator has weights that are initialized at 0"):
         SpectralNorm(IMAGE, partial(R3GANDiscriminator, widths=8, blocks=1, cardinalities=1))
 
 
 def test_packing_with_one_changes_nothing():
-    """The trained weights are the same, to the bit."""
+    """The trained weights are bit-identical."""
     states = []
     for discriminator in (SMALL_DCGAN, partial(Packing, discriminator=SMALL_DCGAN, degree=1)):
         torch.manual_seed(1)
@@ -90,7 +90,7 @@ def test_packing_with_one_changes_nothing():
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 4), (5,)])
-def test_a_pack_is_examples_that_follow_one_another(shape):
+def test_a_pack_consists_of_consecutive_examples(shape):
     network = Packing(shape, SMALL_MLP, degree=2)
     packs = []
     network.discriminator.register_forward_hook(lambda module, args, output: packs.append(args[0]))
@@ -99,47 +99,47 @@ def test_a_pack_is_examples_that_follow_one_another(shape):
     assert torch.equal(packs[0], torch.cat([data[0::2], data[1::2]], 1))
 
 
-def test_in_evaluation_the_first_examples_fill_up_the_last_pack():
+def test_in_evaluation_mode_the_first_examples_fill_the_last_pack():
     network = Packing((5,), SMALL_MLP, degree=4).eval()
     data = torch.rand(6, 5)
     torch.testing.assert_close(network(data), network(torch.cat([data, data[:2]])))
     torch.testing.assert_close(network(data[:1]), network(data[:1].expand(4, -1)))
 
 
-def test_a_batch_that_makes_no_packs_is_refused_before_any_update():
+def test_a_batch_that_cannot_be_packed_is_refused_before_any_update():
     model = gan(discriminator=partial(Packing, discriminator=SMALL_MLP, degree=3))
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(ValueError, match="choose a multiple"):
+    with pytest.raises(ValueError, match="Choose a multiple"):
         train(model)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_packing_refuses_a_degree_below_one():
-    with pytest.raises(ValueError, match="choose 1 or more"):
+    with pytest.raises(ValueError, match="Choose at least 1"):
         Packing(IMAGE, SMALL_MLP, degree=0)
 
 
-def test_r1_of_a_packed_linear_discriminator_is_of_the_whole_pack():
-    """gamma / 2 |w|^2 with the w of a pack's 6 coordinates."""
+def test_r1_of_a_packed_linear_discriminator_covers_the_whole_pack():
+    """R1 is gamma / 2 |w|^2, where w has one weight for each of the 6 coordinates of a pack."""
     network = Packing((2,), partial(MLPDiscriminator, hidden_dims=()), degree=3)
     data = torch.randn(6, 2).requires_grad_()
     penalty = R1(4.0)(DiscriminatorPass(network, data, data, network(data), network(data), 0))
     assert penalty.item() == pytest.approx(4 / 2 * network.discriminator.layers[0].weight.square().sum().item())
 
 
-def test_packs_of_real_and_of_generated_data_make_pairs():
+def test_packs_train_with_a_relativistic_paired_loss():
     train(gan(discriminator=partial(Packing, discriminator=SMALL_MLP), loss=RelativisticPaired()))
 
 
 @pytest.mark.parametrize(
     ("shape", "kinds"), [(IMAGE, [Translation, Cutout]), ((3, 32, 32), [Color, Translation, Cutout])]
 )
-def test_augmentation_has_colour_where_there_is_colour(shape, kinds):
+def test_default_augmentations_include_color_if_there_are_three_channels(shape, kinds):
     network = DifferentiableAugmentation(shape, SMALL_MLP)
     assert [type(augmentation) for augmentation in network.augmentation] == kinds
 
 
-def test_augmentation_is_for_training_alone_and_a_function_of_the_seed():
+def test_augmentation_applies_in_training_mode_only_and_depends_on_the_seed():
     network = DifferentiableAugmentation(IMAGE, SMALL_MLP)
     images = torch.rand(5, *IMAGE)
     plain = network.discriminator(images)
@@ -151,27 +151,27 @@ def test_augmentation_is_for_training_alone_and_a_function_of_the_seed():
     assert torch.equal(network.eval()(images), plain)
 
 
-def test_real_and_generated_images_of_both_players_are_augmented():
-    """A shift of everything by one: every batch that the inner discriminator sees is above 1."""
+def test_real_and_generated_images_of_both_updates_are_augmented():
+    """The augmentation adds 1, so that every input of the inner discriminator is at least 1."""
 
     class AddOne(nn.Module):
         def forward(self, images):
             return images + 1
 
     model = gan(discriminator=partial(DifferentiableAugmentation, discriminator=SMALL_MLP, augmentations=[AddOne()]))
-    judged = []
-    model.discriminator.discriminator.register_forward_hook(lambda module, args, output: judged.append(args[0].min()))
+    minima = []
+    model.discriminator.discriminator.register_forward_hook(lambda module, args, output: minima.append(args[0].min()))
     train(model)
-    assert len(judged) == 2 * 3
-    assert all(smallest >= 1 for smallest in judged)
+    assert len(minima) == 2 * 3
+    assert all(smallest >= 1 for smallest in minima)
 
 
-def test_augmentation_refuses_data_that_are_no_images():
-    with pytest.raises(ValueError, match="takes images"):
+def test_augmentation_refuses_points():
+    with pytest.raises(ValueError, match="needs images"):
         DifferentiableAugmentation((2,), SMALL_MLP)
 
 
-def test_dcgan_without_normalization_has_biases_and_takes_a_penalty():
+def test_dcgan_without_normalization_has_biases_and_supports_penalties():
     network = gan(discriminator=SMALL_DCGAN, regularizers=[R1()]).discriminator
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     assert all(convolution.bias is not None for convolution in convolutions)

@@ -1,8 +1,10 @@
-"""Data: one LightningDataModule per kind, delivering (data, labels) on the device."""
+"""Data modules: each delivers batches of (data, labels) on the device. `SplitDataModule` is their base class."""
 
+from datamodules.base import ImageDataModule, SplitDataModule
 from datamodules.loaders import Batch, EvaluationLoader, TrainLoader
 from datamodules.mixtures import GaussianMixture, GaussianMixtureDataModule, Grid, Ring
 from datamodules.mnist import MNISTDataModule
+from datamodules.sources import Split
 from datamodules.stacked import StackedMNISTDataModule, StackLoader
 
 __all__ = [
@@ -11,8 +13,11 @@ __all__ = [
     "GaussianMixture",
     "GaussianMixtureDataModule",
     "Grid",
+    "ImageDataModule",
     "MNISTDataModule",
     "Ring",
+    "Split",
+    "SplitDataModule",
     "StackLoader",
     "StackedMNISTDataModule",
     "TrainLoader",

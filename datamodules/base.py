@@ -1,87 +1,169 @@
-"""What all data modules do: they serve three splits, each of one tensor and its labels."""
+"""Base classes of the data modules: three splits, each one tensor of data and one of labels."""
 
-from typing import Literal
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import torch
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 
 from datamodules.loaders import Batch, EvaluationLoader, TrainLoader
 from datamodules.sources import Split
+from gen_lightning.checks import check_range
+from gen_lightning.contracts import SplitName
 from gen_lightning.errors import UserError
 
-SplitName = Literal["train", "val", "test"]
-
-# Whatever is drawn once is part of the data: the same in every run, whatever its seed.
+# What is drawn once, such as fixed binary pixels, is a part of the data: it is the same in every run, for any seed.
 DATA_SEED = 0
 
+# The number of images in a batch of `images` and `examples`, which does not depend on the batch size of the training.
+_EXAMPLES_PER_BATCH = 500
 
-class SplitDataModule(LightningDataModule):
-    """Serves the splits that a subclass makes in `setup`, in batches that are disjoint between ranks.
+
+class SplitDataModule(LightningDataModule, ABC):
+    """Base class of data modules with a training, a validation and a test split.
+
+    It serves the splits in batches (data, labels) that are disjoint between ranks, in an order that is a function of
+    the seed and the epoch, so that a resumed run continues with the next batch. A subclass defines `shape`, `identity`
+    and `make_splits`:
+
+    ```python
+    import torch
+    from datamodules import Split, SplitDataModule
+
+    class Circle(SplitDataModule):
+        shape = (2,)
+        identity = "Circle, 1,000 points in each split"
+
+        def make_splits(self):
+            return {name: self.draw(seed) for seed, name in enumerate(("train", "val", "test"))}
+
+        def draw(self, seed):
+            angles = 2 * torch.pi * torch.rand(1000, generator=torch.Generator().manual_seed(seed))
+            return Split(torch.stack([angles.cos(), angles.sin()], 1), (angles < torch.pi).long())
+    ```
+
+    `Trainer.fit(model, Circle(batch_size=100))` trains on it, with a model that is built with `data_shape=(2,)`. On the
+    command line, `--data=my_module.Circle --data.batch_size=100` does. For images, see `ImageDataModule`.
 
     Args:
-        batch_size: examples per iteration and device
-        device_resident: keep the splits on the training device
-        seed: of the order of the training examples, and of what is drawn for each batch
+        batch_size: number of examples per iteration and device; at least 1
+        device_resident: whether the splits are kept on the training device
+        seed: seed of the order of the training examples, and of what is drawn for each batch
 
     Raises:
-        UserError: batch_size is less than 1, or more than there are training examples (in `train_dataloader`).
+        UserError: batch_size is less than 1 or, in `train_dataloader`, more than the number of training examples.
     """
 
-    _train_loader: type[TrainLoader] = TrainLoader
+    train_loader_class: type[TrainLoader] = TrainLoader
 
-    def __init__(self, batch_size: int, device_resident: bool, seed: int) -> None:
+    def __init__(self, batch_size: int = 128, device_resident: bool = False, seed: int = 0) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}: choose 1 or more.")
+        check_range(self, at_least=1, batch_size=batch_size)
         self.batch_size = batch_size
         self.device_resident = device_resident
         self.seed = seed
-        self._splits: dict[SplitName, Split] = {}
+        self.splits: dict[SplitName, Split] = {}
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one example, such as `(1, 28, 28)`."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """A text that names the examples of the splits.
+
+        It is equal on every machine, for any batch size and seed, if the examples are the same, and different if they
+        are not. Reports are comparable only between equal identities.
+        """
+
+    @abstractmethod
+    def make_splits(self) -> dict[SplitName, Split]:
+        """Return the training, the validation and the test split, the same in every run, for any seed."""
+
+    def setup(self, stage: str) -> None:
+        """Make the splits, once."""
+        if not self.splits:
+            self.splits = self.make_splits()
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        """Return data and labels on the device; convert uint8 data to float32 in [0, 1], and leave other data as is."""
+        return _scale(batch.data), batch.labels
+
+    def get_training_split(self) -> Split:
+        """Return the split that training batches are taken from; a subclass may transform it."""
+        return self.splits["train"]
+
+    def get_evaluation_split(self, split: SplitName) -> Split:
+        """Return a split as it is evaluated on; a subclass may transform it."""
+        return self.splits[split]
 
     def train_dataloader(self) -> TrainLoader:
-        """Shuffled full batches of the training split; see `TrainLoader`."""
-        loader = self._train_loader(
-            self._resident(self._for_training()), self.batch_size, self.seed, *self._rank_and_world_size()
-        )
+        """Return a loader of shuffled full batches of the training split; see `TrainLoader`."""
+        split = self._move_to_device(self.get_training_split())
+        loader = self.train_loader_class(split, self.batch_size, self.seed, *self._get_rank_and_world_size())
         if len(loader) == 0:
             raise UserError(
-                f"batch_size {self.batch_size} on {loader.world_size} device(s) is more than the"
-                f" {len(loader.split.data):,} training examples: choose a smaller --data.batch_size."
+                f"`batch_size` is {self.batch_size} on {loader.world_size} device(s), which is more than the"
+                f" {len(split.data):,} training examples. Choose a smaller --data.batch_size."
             )
         return loader
 
     def val_dataloader(self) -> EvaluationLoader:
-        """The validation split, in order."""
-        return self._evaluation_loader("val")
+        """Return a loader of the validation split, in order."""
+        return self._build_evaluation_loader("val")
 
     def test_dataloader(self) -> EvaluationLoader:
-        """The test split, in order."""
-        return self._evaluation_loader("test")
+        """Return a loader of the test split, in order."""
+        return self._build_evaluation_loader("test")
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """As Lightning does, without its search for tensors in whatever a batch may be."""
-        # As there: a copy from those two must have ended before it is used.
+        """Move a batch to a device, as Lightning does, but without its search for tensors in any kind of batch."""
+        # As in Lightning: a copy from the CPU or from Apple's GPU must be complete before it is used.
         non_blocking = device.type not in ("cpu", "mps")
         data, labels = (tensor.to(device, non_blocking=non_blocking) for tensor in (batch.data, batch.labels))
         return Batch(data, labels, batch.seed)
 
-    def _evaluation_loader(self, split: SplitName) -> EvaluationLoader:
-        served = self._resident(self._for_evaluation(split))
-        return EvaluationLoader(served, self.batch_size, *self._rank_and_world_size())
+    def _build_evaluation_loader(self, split: SplitName) -> EvaluationLoader:
+        served = self._move_to_device(self.get_evaluation_split(split))
+        return EvaluationLoader(served, self.batch_size, *self._get_rank_and_world_size())
 
-    def _for_training(self) -> Split:
-        return self._splits["train"]
-
-    def _for_evaluation(self, split: SplitName) -> Split:
-        return self._splits[split]
-
-    def _resident(self, split: Split) -> Split:
+    def _move_to_device(self, split: Split) -> Split:
         if self.device_resident and self.trainer is not None:
             device = self.trainer.strategy.root_device
             return Split(split.data.to(device), split.labels.to(device))
         return split
 
-    def _rank_and_world_size(self) -> tuple[int, int]:
+    def _get_rank_and_world_size(self) -> tuple[int, int]:
         if self.trainer is None:
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
+
+
+class ImageDataModule(SplitDataModule):
+    """Base class of data modules of images, whose splits hold uint8 `[N, C, H, W]`.
+
+    With `images` and `examples`, callbacks such as `callbacks.Evaluation` can use whole splits. A subclass defines the
+    same members as one of `SplitDataModule`.
+    """
+
+    def images(self, split: SplitName) -> Iterator[Tensor]:
+        """Return a whole split, never binarized, in batches of float32 `[N, C, H, W]` in [0, 1].
+
+        Every rank gets all images, in the same order each time.
+        """
+        return map(_scale, self.splits[split].data.split(_EXAMPLES_PER_BATCH))
+
+    def examples(self, split: SplitName, n: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Return the first n examples of a split (default: all) as they are evaluated on, in batches (images, labels).
+
+        Every rank gets all of them. The images are transformed on the device of the split.
+        """
+        images, labels = (tensor[:n].split(_EXAMPLES_PER_BATCH) for tensor in self.get_evaluation_split(split))
+        return zip(map(_scale, images), labels, strict=True)
+
+
+def _scale(data: Tensor) -> Tensor:
+    return data.float() / 255 if data.dtype == torch.uint8 else data

@@ -1,4 +1,4 @@
-"""How the data arrive: whole-batch indexing of one tensor, in an order fixed by (seed, epoch)."""
+"""Loaders that index one tensor a batch at a time, in an order fixed by (seed, epoch)."""
 
 import itertools
 from collections.abc import Iterator
@@ -12,8 +12,9 @@ from gen_lightning.clock import Stream, derive_seed
 
 
 class Batch(NamedTuple):
-    """Data as they cross to the device, such as images, uint8 `[N, C, H, W]`; labels, int64 `[N]`; and the seed of
-    everything drawn for this batch.
+    """A batch as it is moved to the device: data, such as images uint8 `[N, C, H, W]`; labels, int64 `[N]`; a seed.
+
+    The seed is that of everything drawn for this batch.
     """
 
     data: Tensor
@@ -24,16 +25,17 @@ class Batch(NamedTuple):
 class TrainLoader:
     """Shuffled full batches, disjoint between ranks.
 
-    Epoch e is one permutation, a function of (seed, e); rank r of R takes every R-th index from the r-th on.
-    What does not fill a batch on every rank is left out of that epoch.
+    The order of epoch e is one permutation, a function of (seed, e). Rank r of R takes every R-th index, beginning with
+    the r-th. Examples that do not fill a batch on every rank are left out of that epoch.
 
-    `state_dict` holds the epoch and the position (batches delivered in it); a loader that loads it goes on there.
+    `state_dict` holds the epoch and the position, the number of batches delivered in the epoch. A loader that loads
+    it continues there.
 
     Args:
-        split: the data and labels, on the device they are to be indexed on
-        batch_size: examples per batch and rank
-        seed: of the order, and of what is drawn for each batch
-        rank: of this process
+        split: data and labels, on the device on which they are indexed
+        batch_size: number of examples per batch and rank
+        seed: seed of the order, and of what is drawn for each batch
+        rank: rank of this process
         world_size: number of processes
     """
 
@@ -48,11 +50,11 @@ class TrainLoader:
 
     @property
     def sampler(self) -> "TrainLoader":
-        """Itself: Lightning announces the epoch by `loader.sampler.set_epoch`."""
+        """The loader itself, because Lightning announces an epoch by `loader.sampler.set_epoch`."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Starts `epoch` from its first batch, unless it is the one under way."""
+        """Start an epoch from its first batch, unless it is the current epoch."""
         if epoch != self.epoch:
             self.epoch, self.position = epoch, 0
 
@@ -60,47 +62,51 @@ class TrainLoader:
         return len(self.split.data) // (self.batch_size * self.world_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        # A generator, so that nothing is drawn before the first batch is asked for: set_epoch may come after iter().
+        # A generator, so that nothing is drawn before the first batch is requested: set_epoch may come after iter().
         if self.position >= len(self):
             self.set_epoch(self.epoch + 1)
-        batches = self._epoch_shard().split(self.batch_size)
-        # All at once: between two iterations NumPy's code leaves the processor's caches.
-        seeds = [derive_seed(Stream.DRAWS, self.seed, self.rank, self.epoch, position) for position in range(len(self))]
+        batches = self._draw_shard().split(self.batch_size)
+        # All seeds at once: between two iterations NumPy's code leaves the processor's caches, and a single seed takes
+        # about ten times as long.
+        seeds = [derive_seed(Stream.DRAWS, self.seed, self.rank, self.epoch, i) for i in range(len(self))]
         while self.position < len(self):
             indices, seed = batches[self.position], seeds[self.position]
             self.position += 1
-            yield Batch(*self._examples(indices), seed)
+            yield Batch(*self.read_examples(indices), seed)
 
-    def _epoch_shard(self) -> Tensor:
-        generator = torch.Generator().manual_seed(derive_seed(Stream.ORDER, self.seed, self.epoch))
-        return self._order(generator)[self.rank :: self.world_size].to(self.split.data.device)
-
-    def _order(self, generator: torch.Generator) -> Tensor:
+    def draw_order(self, generator: torch.Generator) -> Tensor:
+        """Return the indices of an epoch's examples, `[N, ...]`, in random order."""
         return torch.randperm(len(self.split.data), generator=generator)
 
-    def _examples(self, indices: Tensor) -> Split:
-        # On CPUs ten times as quick as an index in brackets.
+    def read_examples(self, indices: Tensor) -> Split:
+        """Return the examples at indices `[batch_size, ...]`."""
+        # On CPUs index_select is ten times as fast as indexing with brackets.
         return Split(*(tensor.index_select(0, indices) for tensor in self.split))
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch, and the number of its batches delivered."""
+        """Return the epoch and the number of its batches that were delivered."""
         return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Goes on where the loader that gave `state_dict` stood."""
+        """Continue where the loader that returned `state_dict` was."""
         self.epoch, self.position = state_dict["epoch"], state_dict["position"]
+
+    def _draw_shard(self) -> Tensor:
+        """Return this rank's indices of the current epoch."""
+        generator = torch.Generator().manual_seed(derive_seed(Stream.ORDER, self.seed, self.epoch))
+        return self.draw_order(generator)[self.rank :: self.world_size].to(self.split.data.device)
 
 
 class EvaluationLoader:
-    """Every example once, in order: ranks share them exactly, without padding duplicates, in equally many batches.
+    """Every example once, in order. Ranks share the examples without duplicates, in equal numbers of batches.
 
-    Equally many, because a rank with one batch more would wait for the others in DDP's buffer broadcast. Nothing is to
-    be drawn for a batch, which would make what is evaluated depend on the batches' size.
+    The numbers of batches are equal because a rank with one batch more would wait for the others in DDP's buffer
+    broadcast. Nothing may be drawn for a batch, because an evaluation would then depend on the batch size.
 
     Args:
-        split: the data and labels, on the device they are to be indexed on
-        batch_size: examples in a batch, one more where a shard is that much longer than another
-        rank: of this process
+        split: data and labels, on the device on which they are indexed
+        batch_size: number of examples per batch; one more if this rank has one example more than another
+        rank: rank of this process
         world_size: number of processes
     """
 

@@ -1,57 +1,61 @@
-"""Mixtures of Gaussians in the plane, on which a collapse can be counted."""
+"""Mixtures of Gaussians, usually in the plane, whose modes are known so that mode collapse can be counted."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from datamodules.base import SplitDataModule, SplitName
-from datamodules.loaders import Batch
+from datamodules.base import SplitDataModule
 from datamodules.sources import Split
+from gen_lightning.checks import check_range
+from gen_lightning.contracts import SplitName
 from gen_lightning.errors import UserError
 
-# Each split is drawn from a seed of its own, which is part of the data: the same in every run, whatever its seed.
+# Each split is drawn from its own seed, which is a part of the data: it is the same in every run, for any seed.
 _SEEDS: dict[SplitName, int] = {"train": 0, "val": 1, "test": 2}
 
 
 class GaussianMixture:
-    """Isotropic Gaussians that share one standard deviation.
+    """A mixture of isotropic Gaussians with the same standard deviation.
 
     Args:
-        means: of the modes, `[M, D]`
-        sigma: the standard deviation of each mode in each dimension, above 0
-        weights: of the modes, in any unit; by default equal
+        means: means of the modes, `[M, D]`
+        sigma: standard deviation of each mode in each dimension; above 0
+        weights: weights of the modes, each above 0, with any sum; equal by default
 
     Raises:
-        UserError: the means are no `[M, D]`, sigma is not positive, or the weights are not one for each mode.
+        UserError: the means are not `[M, D]`, sigma is not positive, or the weights are not one positive number a mode.
     """
 
     def __init__(self, means: list[list[float]], sigma: float, weights: list[float] | None = None) -> None:
         if not means or len({len(mean) for mean in means}) != 1 or not means[0]:
-            raise UserError("The means of a mixture are lists of one length: give one list of numbers for each mode.")
-        if sigma <= 0:
-            raise UserError(f"sigma is {sigma}: choose a number above 0.")
+            raise UserError(
+                f"`{type(self).__name__}.means` is {means}. Give one list of numbers for each mode, all of one length."
+            )
+        check_range(self, above=0, sigma=sigma)
         weights = [1.0] * len(means) if weights is None else weights
         if len(weights) != len(means) or min(weights) <= 0:
-            raise UserError(f"The weights of a mixture are positive: give {len(means)}, one for each mode.")
+            raise UserError(
+                f"`{type(self).__name__}.weights` is {weights}. Give {len(means)} positive numbers, one for each mode."
+            )
         self.means = torch.tensor(means, dtype=torch.float32)
         self.sigma = sigma
         self.weights = torch.tensor(weights, dtype=torch.float64) / math.fsum(weights)
 
     def draw(self, n: int, generator: torch.Generator) -> Split:
-        """Points, float32 `[n, D]`, and the modes that they are of, int64 `[n]`."""
+        """Return points, float32 `[n, D]`, and their modes, int64 `[n]`."""
         modes = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         noise = torch.randn(n, self.means.shape[1], generator=generator)
         return Split(self.means[modes] + self.sigma * noise, modes)
 
 
 class Ring(GaussianMixture):
-    """Modes evenly spaced on a circle about 0; as published, 8 at radius 1 (Srivastava et al. 2017, VEEGAN).
+    """Modes evenly spaced on a circle around 0. The published ring has 8 at radius 1 (Srivastava et al. 2017, VEEGAN).
 
     Args:
-        num_modes: how many
-        radius: of the circle
-        sigma: the standard deviation of each mode
+        num_modes: number of modes
+        radius: radius of the circle
+        sigma: standard deviation of each mode
     """
 
     def __init__(self, num_modes: int = 8, radius: float = 1.0, sigma: float = 0.01) -> None:
@@ -60,12 +64,12 @@ class Ring(GaussianMixture):
 
 
 class Grid(GaussianMixture):
-    """Modes on a square grid about 0; as published, 25 at {-4, -2, 0, 2, 4}^2 (Srivastava et al. 2017, VEEGAN).
+    """Modes on a square grid around 0. The published grid has 25 at {-4, -2, 0, 2, 4}^2 (Srivastava et al. 2017).
 
     Args:
-        side: modes along each side
-        spacing: between neighbours
-        sigma: the standard deviation of each mode
+        side: number of modes along each side
+        spacing: distance between neighbours
+        sigma: standard deviation of each mode
     """
 
     def __init__(self, side: int = 5, spacing: float = 2.0, sigma: float = 0.05) -> None:
@@ -76,17 +80,17 @@ class Grid(GaussianMixture):
 class GaussianMixtureDataModule(SplitDataModule):
     """Points of a mixture, delivered as (points, modes): float32 `[N, D]` and int64 `[N]`.
 
-    The training points are drawn once, 100,000 as in PacGAN's experiments (Lin et al. 2018), and shuffled each epoch.
-    Points keep the mixture's units. A recipe that wants others scales the mixture: `Grid(spacing=0.5, sigma=0.0125)` is
-    the published grid in units of 4, and no measure of mode coverage depends on the unit.
+    The training points are drawn once and shuffled in each epoch; 100,000 is the number in PacGAN's experiments (Lin
+    et al. 2018). Points keep the mixture's units. To use other units, scale the mixture: `Grid(spacing=0.5,
+    sigma=0.0125)` is the published grid in units of 4. No measure of mode coverage depends on the unit.
 
     Args:
         mixture: `Ring`, `Grid`, or any `GaussianMixture`
-        num_samples: training points
-        num_held_out: validation points, and as many test points
-        batch_size: points per iteration and device
-        device_resident: keep the splits on the training device
-        seed: of the order of the training points
+        num_samples: number of training points; at least 1
+        num_held_out: number of validation points, and of test points; at least 1
+        batch_size: number of points per iteration and device; at least 1
+        device_resident: whether the splits are kept on the training device
+        seed: seed of the order of the training points
 
     Raises:
         UserError: a number is less than 1.
@@ -102,8 +106,7 @@ class GaussianMixtureDataModule(SplitDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, device_resident, seed)
-        if min(num_samples, num_held_out) < 1:
-            raise UserError(f"num_samples is {num_samples} and num_held_out {num_held_out}: choose 1 or more for both.")
+        check_range(self, at_least=1, num_samples=num_samples, num_held_out=num_held_out)
         self.mixture = mixture
         self.num_samples = num_samples
         self.num_held_out = num_held_out
@@ -115,22 +118,18 @@ class GaussianMixtureDataModule(SplitDataModule):
 
     @property
     def identity(self) -> str:
-        """Which points the splits hold: the same text on every machine, for any batches and order."""
+        """A text that names the points of the splits."""
         mixture = (self.mixture.means.tolist(), self.mixture.sigma, self.mixture.weights.tolist())
         return f"{type(self).__name__} {mixture} {self.num_samples} {self.num_held_out}"
 
-    def setup(self, stage: str) -> None:
-        """Draws the points, once."""
-        if self._splits:
-            return
+    def make_splits(self) -> dict[SplitName, Split]:
+        """Draw the points."""
         sizes = {"train": self.num_samples, "val": self.num_held_out, "test": self.num_held_out}
-        for split, seed in _SEEDS.items():
-            self._splits[split] = self.mixture.draw(sizes[split], torch.Generator().manual_seed(seed))
-
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[Tensor, Tensor]:
-        """Leaves the seed of the batch out: nothing is drawn of it."""
-        return batch.data, batch.labels
+        return {
+            split: self.mixture.draw(sizes[split], torch.Generator().manual_seed(seed))
+            for split, seed in _SEEDS.items()
+        }
 
     def points(self, split: SplitName) -> Tensor:
-        """A whole split on every rank, float32 `[N, D]`."""
-        return self._splits[split].data
+        """Return a whole split, float32 `[N, D]`, the same on every rank."""
+        return self.splits[split].data

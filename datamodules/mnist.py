@@ -1,6 +1,5 @@
-"""MNIST and its relatives as a LightningDataModule."""
+"""MNIST and data sets of the same format as a LightningDataModule."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -8,37 +7,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datamodules.base import DATA_SEED, SplitDataModule, SplitName
+from datamodules.base import DATA_SEED, ImageDataModule
 from datamodules.loaders import Batch
 from datamodules.sources import Source, Split, check_source, download, load
+from gen_lightning.checks import check_range
+from gen_lightning.contracts import SplitName
 from gen_lightning.errors import UserError
 
 
-class MNISTDataModule(SplitDataModule):
+class MNISTDataModule(ImageDataModule):
     """Grey images of ten classes, delivered as (images, labels): float32 `[N, 1, H, W]` in [0, 1] and int64 `[N]`.
 
-    Batches cross to the device as uint8, where they are scaled, and drawn if that is done anew at each read. What is
-    dequantized once, for evaluation, crosses as float32.
-    The official test split is only ever tested on; validation is carved from the training split.
+    Batches are moved to the device as uint8, then scaled there and, if that is done at each read, binarized or
+    dequantized. Images that are dequantized once, for evaluation, are moved as float32. The official test split is used
+    for tests only; the validation split is a part of the official training split.
 
     Args:
-        source: digits (embedded: scikit-learn's 1,797), or mnist, fashion_mnist, kmnist (downloaded once)
-        root: the folder of the downloaded files, in torchvision's layout (`root/MNIST/raw/...`)
-        batch_size: images per iteration and device
+        source: digits (embedded; the 1,797 of scikit-learn), or mnist, fashion_mnist, kmnist (downloaded once)
+        root: directory of the downloaded files, in torchvision's layout (`root/MNIST/raw/...`)
+        batch_size: number of images per iteration and device; at least 1
         image_size: 28, or 32 (padded with 2 black pixels on each side)
-        binarization: none; static (each pixel drawn once, as Larochelle & Murray 2011); dynamic (each pixel drawn anew
-            at each read in training, as Burda et al. 2016, and once for evaluation). Drawn from a Bernoulli with the
-            grey value as its probability.
-        val_fraction: the part of the training split that is held out, in (0, 1)
-        device_resident: keep the splits on the training device
-        seed: of the order of the training images, and of what is drawn at each read
-        dequantize: for densities: a grey value stands for a level's width of values, and is drawn uniformly from it,
-            anew at each read in training and once for evaluation: (n + u) / 256 for level n (Theis et al. 2016, section
-            3.1)
+        binarization: none; static (each pixel is sampled once, as in Larochelle & Murray 2011); or dynamic (each pixel
+            is sampled at each read in training, as in Burda et al. 2016, and once for evaluation). A pixel is sampled
+            from a Bernoulli distribution with its grey value as the probability.
+        val_fraction: fraction of the training split that is held out for validation; above 0 and below 1
+        device_resident: whether the splits are kept on the training device
+        seed: seed of the order of the training images, and of what is sampled at each read
+        dequantize: whether uniform noise is added to the grey levels, for a likelihood that is a density: level n
+            becomes (n + u) / 256, with u sampled at each read in training and once for evaluation (Theis et al. 2016,
+            section 3.1)
 
     Raises:
-        UserError: an argument is out of range; the files are absent and cannot be had, or are corrupt (in
-            `prepare_data` and `setup`).
+        UserError: an argument is out of range; in `prepare_data` and `setup`, the files are absent and cannot be
+            downloaded, or are corrupt.
     """
 
     def __init__(
@@ -56,16 +57,17 @@ class MNISTDataModule(SplitDataModule):
         super().__init__(batch_size, device_resident, seed)
         check_source(source)
         if image_size not in (28, 32):
-            raise UserError(f"image_size is {image_size}: choose 28 or 32.")
+            raise UserError(f"`{type(self).__name__}.image_size` is {image_size}. Choose 28 or 32.")
         if binarization not in ("none", "static", "dynamic"):
-            raise UserError(f"binarization is {binarization!r}: choose none, static or dynamic.")
+            raise UserError(
+                f"`{type(self).__name__}.binarization` is {binarization!r}. Choose none, static or dynamic."
+            )
         if dequantize and binarization != "none":
             raise UserError(
-                f"Dequantized images are grey, and binarization is {binarization}: set --data.binarization=none, or"
-                " leave dequantize out."
+                f"`dequantize` is true, which needs grey images, and `binarization` is {binarization}. Set"
+                " --data.binarization=none or --data.dequantize=false."
             )
-        if not 0 < val_fraction < 1:
-            raise UserError(f"val_fraction is {val_fraction}: choose a number between 0 and 1.")
+        check_range(self, above=0, below=1, val_fraction=val_fraction)
         self.source = source
         self.root = Path(root)
         self.image_size = image_size
@@ -80,72 +82,56 @@ class MNISTDataModule(SplitDataModule):
 
     @property
     def identity(self) -> str:
-        """Which examples the splits hold: the same text on every machine, for any batches and order."""
+        """A text that names the examples of the splits."""
         drawn = "dequantized" if self.dequantize else self.binarization
         return f"{type(self).__name__} {self.source} {self.image_size} {drawn} {self.val_fraction}"
 
     def prepare_data(self) -> None:
-        """Downloads what is missing."""
+        """Download missing files."""
         download(self.source, self.root)
 
-    def setup(self, stage: str) -> None:
-        """Loads and splits the data, once."""
-        if self._splits:
-            return
+    def make_splits(self) -> dict[SplitName, Split]:
+        """Read the images, and hold out a part of the training split for validation."""
         train, test = load(self.source, self.root)
-        generator = torch.Generator().manual_seed(DATA_SEED)
-        order = torch.randperm(len(train.data), generator=generator)
+        order = torch.randperm(len(train.data), generator=torch.Generator().manual_seed(DATA_SEED))
         num_val = round(len(order) * self.val_fraction)
         if not 0 < num_val < len(order):
             raise UserError(
-                f"val_fraction is {self.val_fraction}, which leaves a split of {len(order):,} images empty."
+                f"`val_fraction` is {self.val_fraction}, which leaves a split of {len(order):,} images empty. Choose a"
+                " fraction nearer to 0.5."
             )
-        self._splits = {
+        return {
             "train": self._pad(train, order[num_val:].sort().values),
             "val": self._pad(train, order[:num_val].sort().values),
             "test": self._pad(test, torch.arange(len(test.data))),
         }
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[Tensor, Tensor]:
-        """uint8 on the device -> float32 in [0, 1], drawn under dynamic binarization or dequantization."""
+        """Convert uint8 to float32 in [0, 1]; then binarize or dequantize, if that is done at each read."""
         if self.dequantize:
             return _dequantize(batch.data, batch.seed), batch.labels
-        images = batch.data.float() / 255
-        # A draw leaves the bits of an evaluation as they are.
+        images, labels = super().on_after_batch_transfer(batch, dataloader_idx)
+        # In an evaluation the images are already binary, and sampling leaves them as they are.
         if self.binarization == "dynamic":
             generator = torch.Generator(images.device).manual_seed(batch.seed)
-            # As `bernoulli`, which takes nearly twice as long on CPUs.
+            # On CPUs torch.bernoulli takes nearly twice as long.
             uniform = torch.rand(images.shape, generator=generator, dtype=images.dtype, device=images.device)
             images = uniform.lt_(images)
-        return images, batch.labels
+        return images, labels
 
-    def images(self, split: SplitName) -> Iterator[Tensor]:
-        """A whole split on every rank, never binarized: batches of float32 `[N, 1, H, W]` in [0, 1]."""
-        return (images.float() / 255 for images in self._splits[split].data.split(500))
+    def get_training_split(self) -> Split:
+        """Return the training split, binarized if binarization is static."""
+        return self._binarize("train") if self.binarization == "static" else self.splits["train"]
 
-    def examples(self, split: SplitName, n: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """The first n examples of a split, by default all, on every rank, as they are evaluated on.
-
-        Batches of (images, labels), whatever `batch_size` is; the images are drawn where the data are.
-        """
-        images, labels = (tensor[:n] for tensor in self._for_evaluation(split))
-        return zip(
-            (part if self.dequantize else part.float() / 255 for part in images.split(500)),
-            labels.split(500),
-            strict=True,
-        )
-
-    def _for_training(self) -> Split:
-        return self._sample_once("train") if self.binarization == "static" else self._splits["train"]
-
-    def _for_evaluation(self, split: SplitName) -> Split:
-        images, labels = self._splits[split]
+    def get_evaluation_split(self, split: SplitName) -> Split:
+        """Return a split, binarized or dequantized once if the images are binary or dequantized."""
+        images, labels = self.splits[split]
         if self.dequantize:
             return Split(_dequantize(images, DATA_SEED), labels)
-        return self._splits[split] if self.binarization == "none" else self._sample_once(split)
+        return self.splits[split] if self.binarization == "none" else self._binarize(split)
 
-    def _sample_once(self, split: SplitName) -> Split:
-        images, labels = self._splits[split]
+    def _binarize(self, split: SplitName) -> Split:
+        images, labels = self.splits[split]
         generator = torch.Generator().manual_seed(DATA_SEED)
         return Split((images.float() / 255).bernoulli(generator=generator).mul_(255).to(torch.uint8), labels)
 
@@ -155,7 +141,7 @@ class MNISTDataModule(SplitDataModule):
 
 
 def _dequantize(images: Tensor, seed: int) -> Tensor:
-    """Levels, uint8 -> float32 in [0, 1]; what has been drawn once is left as it is."""
+    """Return grey levels, uint8, as float32 in [0, 1]; images that are already dequantized are returned as they are."""
     if images.is_floating_point():
         return images
     generator = torch.Generator(images.device).manual_seed(seed)

@@ -1,4 +1,4 @@
-"""What the pixels are: the data sets, as uint8 tensors with their official splits."""
+"""The data sets of images, as uint8 tensors with their official splits."""
 
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -31,23 +31,27 @@ _IDX_FILES = {
 
 
 class Split(NamedTuple):
-    """Data `[N, *shape]`, such as images, uint8 `[N, 1, H, W]` in 0..255, and their labels, int64 `[N]`."""
+    """Data `[N, *shape]`, such as images uint8 `[N, 1, H, W]`, and their labels, int64 `[N]`."""
 
     data: Tensor
     labels: Tensor
 
 
 def check_source(source: str) -> None:
-    """Raises UserError unless `source` names a data set that `load` knows."""
+    """Refuse the name of an unknown data set.
+
+    Raises:
+        UserError: `load` does not know the source.
+    """
     if source not in get_args(Source):
-        raise UserError(f"Unknown data source {source!r}: choose one of {', '.join(get_args(Source))}.")
+        raise UserError(f"`source` is {source!r}, which is unknown. Choose one of {', '.join(get_args(Source))}.")
 
 
 def download(source: Source, root: Path) -> None:
-    """Puts the files of `source` below `root`, with torchvision's mirrors and checksums, unless they are there.
+    """Download the missing files of a source to `root`, with torchvision's mirrors and checksums.
 
     Raises:
-        UserError: the files are absent and cannot be downloaded; the sentence names both ways out.
+        UserError: the files are absent and cannot be downloaded.
     """
     if source == "digits" or _files_exist(source, root):
         return
@@ -55,21 +59,21 @@ def download(source: Source, root: Path) -> None:
         _TORCHVISION[source](root, download=True)
     except (RuntimeError, OSError) as error:
         raise UserError(
-            f"The files of {source} are not in {_raw_folder(source, root)} and cannot be downloaded: put the four"
-            f" IDX files ({', '.join(_IDX_FILES)}) there, or train on embedded data with --data.source=digits."
+            f"The files of {source} are not in {_get_raw_folder(source, root)} and cannot be downloaded. Put the four"
+            f" IDX files ({', '.join(_IDX_FILES)}) there, or use embedded data with --data.source=digits."
         ) from error
 
 
 def load(source: Source, root: Path) -> tuple[Split, Split]:
-    """The official (train, test) splits of `source`, 28 x 28.
+    """Return the official training and test splits of a source, images of 28 x 28.
 
     Raises:
-        UserError: a file is absent, truncated or corrupt; the sentence names it.
+        UserError: a file is absent, truncated or corrupt.
     """
     if source == "digits":
         return _load_digits()
     for name in _IDX_FILES:
-        _check_idx_file(_raw_folder(source, root) / name)
+        _check_idx_file(_get_raw_folder(source, root) / name)
     return _load_torchvision(source, root, train=True), _load_torchvision(source, root, train=False)
 
 
@@ -79,9 +83,9 @@ def _load_torchvision(source: str, root: Path, train: bool) -> Split:
 
 
 def _load_digits() -> tuple[Split, Split]:
-    """scikit-learn's 1,797 handwritten digits, split 1,437 / 360, stratified by class.
+    """Return scikit-learn's 1,797 handwritten digits in two splits of 1,437 and 360, stratified by class.
 
-    The 8 x 8 images are resized to 20 x 20 and centred in 28 x 28, as MNIST's digits are.
+    The 8 x 8 images are resized to 20 x 20 and centred in 28 x 28, like MNIST's digits.
     """
     digits = load_digits()
     images = torch.from_numpy(digits.images.astype(np.float32)).unsqueeze(1) / 16
@@ -92,24 +96,24 @@ def _load_digits() -> tuple[Split, Split]:
     return Split(images[train], labels[train]), Split(images[test], labels[test])
 
 
-def _raw_folder(source: str, root: Path) -> Path:
+def _get_raw_folder(source: str, root: Path) -> Path:
     return root / _TORCHVISION[source].__name__ / "raw"
 
 
 def _files_exist(source: str, root: Path) -> bool:
-    return all((_raw_folder(source, root) / name).is_file() for name in _IDX_FILES)
+    return all((_get_raw_folder(source, root) / name).is_file() for name in _IDX_FILES)
 
 
 def _check_idx_file(path: Path) -> None:
-    # torchvision checks the downloaded archives only, and reads a short file as a tensor error without a name.
+    # torchvision checks only the downloaded archives. For a truncated file it raises a tensor error without the name.
     magic_number, size = _IDX_FILES[path.name]
     if not path.is_file():
-        raise UserError(f"{path} is missing: run once with a network, or put the file there.")
+        raise UserError(f"{path} is missing. Run once with a network connection, or put the file there.")
     if path.stat().st_size != size:
         raise UserError(
-            f"{path} is truncated or corrupt ({path.stat().st_size:,} bytes instead of {size:,}): delete it and run"
-            " again to download it anew."
+            f"{path} is truncated or corrupt ({path.stat().st_size:,} bytes instead of {size:,}). Delete it and run"
+            " again to download it."
         )
     with path.open("rb") as file:
         if int.from_bytes(file.read(4), "big") != magic_number:
-            raise UserError(f"{path} is corrupt (not an IDX file): delete it and run again to download it anew.")
+            raise UserError(f"{path} is corrupt (not an IDX file). Delete it and run again to download it.")

@@ -1,4 +1,4 @@
-"""Stacked MNIST: three digits as the channels of an RGB image, of 1,000 modes."""
+"""Stacked MNIST: three digits as the channels of an RGB image, with 1,000 modes."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -6,52 +6,60 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from datamodules.base import DATA_SEED, SplitName
+from datamodules.base import DATA_SEED
 from datamodules.loaders import TrainLoader
 from datamodules.mnist import MNISTDataModule
 from datamodules.sources import Source, Split
-from gen_lightning.errors import UserError
+from gen_lightning.checks import check_range
+from gen_lightning.contracts import SplitName
 
 
-def stacked(digits: Split, triples: Tensor) -> Split:
-    """Stacks, uint8 `[N, 3, H, W]`, and their modes 100 a + 10 b + c, int64 `[N]`, of triples of indices `[N, 3]`."""
+def stack(digits: Split, triples: Tensor) -> Split:
+    """Return stacks of digits, uint8 `[N, 3, H, W]`, and their modes 100 a + 10 b + c, int64 `[N]`.
+
+    Args:
+        digits: grey digits, uint8 `[M, 1, H, W]`, and their classes
+        triples: indices of the digits in each stack, `[N, 3]`
+    """
     classes = digits.labels[triples]
     return Split(digits.data[triples].flatten(1, 2), (classes * classes.new_tensor([100, 10, 1])).sum(1))
 
 
 class StackLoader(TrainLoader):
-    """Stacks of digits, put together as they are read.
+    """Stacks of digits, which are made as they are read.
 
-    Each epoch every digit is once in each channel: the three channels go through permutations of their own.
+    In each epoch every digit occurs once in each channel, because each of the three channels has its own permutation.
     """
 
-    def _order(self, generator: torch.Generator) -> Tensor:
-        permutation = super()._order
-        return torch.stack([permutation(generator) for _ in range(3)], dim=1)
+    def draw_order(self, generator: torch.Generator) -> Tensor:
+        """Return the digits of an epoch's stacks, `[N, 3]`."""
+        return torch.stack([super(StackLoader, self).draw_order(generator) for _ in range(3)], dim=1)
 
-    def _examples(self, indices: Tensor) -> Split:
-        return stacked(self.split, indices)
+    def read_examples(self, indices: Tensor) -> Split:
+        """Return the stacks of the digits at indices `[batch_size, 3]`."""
+        return stack(self.split, indices)
 
 
 class StackedMNISTDataModule(MNISTDataModule):
     """RGB stacks of digits, delivered as (images, modes): float32 `[N, 3, H, W]` in [0, 1] and int64 `[N]` in 0..999.
 
-    The digits of a stack are drawn from one split (Metz et al. 2017; Lin et al. 2018, PacGAN, section 4.2). Training
-    stacks are new in each epoch, which has as many as there are training digits; those of validation and test are
-    fixed, and as many as their digits.
+    The digits of a stack come from one split (Metz et al. 2017; Lin et al. 2018, PacGAN, section 4.2). By default
+    training stacks are new in each epoch, which has as many stacks as there are training digits. The validation and
+    test stacks are fixed, and as many as the digits of their split.
 
     Args:
-        source: the digits: digits (embedded), or mnist, fashion_mnist, kmnist (downloaded once)
-        root: the folder of the downloaded files
-        num_triples: so many fixed training stacks in place of new ones, in 2.3 kB each; PacGAN's are 128,000
-        batch_size: images per iteration and device
+        source: digits (embedded), or mnist, fashion_mnist, kmnist (downloaded once)
+        root: directory of the downloaded files
+        num_triples: number of fixed training stacks, which replace new ones; at least 1. A stack takes 2.3 kB; PacGAN
+            uses 128,000.
+        batch_size: number of images per iteration and device; at least 1
         image_size: 28, or 32 (padded with 2 black pixels on each side)
-        val_fraction: the part of the training digits that is held out, in (0, 1)
-        device_resident: keep the splits on the training device
-        seed: of the training stacks and their order
+        val_fraction: fraction of the training digits that is held out for validation; above 0 and below 1
+        device_resident: whether the splits are kept on the training device
+        seed: seed of the training stacks and their order
 
     Raises:
-        UserError: as `MNISTDataModule`, or num_triples is less than 1.
+        UserError: as for `MNISTDataModule`, or num_triples is less than 1.
     """
 
     def __init__(
@@ -66,10 +74,9 @@ class StackedMNISTDataModule(MNISTDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(source, root, batch_size, image_size, "none", val_fraction, device_resident, seed)
-        if num_triples is not None and num_triples < 1:
-            raise UserError(f"num_triples is {num_triples}: choose 1 or more, or null for new stacks in each epoch.")
+        check_range(self, at_least=1, num_triples=num_triples)
         self.num_triples = num_triples
-        self._train_loader = TrainLoader if num_triples else StackLoader
+        self.train_loader_class = TrainLoader if num_triples else StackLoader
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -78,39 +85,39 @@ class StackedMNISTDataModule(MNISTDataModule):
 
     @property
     def identity(self) -> str:
-        """Which examples the splits hold: the same text on every machine, for any batches and order."""
+        """A text that names the examples of the splits."""
         return f"{super().identity} {self.num_triples}"
 
     @property
     def mode_weights(self) -> Tensor:
-        """The share of each mode among the stacks that training draws from, float64 `[1000]`."""
+        """The probability of each mode among the stacks that training draws from, float64 `[1000]`."""
         share = self._digits.labels.bincount(minlength=10).double() / len(self._digits.labels)
         return torch.einsum("a,b,c->abc", share, share, share).flatten()
 
-    def setup(self, stage: str) -> None:
-        """Loads and splits the digits, and stacks those that are fixed, once."""
-        if self._splits:
-            return
-        super().setup(stage)
-        self._digits = self._splits["train"]
-        for split in ("val", "test"):
-            self._splits[split] = _fixed(self._splits[split], len(self._splits[split].data))
-        if self.num_triples:
-            self._splits["train"] = _fixed(self._digits, self.num_triples)
+    def make_splits(self) -> dict[SplitName, Split]:
+        """Read the digits, and make the fixed stacks; the training split is digits if its stacks are new."""
+        splits = super().make_splits()
+        self._digits = splits["train"]
+        return {
+            "train": _fix_stacks(self._digits, self.num_triples) if self.num_triples else self._digits,
+            "val": _fix_stacks(splits["val"], len(splits["val"].data)),
+            "test": _fix_stacks(splits["test"], len(splits["test"].data)),
+        }
 
     def images(self, split: SplitName) -> Iterator[Tensor]:
-        """A whole split on every rank, in batches of float32 `[N, 3, H, W]` in [0, 1].
+        """Return a whole split, the same on every rank, in batches of float32 `[N, 3, H, W]` in [0, 1].
 
-        Of training stacks that are new in each epoch, as many fixed ones, as in `examples`.
+        If training stacks are new in each epoch, the training split is as many fixed ones, the same as in `examples`.
         """
-        return (images.float() / 255 for images in self._for_evaluation(split).data.split(500))
+        return (images for images, _ in self.examples(split))
 
-    def _for_evaluation(self, split: SplitName) -> Split:
+    def get_evaluation_split(self, split: SplitName) -> Split:
+        """Return a split of fixed stacks."""
         new_in_each_epoch = split == "train" and not self.num_triples
-        return _fixed(self._digits, len(self._digits.data)) if new_in_each_epoch else self._splits[split]
+        return _fix_stacks(self._digits, len(self._digits.data)) if new_in_each_epoch else self.splits[split]
 
 
-def _fixed(digits: Split, n: int) -> Split:
-    """`n` stacks that are part of the data: the same in every run, whatever its seed."""
+def _fix_stacks(digits: Split, n: int) -> Split:
+    """Return n stacks that are a part of the data: they are the same in every run, for any seed."""
     generator = torch.Generator().manual_seed(DATA_SEED)
-    return stacked(digits, torch.randint(len(digits.data), (n, 3), generator=generator))
+    return stack(digits, torch.randint(len(digits.data), (n, 3), generator=generator))

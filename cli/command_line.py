@@ -174,6 +174,7 @@ class CommandLine(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line after the configuration that is stored in the checkpoint it names."""
         self.config = parser.parse_args(add_stored_config(args))
+        assert isinstance(parser, Parser)
         parser.config = self.config[self.config.subcommand]
 
     def _add_instantiators(self) -> None:
@@ -232,7 +233,9 @@ class CommandLine(LightningCLI):
                 callbacks.append(TQDMProgressBar(refresh_rate=20))
             csv = MetricsCSV(str(self.run.root), self.run.recipe, self.run.version, self.checkpoint_iteration)
             loggers.insert(0, csv)
-        return super().instantiate_trainer(logger=loggers or False, **kwargs)
+        trainer = super().instantiate_trainer(logger=loggers or False, **kwargs)
+        assert isinstance(trainer, Trainer)
+        return trainer
 
     def before_fit(self) -> None:
         """Make the run's directory, now that the command line is known to be right."""
@@ -269,7 +272,7 @@ class CommandLine(LightningCLI):
     def after_validate(self) -> None:
         """Store the metrics in the directory of the checkpoint's run."""
         if not self.trainer.fast_dev_run:
-            self.run.write_metrics(self.subcommand, last_metrics(self.trainer, self.checkpoint_iteration))
+            self.run.write_metrics(str(self.subcommand), last_metrics(self.trainer, self.checkpoint_iteration))
 
     def after_test(self) -> None:
         """Print, log and store what the callbacks have measured."""

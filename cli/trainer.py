@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jsonargparse.typing import NonNegativeInt, PositiveInt
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.profilers import PassThroughProfiler
 from torch import Tensor
@@ -30,7 +30,13 @@ Latents = Literal["prior", "gmm"]
 class Trainer(LightningTrainer):
     """Lightning's Trainer with the verbs `test` and `sample` of the command line."""
 
-    def test(
+    # Lightning's connectors assign these without declaring them.
+    callbacks: list[Callback]
+    fast_dev_run: bool | int
+    test_seconds: float
+
+    # Lightning's test takes other arguments; the command line takes this method's for its options.
+    def test(  # type: ignore[override]
         self,
         model: GenerativeModule,
         ckpt_path: str,
@@ -121,7 +127,7 @@ class NoProfiler(PassThroughProfiler):
 
     _nothing = contextlib.nullcontext()
 
-    def profile(self, action_name: str) -> contextlib.nullcontext[None]:
+    def profile(self, action_name: str) -> Any:
         """Return a context that does nothing."""
         return self._nothing
 
@@ -160,6 +166,6 @@ def cycle_labels(labels: int | list[int], n: int) -> Tensor:
     return classes[torch.arange(n) % len(classes)]
 
 
-def find_evaluation(trainer: LightningTrainer) -> Evaluation | None:
+def find_evaluation(trainer: Trainer) -> Evaluation | None:
     """Return the Evaluation among a run's callbacks, if there is one."""
     return next((callback for callback in trainer.callbacks if isinstance(callback, Evaluation)), None)

@@ -21,6 +21,7 @@ from gen_lightning.clock import (
     seed_draws,
     set_logged_iteration,
 )
+from gen_lightning.contracts import get_settings
 from gen_lightning.errors import UserError
 from gen_lightning.numerics import promote_to_float32
 from gen_lightning.schedules import Schedule, check_schedules, follow_schedules
@@ -124,14 +125,15 @@ class GenerativeModule(LightningModule, ABC):
             UserError: gradients are accumulated over batches, or a callback searches for hyperparameters.
         """
         # Between this hook and `setup`, Lightning refuses accumulation with two optimizers without saying what to do.
-        schedules = [one.scheduling for one in self.trainer.callbacks if isinstance(one, GradientAccumulationScheduler)]
+        callbacks = get_settings(self.trainer).callbacks
+        schedules = [one.scheduling for one in callbacks if isinstance(one, GradientAccumulationScheduler)]
         factors = {self.trainer.accumulate_grad_batches, *(factor for one in schedules for factor in one.values())}
         if factors != {1}:
             raise UserError(
                 "Gradients are accumulated over several batches, but an iteration is one batch. Remove"
                 f" accumulate_grad_batches and GradientAccumulationScheduler, and raise {self.batch_options}."
             )
-        for callback in self.trainer.callbacks:
+        for callback in callbacks:
             if isinstance(callback, LearningRateFinder | BatchSizeFinder):
                 raise UserError(
                     f"{type(callback).__name__} would train before the first iteration and change hyperparameters that"
@@ -193,7 +195,7 @@ class GenerativeModule(LightningModule, ABC):
 
     def is_logged(self, iteration: int) -> bool:
         """Return whether scalars are logged after `iteration` completed iterations."""
-        return iteration % self.trainer.log_every_n_steps == 0
+        return iteration % get_settings(self.trainer).log_every_n_steps == 0
 
     def log_iteration(self, scalars: dict[str, Tensor], iteration: int, batch_size: int) -> None:
         """Log `train/...` scalars and scheduled values every `log_every_n_steps` iterations, at x = `iteration`.

@@ -222,7 +222,7 @@ def test_a_ladder_refuses_a_prior_without_layers(prior):
 
 
 def test_a_ladder_has_no_parameters_of_its_own():
-    """It uses those of the prior, which are in the state once."""
+    """It uses the parameters of the prior, which appear in the state once."""
     assert not model(posterior=Ladder).posterior.state_dict()
 
 

@@ -3,9 +3,10 @@
 python -m benchmarks.report --recipes gan/losses/*
 python -m benchmarks.report --update docs/results.md docs/all_metrics.md
 
-In a page, a table belongs between two comments. The first one names the recipes, as patterns, and may name the columns:
+In a page, tables belong between two comments. The first one names the recipes, as patterns, and may name the columns of
+one or more tables:
 
-    <!-- results: gan/losses/* vae/vae; columns: epochs seeds fid elbo -->
+    <!-- results: gan/losses/* vae/vae; columns: epochs seeds fid | precision recall -->
     <!-- end -->
 """
 
@@ -49,32 +50,40 @@ class Group(NamedTuple):
     extractor: str
 
 
-def report(results: list[Result], recipes: Sequence[str] = ("*",), columns: Sequence[str] = ()) -> str:
-    """Return a Markdown table of mean ± sample standard deviation over seeds, its floors, and what produced it.
+def report(results: list[Result], recipes: Sequence[str] = ("*",), tables: Sequence[Sequence[str]] = ((),)) -> str:
+    """Return Markdown tables of mean ± sample standard deviation over seeds, their floors, and what produced them.
 
     Args:
         results: the results
         recipes: recipes to show, in this order, as patterns such as `gan/mlp`, or `gan/*` with its subfolders
-        columns: columns to show after the recipe, in this order; default: all that are not empty. Metrics are named
-            without their extractor, such as `fid` or `nll/5000`.
+        tables: for each table, its columns after the recipe; default: one table with all columns that are not empty.
+            Metrics are named without their extractor, such as `fid` or `nll/5000`.
 
     Raises:
         UserError: there are no results for the recipes, or no such column.
     """
     results = select_results(results, recipes)
-    measured = [select_measurements(result, columns) for result in results]
-    better = {metric: row.better for rows in measured for metric, row in rows.items()}
-    check_columns(columns, results)
+    check_columns([name for columns in tables for name in columns], results)
+    texts = [tabulate(results, columns) for columns in tables]
+    return "\n\n".join([*texts, describe(results, [name for columns in tables for name in columns])])
+
+
+def tabulate(results: list[Result], columns: Sequence[str] = ()) -> str:
+    """Return one Markdown table with a line for each recipe that has a value, and the floors below."""
+    measured = [(result, select_measurements(result, columns)) for result in results]
+    better = {metric: row.better for _, rows in measured for metric, row in rows.items()}
     metrics = sorted(better, key=lambda metric: list(BETTER).index(get_family(metric)))
     groups: dict[Group, list[tuple[Result, Measurements]]] = {}
-    for result, rows in zip(results, measured, strict=True):
+    for result, rows in measured:
         if rows:
             groups.setdefault(find_group(result, rows), []).append((result, rows))
     lines = [make_line(group, members, metrics) for group, members in groups.items()] + make_floors(groups, metrics)
     shown = order_columns(columns, metrics) if columns else [*find_filled_columns(lines), *metrics]
+    lines = lines if set(shown) & set(metrics) else lines[: len(groups)]
     header = [format_heading(shorten(name), better[name]) if name in better else name for name in shown]
-    cells = [[line.get(name, "") for name in shown] for line in lines]
-    return f"{format_markdown([header, *cells])}\n\n{describe([pair for pairs in groups.values() for pair in pairs])}"
+    # Samples from other latents have the same likelihood, which is shown once if the latents are not.
+    cells = dict.fromkeys(tuple(line.get(name, "") for name in shown) for line in lines)
+    return format_markdown([header, *cells])
 
 
 def select_results(results: list[Result], recipes: Sequence[str]) -> list[Result]:
@@ -91,13 +100,17 @@ def select_results(results: list[Result], recipes: Sequence[str]) -> list[Result
 
 
 def select_measurements(result: Result, columns: Sequence[str] = ()) -> Measurements:
-    """Return the measurements of a result that the table shows, by metric without the source of the latents."""
+    """Return the measurements of a result by metric, without the source of the latents in its name.
+
+    They are those of the given columns, or all if no column is a metric.
+    """
+    chosen = set(columns) - set(COLUMNS)
     ending = f"/{read_task(result).latents}"
     rows = {metric.removesuffix(ending): row for metric, row in read_measurements(result["test"]).items()}
     return {
         metric: row
         for metric, row in rows.items()
-        if get_family(metric) in BETTER and (not columns or shorten(metric) in columns)
+        if get_family(metric) in BETTER and (not chosen or shorten(metric) in chosen)
     }
 
 
@@ -195,11 +208,13 @@ def format_floor(column: list[Row | None]) -> str:
     return format_with_error(value, error)
 
 
-def describe(members: list[tuple[Result, Measurements]]) -> str:
-    """Return the sentences below the table: seeds, kind of floor, N, extractor, hardware and versions."""
-    seeds = sorted({result["seed"] for result, _ in members})
-    tests = [result["test"] for result, _ in members]
-    entries = [(get_family(metric), row) for _, rows in members for metric, row in rows.items()]
+def describe(results: list[Result], columns: Sequence[str] = ()) -> str:
+    """Return the sentences below the tables: seeds, kind of floor, N, extractor, hardware and versions."""
+    measured = [(result, select_measurements(result, columns)) for result in results]
+    shown = [result for result, rows in measured if rows]
+    seeds = sorted({result["seed"] for result in shown})
+    tests = [result["test"] for result in shown]
+    entries = [(get_family(metric), row) for _, rows in measured for metric, row in rows.items()]
     floors = [
         "a perfect sampler's" if name in MODES else "real images in place of samples"
         for name, row in entries
@@ -218,7 +233,7 @@ def describe(members: list[tuple[Result, Measurements]]) -> str:
 
 
 def renew_tables(path: Path, results: list[Result]) -> str:
-    """Return the text of a page with a new table between each pair of comments.
+    """Return the text of a page with new tables between each pair of comments.
 
     Raises:
         UserError: the page is missing or has no comments; a table has no end; there are no results for its recipes.
@@ -231,7 +246,8 @@ def renew_tables(path: Path, results: list[Result]) -> str:
         opening = f"<!-- results: {recipes}{f'; columns: {columns}' if columns else ''} -->"
         if not closing:
             raise UserError(f"{path} has no end of the table after {opening}. Write {CLOSING} there.")
-        text += f"{opening}\n{report(results, recipes.split(), (columns or '').split())}\n{closing}{after}"
+        tables = [names.split() for names in (columns or "").split("|")]
+        text += f"{opening}\n{report(results, recipes.split(), tables)}\n{closing}{after}"
     return text
 
 

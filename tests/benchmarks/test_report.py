@@ -206,24 +206,41 @@ def test_nan_makes_the_mean_nan_without_a_deviation():
 
 
 def test_given_columns_are_shown_in_their_order_after_the_recipe():
-    header, row, floor = lines(report([result(), result(1)], columns=["elbo", "seeds", "fid"]))
+    header, row, floor = lines(report([result(), result(1)], tables=[["elbo", "seeds", "fid"]]))
     assert header == ["recipe", "elbo ↑", "seeds", "fid ↓"]
     assert row == ["vae/vae", "-100.50 ± 0.71", "2", "1"]
     assert floor == ["floor", "", "", "0.00590 ± 0.00050"]
 
 
 def test_given_columns_leave_out_recipes_and_floors_that_have_none_of_their_metrics():
-    table = report([result(), ring()], columns=["N", "modes"])
+    table = report([result(), ring()], tables=[["N", "modes"]])
     assert [row[:2] for row in lines(table)[1:]] == [["gan/mixtures/ring", "2,500"], ["floor", "2,500"]]
     assert "N = 2,500;" in table
     assert "mnist_cnn" not in table
 
 
-def test_a_page_names_the_columns_of_its_table(tmp_path):
+def test_columns_without_a_metric_make_a_table_without_floors():
+    rows = lines(report([result(), result(1)], tables=[["epochs", "seeds", "N"]]))
+    assert rows == [["recipe", "epochs", "seeds", "N"], ["vae/vae", "50", "2", "10,000"]]
+
+
+def test_lines_that_differ_in_columns_that_are_not_shown_are_shown_once():
+    rows = lines(report([result(), result(latents="gmm")], tables=[["elbo"]]))
+    assert rows == [["recipe", "elbo ↑"], ["vae/vae", "-100"]]
+
+
+def test_several_tables_share_one_sentence():
+    first, second, sentence = report([result()], tables=[["fid"], ["seeds", "elbo"]]).split("\n\n")
+    assert lines(first)[0] == ["recipe", "fid ↓"]
+    assert lines(second)[0] == ["recipe", "seeds", "elbo ↑"]
+    assert sentence == report([result()], tables=[["fid", "elbo"]]).splitlines()[-1]
+
+
+def test_a_page_names_the_columns_of_its_tables(tmp_path):
     results, page = tmp_path / "results.jsonl", tmp_path / "results.md"
     results.write_text(json.dumps(result()) + "\n")
-    opening = "<!-- results: vae/*; columns: epochs fid -->"
+    opening = "<!-- results: vae/*; columns: epochs fid | elbo -->"
     page.write_text(f"{opening}\n{CLOSING}")
     for _ in range(2):
         main(["--results", str(results), "--update", str(page)])
-        assert page.read_text() == f"{opening}\n{report([result()], columns=['epochs', 'fid'])}\n{CLOSING}"
+        assert page.read_text() == f"{opening}\n{report([result()], tables=[['epochs', 'fid'], ['elbo']])}\n{CLOSING}"

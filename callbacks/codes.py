@@ -9,7 +9,7 @@ from gen_lightning.errors import UserError
 from gen_lightning.evaluation import Row, make_row
 from gen_lightning.metrics import Estimate
 from gen_lightning.metrics.classes import match_classes
-from gen_lightning.metrics.estimates import mean_estimate
+from gen_lightning.metrics.estimates import estimate_mean
 
 _METRIC = "code_error"
 
@@ -80,7 +80,7 @@ def _estimate_error(
     """
     classes = match_classes(*matching, _get_codes(pl_module).categories[0])
     categories, labels = evaluated
-    return mean_estimate(classes[categories] != labels)
+    return estimate_mean(classes[categories] != labels)
 
 
 def _get_codes(pl_module: LightningModule) -> LatentCodes:

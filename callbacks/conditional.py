@@ -10,9 +10,9 @@ from callbacks.sampling import SampleMeasure, choose_device
 from gen_lightning.checks import check_range
 from gen_lightning.contracts import ExampleData, GenerativeModel, ImageData, find_datamodule, require
 from gen_lightning.errors import UserError
-from gen_lightning.evaluation import BETTER, Row, extract_features, real_features
+from gen_lightning.evaluation import BETTER, Row, extract_features, extract_real_features
 from gen_lightning.metrics import Estimate, FeatureExtractor, MNISTFeatures
-from gen_lightning.metrics.estimates import mean_estimate
+from gen_lightning.metrics.estimates import estimate_mean
 
 _METRIC = "conditional_accuracy"
 
@@ -55,7 +55,7 @@ class ConditionalAccuracy(SampleMeasure):
         require(find_datamodule(trainer), ExampleData, "ConditionalAccuracy")
         self.extractor.eval().requires_grad_(False).to(choose_device(trainer))
         image = torch.zeros(1, *model.data_shape, device=choose_device(trainer))
-        known = self.extractor.probabilities(extract_features(self.extractor, image)).shape[1]
+        known = self.extractor.predict_probabilities(extract_features(self.extractor, image)).shape[1]
         if known != model.num_classes:
             raise UserError(
                 f"The extractor {self.extractor.name} knows {known} classes, and the model {model.num_classes}."
@@ -81,9 +81,9 @@ class ConditionalAccuracy(SampleMeasure):
         """Return the classifier's accuracy on the test images, and their number."""
         data = require(find_datamodule(trainer), ImageData, "ConditionalAccuracy")
         labelled = require(find_datamodule(trainer), ExampleData, "ConditionalAccuracy")
-        features = real_features(self.extractor, partial(data.images, "test"), choose_device(trainer)).features
+        features = extract_real_features(self.extractor, partial(data.images, "test"), choose_device(trainer)).features
         labels = torch.cat([labels for _, labels in labelled.examples("test")]).to(features.device)
-        return mean_estimate(self._classify(features) == labels), len(labels)
+        return estimate_mean(self._classify(features) == labels), len(labels)
 
     def _estimate(self, trainer: Trainer, pl_module: LightningModule) -> Estimate:
         """Return the accuracy on samples."""
@@ -92,12 +92,12 @@ class ConditionalAccuracy(SampleMeasure):
         requested = torch.arange(self.num_samples) % num_classes
         zeros = torch.zeros_like(requested, device=choose_device(trainer))
         classes = self.map_samples(self._classify_images, zeros, trainer, pl_module, requested)
-        return mean_estimate(classes.cpu() == requested)
+        return estimate_mean(classes.cpu() == requested)
 
     def _classify_images(self, images: Tensor) -> Tensor:
         return self._classify(extract_features(self.extractor, images))
 
     def _classify(self, features: Tensor) -> Tensor:
         """Return the likeliest classes, int64 `[N]`; -1 for images that are not finite, as of a diverged model."""
-        probabilities = self.extractor.probabilities(features)
+        probabilities = self.extractor.predict_probabilities(features)
         return probabilities.argmax(1).where(probabilities.isfinite().all(1), -1)

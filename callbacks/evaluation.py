@@ -13,7 +13,14 @@ from callbacks.sampling import SampleMeasure, choose_device
 from gen_lightning.checks import check_range
 from gen_lightning.contracts import GenerativeModel, ImageData, SplitName, find_datamodule, require
 from gen_lightning.errors import UserError
-from gen_lightning.evaluation import RealFeatures, Row, extract_features, make_row, real_features, sample_rows
+from gen_lightning.evaluation import (
+    RealFeatures,
+    Row,
+    extract_features,
+    extract_real_features,
+    make_row,
+    make_sample_rows,
+)
 from gen_lightning.metrics import Estimate, FeatureExtractor, MNISTFeatures
 from gen_lightning.metrics.frechet import frechet_distance
 
@@ -113,7 +120,7 @@ class Evaluation(SampleMeasure):
         held_out, training = self._extract_split(trainer, "test"), self._extract_split(trainer, "train")
         samples = self._extract_samples(trainer, pl_module, self.num_samples or len(held_out.features))
         # Every rank computes the metrics, so that an error stops all ranks.
-        rows = self.label_latents(sample_rows(self.extractor, samples, held_out, training))
+        rows = self.label_latents(make_sample_rows(self.extractor, samples, held_out, training))
         pl_module.log_dict({f"test/{name}/{row.n}": row.value for name, row in rows.items()})
         for name, sums in self._sums.items():
             sums = trainer.strategy.reduce(sums.to(self._move_extractor(trainer)), reduce_op="sum")
@@ -140,7 +147,7 @@ class Evaluation(SampleMeasure):
         if split not in self._real:
             data = require(find_datamodule(trainer), ImageData, "Evaluation")
             device = self._move_extractor(trainer)
-            self._real[split] = real_features(self.extractor, partial(data.images, split), device)
+            self._real[split] = extract_real_features(self.extractor, partial(data.images, split), device)
         return self._real[split]
 
     def _extract_samples(self, trainer: Trainer, pl_module: LightningModule, n: int) -> Tensor:

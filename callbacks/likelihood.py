@@ -20,7 +20,7 @@ from gen_lightning.contracts import (
 )
 from gen_lightning.evaluation import Row, make_row
 from gen_lightning.metrics.bounds import bits_per_dimension, mean_bound
-from gen_lightning.metrics.estimates import mean_estimate
+from gen_lightning.metrics.estimates import estimate_mean
 
 # The number of latents that are decoded at once. It is fixed, with one image at a time, so that memory is bounded and
 # rounding does not depend on the batch size.
@@ -86,7 +86,7 @@ class ImportanceSampledLikelihood(Callback):
             bits = bits_per_dimension(-bounds[:, -1], model.data_shape)
             # A level is 1 / 256 wide, and the density's mean over it bounds its probability (Theis et al. 2016, 3.1).
             estimates[f"bits_per_dimension/{self.num_samples}"] = bits + (math.log2(_GREY_LEVELS) if dequantized else 0)
-        self.rows = {name: make_row(name, mean_estimate(values), len(values)) for name, values in estimates.items()}
+        self.rows = {name: make_row(name, estimate_mean(values), len(values)) for name, values in estimates.items()}
         pl_module.log_dict({f"test/{name}": row.value for name, row in self.rows.items()})
 
     def _compute_bounds(self, trainer: Trainer, model: LikelihoodModel, ks: list[int]) -> Tensor:

@@ -25,11 +25,11 @@ from gen_lightning.metrics import (
     Estimate,
     FeatureExtractor,
     MNISTFeatures,
+    assign_mixture_modes,
+    assign_stacked_modes,
     gaussian_high_quality,
-    mixture_modes,
     mode_coverage,
-    perfect_sampler_floor,
-    stacked_modes,
+    simulate_perfect_sampler,
 )
 
 
@@ -105,7 +105,7 @@ class ModeCoverage(SampleMeasure):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute and log the measures and their floors."""
         estimates = self._measure(trainer, pl_module)
-        floors = perfect_sampler_floor(self.num_samples, self._modes.weights, self._modes.high_quality)
+        floors = simulate_perfect_sampler(self.num_samples, self._modes.weights, self._modes.high_quality)
         rows = {
             self._modes.measures[name]: Row(*estimate, self.num_samples, *floors[name], self.num_samples, BETTER[name])
             for name, estimate in estimates.items()
@@ -122,7 +122,7 @@ class ModeCoverage(SampleMeasure):
 
 def _define_mixture_modes(mixture: Mixture) -> _Modes:
     def assign(points: Tensor) -> Tensor:
-        return mixture_modes(points, mixture.means.to(points.device), mixture.sigma)
+        return assign_mixture_modes(points, mixture.means.to(points.device), mixture.sigma)
 
     measures = {name: name for name in ("modes", "high_quality", "reverse_kl")}
     return _Modes(assign, mixture.weights, measures, gaussian_high_quality(mixture.means.shape[1]))
@@ -138,4 +138,4 @@ def _classify_stacks(classifier: FeatureExtractor, stacks: Tensor) -> Tensor:
     """Return the modes of stacks `[N, 3, H, W]`, int64 `[N]`."""
     classifier.to(stacks.device)
     features = extract_features(classifier, stacks.flatten(0, 1).unsqueeze(1))
-    return stacked_modes(classifier.probabilities(features).unflatten(0, (-1, stacks.shape[1])))
+    return assign_stacked_modes(classifier.predict_probabilities(features).unflatten(0, (-1, stacks.shape[1])))

@@ -26,7 +26,7 @@ from gen_lightning.contracts import (
     get_settings,
     offers,
 )
-from gen_lightning.evaluation import Row, table
+from gen_lightning.evaluation import Row, format_table
 
 
 def collect_rows(trainer: LightningTrainer) -> dict[str, Row]:
@@ -63,7 +63,7 @@ def log_report(trainer: LightningTrainer, rows: dict[str, Row], iteration: int) 
 @rank_zero_only
 def print_report(rows: dict[str, Row], seconds: float, run: RunFolder) -> None:
     """Print a report, its time and the path of its file, on rank 0."""
-    print(f"\n{table(rows)}")
+    print(f"\n{format_table(rows)}")
     print(f"\n{seconds:.1f} s; written to {os.path.relpath(run.metrics_json)}")
 
 

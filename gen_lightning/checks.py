@@ -1,5 +1,6 @@
-"""Range checks, each with one sentence that names the argument, its value and the range."""
+"""The range check that the whole project shares; its error names the argument, the value and the range."""
 
+import inspect
 import math
 
 from gen_lightning.errors import UserError
@@ -17,12 +18,12 @@ def check_range(
     """Refuse numbers outside a range.
 
     Args:
-        owner: the object whose arguments they are
-        at_least: the smallest allowed number
-        above: a number that must be exceeded
-        at_most: the largest allowed number
-        below: a number that must not be reached; infinity allows any finite number
-        values: the numbers by the names of their arguments; None is allowed
+        owner: object or function whose arguments are checked
+        at_least: smallest allowed number; default: no limit
+        above: number that every value must exceed; default: no limit
+        at_most: largest allowed number; default: no limit
+        below: number that every value must stay below; infinity allows all finite numbers; default: no limit
+        values: numbers by the names of their arguments; None is allowed
 
     Raises:
         UserError: a number is outside the range, or NaN.
@@ -37,8 +38,8 @@ def check_range(
             and (below is None or value < below)
         )
         if not inside or math.isnan(value):
-            expected = _describe(at_least, above, at_most, below)
-            raise UserError(f"`{type(owner).__name__}.{name}` is {value}. Choose {expected}.")
+            owner_name = owner.__name__ if inspect.isfunction(owner) else type(owner).__name__
+            raise UserError(f"`{owner_name}.{name}` is {value}. Choose {_describe(at_least, above, at_most, below)}.")
 
 
 def _describe(at_least: float | None, above: float | None, at_most: float | None, below: float | None) -> str:

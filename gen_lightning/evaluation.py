@@ -1,4 +1,4 @@
-"""Everything that is measured of a set of samples, from one pass of features."""
+"""The evaluation of samples: all metrics from one pass of features, each with its floor, as rows of a report."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from torch import Tensor
 from gen_lightning.metrics.classes import class_balance, classifier_score
 from gen_lightning.metrics.estimates import Estimate, format_with_error
 from gen_lightning.metrics.extractor import FeatureExtractor
-from gen_lightning.metrics.frechet import frechet_estimate
+from gen_lightning.metrics.frechet import estimate_frechet_distance
 from gen_lightning.metrics.kernel import kernel_distance
 from gen_lightning.metrics.manifold import manifold_metrics, memorization
-from gen_lightning.storage import cached, fingerprint
+from gen_lightning.storage import fingerprint, load_or_compute_cached
 
 Better = Literal["higher", "lower"]
 
-# What is not here, such as a VAE's rate or its active units, is neither good nor bad.
+# Which values of a metric are better. Metrics that are neither good nor bad, such as a VAE's rate, are not listed.
 BETTER: dict[str, Better] = {
     "fid": "lower",
     "kid": "lower",
@@ -41,7 +41,7 @@ BETTER: dict[str, Better] = {
     "code_error": "lower",
 }
 
-# Part of every floor's key in the cache: raise it when the value of a metric changes.
+# Part of every floor's key in the cache. Raise it when the computation of a metric changes.
 _VERSION = 1
 
 
@@ -51,12 +51,12 @@ class Row:
 
     Args:
         value: the metric
-        error: its standard error
-        n: samples, or images, that it is of
-        floor: the same metric of real training images in place of samples, as far as there is one
-        floor_error: its standard error
-        floor_n: training images that it is of
-        better: which values are better, None where neither are
+        error: standard error of the metric
+        n: number of samples or images that the metric is computed on
+        floor: the same metric with real training images instead of samples; None if there is no floor
+        floor_error: standard error of the floor
+        floor_n: number of training images that the floor is computed on
+        better: which values are better; None if the metric is neither good nor bad
     """
 
     value: float
@@ -69,65 +69,67 @@ class Row:
 
 
 def make_row(name: str, estimate: Estimate, n: int) -> Row:
-    """A row without a floor: `METRIC` or `METRIC/...` by name, of n examples."""
+    """Return a row without a floor for `METRIC` or `METRIC/...`, computed on n examples."""
     return Row(*estimate, n, better=BETTER.get(name.partition("/")[0]))
 
 
 @dataclass
 class RealFeatures:
-    """What an extractor sees of one split of real images.
+    """The features of one split of real images.
 
     Args:
-        features: `[N, D]`
-        fingerprint: of the images and the extractor together
+        features: features of the images, `[N, D]`
+        fingerprint: text that identifies the images and the extractor
     """
 
     features: Tensor
     fingerprint: str
 
 
-def real_features(
+def extract_real_features(
     extractor: FeatureExtractor, images: Callable[[], Iterable[Tensor]], device: torch.device
 ) -> RealFeatures:
-    """The features of real images, from the cache after the first time.
+    """Return the features of real images, from the cache after the first time.
 
     Args:
-        extractor: on `device`
-        images: gives batches `[N, C, H, W]` in [0, 1], the same each time
-        device: where the features are to be
+        extractor: frozen network on `device`
+        images: function that returns the images in batches `[N, C, H, W]` in [0, 1], the same at each call
+        device: device of the features
     """
     kind = f"{type(extractor).__module__}.{type(extractor).__qualname__} {extractor.num_features}"
-    # Real features and those of samples are to be rounded alike.
+    # Cached features must be rounded like the samples' features, which are computed with this device's arithmetic.
     arithmetic = f"{device.type} {torch.get_float32_matmul_precision()}"
-    mark = f"{kind} {extractor.sha256} {arithmetic} {fingerprint(images())}"
+    identity = f"{kind} {extractor.sha256} {arithmetic} {fingerprint(images())}"
 
     def compute() -> dict[str, Tensor]:
         return {"features": torch.cat([extract_features(extractor, batch.to(device)) for batch in images()])}
 
-    return RealFeatures(cached(f"features {mark}", compute)["features"].to(device), mark)
+    features = load_or_compute_cached(f"features {identity}", compute)["features"]
+    return RealFeatures(features.to(device), identity)
 
 
 @torch.no_grad()
 def extract_features(extractor: FeatureExtractor, images: Tensor) -> Tensor:
-    """Features `[N, D]` of images `[N, C, H, W]` in [0, 1], in float32."""
+    """Return float32 features `[N, D]` of images `[N, C, H, W]` in [0, 1]."""
     return extractor(images.float()).float()
 
 
 def measure(extractor: FeatureExtractor, samples: Tensor, held_out: Tensor, training: Tensor) -> dict[str, Estimate]:
-    """All metrics of samples, by name.
+    """Return all metrics of samples by name.
 
     Args:
-        extractor: whose features they are
+        extractor: extractor of the features
         samples: features of generated images, `[N, D]`
-        held_out: features of real images that no model is trained on, `[M, D]`
+        held_out: features of real images that the model was not trained on, `[M, D]`
         training: features of the images that the model was trained on, `[T, D]`
 
     Raises:
         UserError: features are NaN, infinite or constant, or too few for a metric.
     """
-    real_probabilities, probabilities = extractor.probabilities(held_out), extractor.probabilities(samples)
+    real_probabilities = extractor.predict_probabilities(held_out)
+    probabilities = extractor.predict_probabilities(samples)
     return {
-        "fid": frechet_estimate(held_out, samples),
+        "fid": estimate_frechet_distance(held_out, samples),
         "kid": kernel_distance(held_out, samples),
         **manifold_metrics(held_out, samples),
         "classifier_score": classifier_score(probabilities),
@@ -136,11 +138,20 @@ def measure(extractor: FeatureExtractor, samples: Tensor, held_out: Tensor, trai
     }
 
 
-def floor(extractor: FeatureExtractor, n: int, held_out: RealFeatures, training: RealFeatures) -> dict[str, Estimate]:
-    """All metrics of n random training images in place of samples, and of the others in place of training images."""
+def compute_floors(
+    extractor: FeatureExtractor, n: int, held_out: RealFeatures, training: RealFeatures
+) -> dict[str, Estimate]:
+    """Return the floors of all metrics by name: the metrics with real training images instead of samples.
+
+    Args:
+        extractor: extractor of the features
+        n: number of random training images that replace the samples; the other ones remain training images
+        held_out: features of real images that the model was not trained on
+        training: features of the training images
+    """
 
     def compute() -> dict[str, Tensor]:
-        # At random, since data often come sorted by class.
+        # In random order, because data are often sorted by class.
         order = torch.randperm(len(training.features), generator=torch.Generator().manual_seed(0))
         order = order.to(training.features.device)
         parts = training.features[order[:n]], held_out.features, training.features[order[n:]]
@@ -148,18 +159,24 @@ def floor(extractor: FeatureExtractor, n: int, held_out: RealFeatures, training:
         return {name: torch.tensor(estimate, dtype=torch.float64) for name, estimate in estimates.items()}
 
     key = f"floor {_VERSION} {sorted(BETTER)} {n} {held_out.fingerprint} {training.fingerprint}"
-    return {name: Estimate(*value.tolist()) for name, value in cached(key, compute).items()}
+    return {name: Estimate(*value.tolist()) for name, value in load_or_compute_cached(key, compute).items()}
 
 
-def sample_rows(
+def make_sample_rows(
     extractor: FeatureExtractor, samples: Tensor, held_out: RealFeatures, training: RealFeatures
 ) -> dict[str, Row]:
-    """The rows of a report on samples `[N, D]`, by `METRIC/EXTRACTOR`, each beside its floor.
+    """Return the rows of all metrics of samples, by `METRIC/EXTRACTOR`, each with its floor.
 
-    The floor is of N training images, or of half of them where N is more than that.
+    The floor is computed on N training images, or on half of the training images if N is more than that.
+
+    Args:
+        extractor: extractor of the features
+        samples: features of generated images, `[N, D]`
+        held_out: features of real images that the model was not trained on
+        training: features of the images that the model was trained on
     """
     floor_n = min(len(samples), len(training.features) // 2)
-    floors = floor(extractor, floor_n, held_out, training)
+    floors = compute_floors(extractor, floor_n, held_out, training)
     estimates = measure(extractor, samples, held_out.features, training.features)
     return {
         f"{name}/{extractor.name}": Row(*estimate, len(samples), *floors[name], floor_n, BETTER[name])
@@ -167,8 +184,8 @@ def sample_rows(
     }
 
 
-def table(rows: dict[str, Row]) -> str:
-    """The rows of a report as text."""
+def format_table(rows: dict[str, Row]) -> str:
+    """Return the rows of a report as a table in plain text."""
     lines = [["metric", "value", "floor", "N", "better"]]
     for name, row in rows.items():
         real = "" if row.floor is None else format_with_error(row.floor, row.floor_error)

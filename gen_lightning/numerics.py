@@ -5,5 +5,6 @@ from torch import Tensor
 
 
 def promote_to_float32(tensor: Tensor) -> Tensor:
-    """Return the tensor in at least float32: losses and likelihoods lose nats in the bfloat16 of mixed precision."""
+    """Return a tensor in float32, or unchanged if its precision is higher."""
+    # In the bfloat16 of mixed precision, losses and likelihoods would lose nats.
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

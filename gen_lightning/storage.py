@@ -1,4 +1,4 @@
-"""Atomic files, and tensors that are computed once and kept on disk."""
+"""Atomic writing of files, and tensors that are computed once and kept on disk."""
 
 import hashlib
 import os
@@ -16,10 +16,10 @@ from torch import Tensor
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file to write, which takes the place of `path` once the context has ended well.
+    """Open a binary file that replaces `path` when the context ends without an exception.
 
-    It is written beside `path` and renamed, so that a reader or a killed process finds the old file or the new one,
-    wherever TMPDIR is. Makes the folder.
+    The file is written in the directory of `path`, which is made if it does not exist, and then renamed. A reader finds
+    the old file or the complete new one, even if this process is killed, and wherever TMPDIR is.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
@@ -33,13 +33,13 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             raise
 
 
-def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/gen_lightning`, by default in `~/.cache`."""
+def find_cache_folder() -> Path:
+    """Return the directory of the machine's cache, `$XDG_CACHE_HOME/gen_lightning`, by default in `~/.cache`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gen_lightning"
 
 
 def fingerprint(batches: Iterable[Tensor]) -> str:
-    """The SHA-256 of examples `[N, ...]` and of what one of them is, however they are divided into batches."""
+    """Return the SHA-256 of examples `[N, ...]` with their dtype and shape; the batch size does not change it."""
     digest, example = hashlib.sha256(), ""
     for batch in batches:
         example = f"{batch.dtype} {tuple(batch.shape[1:])}"
@@ -48,25 +48,25 @@ def fingerprint(batches: Iterable[Tensor]) -> str:
     return digest.hexdigest()
 
 
-def cached(what: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Tensors by name, from the machine's cache where they are there, else computed and put there.
+def load_or_compute_cached(key: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return tensors by name from the machine's cache, or compute them and add them to the cache.
 
     Args:
-        what: everything that the tensors depend on, fingerprints of data and weights among it
-        compute: makes them
+        key: text that names everything that the tensors depend on, with fingerprints of data and weights
+        compute: function that returns the tensors
     """
-    return stored(cache_folder() / f"{hashlib.sha256(what.encode()).hexdigest()}.safetensors", compute)
+    return load_or_compute(find_cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors", compute)
 
 
-def stored(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Tensors by name, from a file where it is there and whole, else computed and put there.
+def load_or_compute(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return tensors by name from a file, or compute them and write the file if it is missing or damaged.
 
-    Processes may ask for the same at once: each writes a file of its own, and renames it when it is whole. A folder
-    that cannot be written is warned of.
+    Several processes may do this at once: each writes a file of its own and renames it when it is complete. If the
+    directory cannot be written, a warning is issued.
 
     Args:
-        path: a safetensors file, whose name says what the tensors depend on
-        compute: makes them
+        path: safetensors file; its name identifies what the tensors depend on
+        compute: function that returns the tensors
     """
     try:
         return load(path.read_bytes())
@@ -76,5 +76,7 @@ def stored(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Te
         with atomic_write(path) as file:
             file.write(save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
     except OSError as error:
-        warnings.warn(f"{path.parent} cannot be written ({error}): {path.name} will be computed anew.", stacklevel=2)
+        warnings.warn(
+            f"{path.parent} cannot be written ({error}). {path.name} will be computed anew each time.", stacklevel=2
+        )
     return tensors

@@ -1,17 +1,17 @@
-"""Metrics as pure functions of features, and the frozen networks whose features they compare."""
+"""Metrics as pure functions of features or log-weights, and the frozen networks that extract the features."""
 
 from gen_lightning.metrics.classes import class_balance, classifier_score
 from gen_lightning.metrics.estimates import Estimate
 from gen_lightning.metrics.extractor import ClassifierFeatures, FeatureExtractor, InceptionFeatures, MNISTFeatures
-from gen_lightning.metrics.frechet import frechet_distance, frechet_estimate
+from gen_lightning.metrics.frechet import estimate_frechet_distance, frechet_distance
 from gen_lightning.metrics.kernel import kernel_distance
 from gen_lightning.metrics.manifold import manifold_metrics, memorization
 from gen_lightning.metrics.modes import (
+    assign_mixture_modes,
+    assign_stacked_modes,
     gaussian_high_quality,
-    mixture_modes,
     mode_coverage,
-    perfect_sampler_floor,
-    stacked_modes,
+    simulate_perfect_sampler,
 )
 
 __all__ = [
@@ -20,16 +20,16 @@ __all__ = [
     "FeatureExtractor",
     "InceptionFeatures",
     "MNISTFeatures",
+    "assign_mixture_modes",
+    "assign_stacked_modes",
     "class_balance",
     "classifier_score",
+    "estimate_frechet_distance",
     "frechet_distance",
-    "frechet_estimate",
     "gaussian_high_quality",
     "kernel_distance",
     "manifold_metrics",
     "memorization",
-    "mixture_modes",
     "mode_coverage",
-    "perfect_sampler_floor",
-    "stacked_modes",
+    "simulate_perfect_sampler",
 ]

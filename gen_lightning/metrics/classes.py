@@ -1,7 +1,4 @@
-"""Metrics of a classifier's probabilities: how sure it is of the samples, and how evenly they cover the classes.
-
-And which classes the categories are that were found without labels.
-"""
+"""Metrics of class probabilities: the classifier score, the class balance, and the matching of codes to classes."""
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -12,9 +9,10 @@ from gen_lightning.metrics.estimates import Estimate, bootstrap, check_finite
 
 
 def classifier_score(probabilities: Tensor) -> Estimate:
-    """Exp of the mean KL(p(y | x) || p(y)), from 1 to C: the Inception Score (Salimans et al. 2016, section 4).
+    """Return exp of the mean KL(p(y | x) || p(y)), from 1 to C: the Inception Score (Salimans et al. 2016, section 4).
 
-    Over all samples at once, in float64, with a standard error by the bootstrap. It knows nothing of the real images.
+    It is computed in float64 over all samples at once. The standard error is by the bootstrap. The score does not
+    depend on the real images.
 
     Args:
         probabilities: p(y | x) of the samples, `[N, C]`
@@ -23,14 +21,15 @@ def classifier_score(probabilities: Tensor) -> Estimate:
         UserError: the rows are not probabilities.
     """
     _check_probabilities(probabilities, "samples")
-    return bootstrap(_score, probabilities.double())
+    return bootstrap(_compute_score, probabilities.double())
 
 
 def class_balance(real: Tensor, fake: Tensor) -> Estimate:
-    """KL(p_fake(y) || p_real(y)) of the mean class probabilities, in nats: 0 for equal balance, in float64.
+    """Return KL(p_fake(y) || p_real(y)) of the mean class probabilities, in nats, in float64.
 
-    Infinite where samples hold a class that no real image does. Its standard error is by the bootstrap over both sets,
-    which makes it up to half as large again near 0; there its bias is about (C - 1) / 2 (1 / M + 1 / N).
+    It is 0 if the classes are equally frequent in both sets, and infinite if samples have a class that no real image
+    has. The standard error is by the bootstrap over both sets. Near 0 it is up to half as large again as the true one,
+    and the bias of the value is about (C - 1) / 2 (1 / M + 1 / N).
 
     Args:
         real: p(y | x) of real images, `[M, C]`
@@ -41,18 +40,19 @@ def class_balance(real: Tensor, fake: Tensor) -> Estimate:
     """
     _check_probabilities(real, "real images")
     _check_probabilities(fake, "samples")
-    return bootstrap(_divergence, real.double(), fake.double())
+    return bootstrap(_compute_divergence, real.double(), fake.double())
 
 
 def match_classes(categories: Tensor, labels: Tensor, num_categories: int) -> Tensor:
-    """The class that each category is taken for, int64 `[num_categories]`, or -1 where more categories than classes.
+    """Return the class that each category is matched to, int64 `[num_categories]`.
 
-    No class is taken twice, and no other choice is right more often (the assignment problem, Kuhn 1955).
+    Each class is matched to at most one category, and no other matching classifies more examples correctly (the
+    assignment problem, Kuhn 1955). If there are more categories than classes, the remaining ones get -1.
 
     Args:
-        categories: of examples, int64 `[N]` in 0..num_categories-1, on the CPU
-        labels: their classes, int64 `[N]`, from 0, on the CPU
-        num_categories: how many categories there are
+        categories: categories of N examples, int64 `[N]` in 0..num_categories-1, on the CPU
+        labels: classes of the same examples, int64 `[N]`, from 0, on the CPU
+        num_categories: number of categories
     """
     num_classes = int(labels.max()) + 1
     pairs = (categories * num_classes + labels).bincount(minlength=num_categories * num_classes)
@@ -65,18 +65,18 @@ def match_classes(categories: Tensor, labels: Tensor, num_categories: int) -> Te
 def _check_probabilities(probabilities: Tensor, name: str) -> None:
     check_finite(probabilities, name)
     if (probabilities < 0).any() or ((probabilities.sum(1) - 1).abs() > 1e-3).any():
-        raise UserError(f"The rows of the {name} are not class probabilities: give the softmax of the logits.")
+        raise UserError(f"The rows of the {name} are not class probabilities. Give the softmax of the logits.")
 
 
-def _score(probabilities: Tensor) -> Tensor:
-    # The mean KL is the entropy of the mean less the mean entropy.
-    return (_entropy(probabilities.mean(0)) - _entropy(probabilities).mean()).exp()
+def _compute_score(probabilities: Tensor) -> Tensor:
+    # The mean KL is the entropy of the mean minus the mean entropy.
+    return (_compute_entropy(probabilities.mean(0)) - _compute_entropy(probabilities).mean()).exp()
 
 
-def _divergence(real: Tensor, fake: Tensor) -> Tensor:
+def _compute_divergence(real: Tensor, fake: Tensor) -> Tensor:
     real, fake = real.mean(0), fake.mean(0)
-    return -_entropy(fake) - torch.xlogy(fake, real).sum()
+    return -_compute_entropy(fake) - torch.xlogy(fake, real).sum()
 
 
-def _entropy(probabilities: Tensor) -> Tensor:
+def _compute_entropy(probabilities: Tensor) -> Tensor:
     return -torch.xlogy(probabilities, probabilities).sum(-1)

@@ -1,4 +1,4 @@
-"""A value with its standard error, and what every metric asks of its features."""
+"""Estimates with standard errors, and the checks that all metrics make of their features."""
 
 import math
 from collections.abc import Callable
@@ -11,33 +11,33 @@ from gen_lightning.errors import UserError
 
 
 class Estimate(NamedTuple):
-    """What a metric reports.
+    """A value with its standard error.
 
     Args:
-        value: the metric of the sets themselves
-        error: its standard error
+        value: the metric
+        error: standard error of the metric
     """
 
     value: float
     error: float
 
 
-def mean_estimate(values: Tensor) -> Estimate:
-    """The mean of independent values `[N]`, N >= 2, and its standard error: their standard deviation over sqrt(N)."""
+def estimate_mean(values: Tensor) -> Estimate:
+    """Return the mean of independent values `[N]`, N >= 2, with the standard error: standard deviation / sqrt(N)."""
     values = values.double()
     return Estimate(values.mean().item(), values.std().item() / len(values) ** 0.5)
 
 
 def bootstrap(statistic: Callable[..., Tensor], *samples: Tensor, replicates: int = 20, seed: int = 0) -> Estimate:
-    """A statistic of whole sets, and its standard error by the bootstrap (Efron 1979).
+    """Return a statistic of whole sets with its standard error by the bootstrap (Efron 1979).
 
     Args:
-        statistic: a function of the sets that returns a scalar
+        statistic: function of the sets that returns a scalar
         samples: sets `[N_i, ...]` of independent examples
-        replicates: how often every set is drawn anew from itself, with replacement; 2 or more
-        seed: of the draws, which touch no global random state
+        replicates: number of times that each set is resampled with replacement; at least 2
+        seed: seed of the resampling, which leaves the global random state unchanged
     """
-    # On the CPU, so that the draws are the same on every device.
+    # On the CPU, so that the resampling is the same on every device.
     generator = torch.Generator().manual_seed(seed)
 
     def resample(sample: Tensor) -> Tensor:
@@ -48,40 +48,44 @@ def bootstrap(statistic: Callable[..., Tensor], *samples: Tensor, replicates: in
 
 
 def check_finite(features: Tensor, name: str) -> None:
-    """Refuses what is not a finite `[N, D]`, N >= 1.
+    """Refuse features that are not a finite `[N, D]` with N >= 1.
 
     Args:
-        features: of any metric
-        name: what they are features of, for the sentence: samples, or test images
+        features: features of N images
+        name: name of the images in the sentence, such as "samples" or "test images"
 
     Raises:
-        UserError: the shape is another, or there is NaN or Inf.
+        UserError: the features have another shape, or contain NaN or Inf.
     """
     if features.ndim != 2 or len(features) == 0:
-        raise UserError(f"The features of the {name} are {list(features.shape)}: give [N, D], a row for each image.")
+        raise UserError(f"The features of the {name} have shape {list(features.shape)}. Give [N, D], a row per image.")
     if not features.isfinite().all():
         raise UserError(
-            f"The features of the {name} contain NaN or Inf: the model has diverged, or the images are damaged;"
-            " test an earlier checkpoint, or check the images."
+            f"The features of the {name} contain NaN or Inf: the model has diverged, or the images are damaged."
+            " Test an earlier checkpoint, or check the images."
         )
 
 
 def check_features(features: Tensor, name: str) -> None:
-    """Refuses features that are not a finite `[N, D]`, or whose rows are all equal.
+    """Refuse features that are not a finite `[N, D]`, or whose rows are all equal.
+
+    Args:
+        features: features of N images
+        name: name of the images in the sentence, such as "samples" or "test images"
 
     Raises:
-        UserError: as `check_finite`, or the features are constant.
+        UserError: the features have another shape, contain NaN or Inf, or are all equal.
     """
     check_finite(features, name)
     if (features == features[0]).all():
         raise UserError(
-            f"The features of the {name} are all equal: the model has collapsed to one image, or the images are one;"
-            " test an earlier checkpoint, or check the images."
+            f"The features of the {name} are all equal: the model has collapsed to one image, or the images are equal."
+            " Test an earlier checkpoint, or check the images."
         )
 
 
 def format_with_error(value: float, error: float | None) -> str:
-    """`value ± error`, to two significant digits of the error; without an error, four of the value."""
+    """Return "value ± error" to two significant digits of the error; without an error, four digits of the value."""
     if not error or not math.isfinite(error):
         return f"{value:.4g}"
     decimals = max(0, 1 - int(f"{error:.1e}".partition("e")[2]))

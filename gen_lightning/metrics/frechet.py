@@ -1,4 +1,4 @@
-"""The Fréchet distance between Gaussians that are fitted to two sets of features: FID, given Inception's."""
+"""The Fréchet distance between Gaussians fitted to two sets of features; with Inception's features, the FID."""
 
 import torch
 from torch import Tensor
@@ -8,9 +8,9 @@ from gen_lightning.metrics.estimates import Estimate, bootstrap, check_features
 
 
 def frechet_distance(real: Tensor, fake: Tensor) -> Tensor:
-    """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) (Heusel et al. 2017, equation 6), float64 `[]`, 0 or more.
+    """Return |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) (Heusel et al. 2017, equation 6), float64 `[]`, at least 0.
 
-    m are the means and S the unbiased covariances of the two sets.
+    m1 and m2 are the means of the two sets, and S1 and S2 their unbiased covariances.
 
     Args:
         real: features of real images, `[M, D]`
@@ -19,43 +19,50 @@ def frechet_distance(real: Tensor, fake: Tensor) -> Tensor:
     Raises:
         UserError: the features are not finite or are constant, or a set has D rows or fewer.
     """
-    _check(real, fake)
-    return _distance(real.double(), fake.double())
+    _check_sets(real, fake)
+    return _compute_distance(real.double(), fake.double())
 
 
-def frechet_estimate(real: Tensor, fake: Tensor) -> Estimate:
-    """`frechet_distance`, with its standard error by the bootstrap over both sets.
+def estimate_frechet_distance(real: Tensor, fake: Tensor) -> Estimate:
+    """Return `frechet_distance` with its standard error by the bootstrap over both sets.
 
-    Near a distance of 0, where it is a quadratic statistic, the bootstrap's error is up to twice the true one. It says
-    nothing about the bias, which is positive and falls as 1/N (Chong & Forsyth 2020): compare distances at equal M and
-    N only.
+    Near a distance of 0, where the statistic is quadratic, the bootstrap's error is up to twice the true one. It does
+    not measure the bias, which is positive and decreases as 1/N (Chong & Forsyth 2020). Compare distances only at equal
+    M and N.
+
+    Args:
+        real: features of real images, `[M, D]`
+        fake: features of samples, `[N, D]`
+
+    Raises:
+        UserError: the features are not finite or are constant, or a set has D rows or fewer.
     """
-    _check(real, fake)
-    return bootstrap(_distance, real.double(), fake.double())
+    _check_sets(real, fake)
+    return bootstrap(_compute_distance, real.double(), fake.double())
 
 
-def _check(real: Tensor, fake: Tensor) -> None:
+def _check_sets(real: Tensor, fake: Tensor) -> None:
     check_features(real, "real images")
     check_features(fake, "samples")
     dim = real.shape[1]
     if min(len(real), len(fake)) <= dim:
         raise UserError(
-            f"The covariance of {dim} features is singular for {len(real)} real images and {len(fake)} samples:"
-            f" take more than {dim} of each, or an extractor of fewer features."
+            f"The covariance of {dim} features is singular for {len(real)} real images and {len(fake)} samples."
+            f" Use more than {dim} real images and samples, or an extractor with fewer features."
         )
 
 
-def _distance(real: Tensor, fake: Tensor) -> Tensor:
-    real_root, fake_root = _covariance_root(real), _covariance_root(fake)
-    # The eigenvalues of S1 S2 are the squared singular values of R1 R2^T. Nothing is squared on the way, so that no
-    # digits are lost where a covariance is nearly singular (dead features).
+def _compute_distance(real: Tensor, fake: Tensor) -> Tensor:
+    real_root, fake_root = _compute_covariance_root(real), _compute_covariance_root(fake)
+    # The eigenvalues of S1 S2 are the squared singular values of R1 R2^T. No intermediate result is squared, so that no
+    # digits are lost if a covariance is nearly singular (dead features).
     trace_of_root = torch.linalg.svdvals(real_root @ fake_root.T).sum()
     traces = real_root.square().sum() + fake_root.square().sum()
     means = (real.mean(0) - fake.mean(0)).square().sum()
     return (means + traces - 2 * trace_of_root).clamp(min=0)
 
 
-def _covariance_root(features: Tensor) -> Tensor:
-    """R with R^T R = S, `[D, D]`."""
+def _compute_covariance_root(features: Tensor) -> Tensor:
+    """Return R with R^T R = S, the covariance, `[D, D]`."""
     centred = features - features.mean(0)
     return torch.linalg.qr(centred / (len(features) - 1) ** 0.5, mode="r").R

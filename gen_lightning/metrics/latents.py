@@ -1,4 +1,4 @@
-"""What the latents of a VAE hold, from the posteriors q(z | x) of N examples."""
+"""Metrics of a VAE's latent variables, from the posteriors q(z | x) of N examples."""
 
 import math
 from collections.abc import Sequence
@@ -10,15 +10,15 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 from torch.distributions import Distribution
 
-from gen_lightning.metrics.estimates import Estimate, bootstrap, mean_estimate
+from gen_lightning.metrics.estimates import Estimate, bootstrap, estimate_mean
 
 
 def active_units(means: Tensor, threshold: float = 0.01) -> Estimate:
-    """The number of dimensions whose posterior mean varies over the data (Burda et al. 2016, section 5.2).
+    """Return the number of dimensions whose posterior mean varies over the data (Burda et al. 2016, section 5.2).
 
     Args:
         means: E[z | x] of N examples, `[N, Z]`
-        threshold: the least variance of an active unit
+        threshold: variance that the mean of an active unit exceeds
     """
     return bootstrap(lambda sample: (sample.var(0) > threshold).sum(), means)
 
@@ -26,26 +26,28 @@ def active_units(means: Tensor, threshold: float = 0.01) -> Estimate:
 def mutual_information(
     posteriors: Sequence[Distribution], latents: Sequence[Tensor], num_latents: int = 1000
 ) -> Estimate:
-    """I_q(x; z) = E[log q(z | x) - log q(z)] in nats: the rate less KL(q(z) || p(z)) (Hoffman & Johnson 2016).
+    """Return I_q(x; z) = E[log q(z | x) - log q(z)] in nats: the rate minus KL(q(z) || p(z)) (Hoffman & Johnson 2016).
 
-    q(z) is the mean of the N posteriors given, and the expectation a mean over latents of evenly spaced examples. Of
-    the N examples that is unbiased. Of their whole distribution it is too low: each latent's own posterior is 1 / N of
-    q(z), so that no value can exceed log N, and what comes near to log N says no more than that.
+    q(z) is the mean of the N given posteriors, and the expectation is a mean over the latents of evenly spaced
+    examples. For the N examples, the estimate is unbiased. For the distribution that they are drawn from, it is too
+    low: each latent's own posterior is 1 / N of q(z), so that no value exceeds log N. A value near log N is therefore
+    only a lower bound.
 
     Args:
         posteriors: q(z | x) in batches, batch shape `[B]`
-        latents: a sample of each, `[B, Z]`
-        num_latents: the most latents that the mean is over
+        latents: one sample of each posterior, in batches `[B, Z]`
+        num_latents: largest number of latents that are averaged over
     """
     log_posterior = torch.cat([posterior.log_prob(z) for posterior, z in zip(posteriors, latents, strict=True)])
     chosen = slice(None, None, math.ceil(len(log_posterior) / num_latents))
     # In parts, so that memory does not grow with num_latents.
-    log_aggregate = torch.cat([_log_aggregate(posteriors, z) for z in torch.cat(list(latents))[chosen].split(100)])
-    return mean_estimate(log_posterior[chosen].cpu().double() - log_aggregate)
+    parts = torch.cat(list(latents))[chosen].split(100)
+    log_aggregate = torch.cat([_evaluate_aggregate(posteriors, z) for z in parts])
+    return estimate_mean(log_posterior[chosen].cpu().double() - log_aggregate)
 
 
-def _log_aggregate(posteriors: Sequence[Distribution], z: Tensor) -> Tensor:
-    """Log q(z), `[M]`, of latents `[M, Z]`."""
+def _evaluate_aggregate(posteriors: Sequence[Distribution], z: Tensor) -> Tensor:
+    """Return log q(z), `[M]`, at latents `[M, Z]`."""
     log_densities = torch.cat([posterior.log_prob(z.unsqueeze(1)) for posterior in posteriors], 1).cpu().double()
     return log_densities.logsumexp(1) - math.log(log_densities.shape[1])
 
@@ -53,15 +55,15 @@ def _log_aggregate(posteriors: Sequence[Distribution], z: Tensor) -> Tensor:
 def probe_accuracies(
     means: Tensor, labels: Tensor, held_out_means: Tensor, held_out_labels: Tensor
 ) -> dict[str, Estimate]:
-    """How well classes are read off posterior means, by logistic regression and by 5 nearest neighbours.
+    """Return the accuracies of classifiers of posterior means: logistic regression and 5 nearest neighbours.
 
-    All on the CPU, where scikit-learn computes.
+    All tensors are on the CPU, where scikit-learn computes.
 
     Args:
-        means: E[z | x] of the examples that the probes are fitted to, `[N, Z]`
-        labels: their classes, int64 `[N]`, at least two
-        held_out_means: of the examples that they are judged on, `[M, Z]`
-        held_out_labels: their classes, int64 `[M]`
+        means: E[z | x] of the examples that the classifiers are fitted to, `[N, Z]`
+        labels: classes of these examples, int64 `[N]`; at least two different ones
+        held_out_means: E[z | x] of the examples that the classifiers are tested on, `[M, Z]`
+        held_out_labels: classes of these examples, int64 `[M]`
     """
     probes: dict[str, ClassifierMixin] = {
         "linear_accuracy": LogisticRegression(max_iter=1000),
@@ -70,5 +72,5 @@ def probe_accuracies(
     accuracies = {}
     for name, probe in probes.items():
         predicted = probe.fit(means.numpy(), labels.numpy()).predict(held_out_means.numpy())
-        accuracies[name] = mean_estimate(torch.from_numpy(predicted) == held_out_labels)
+        accuracies[name] = estimate_mean(torch.from_numpy(predicted) == held_out_labels)
     return accuracies

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from gen_lightning.errors import UserError
-from gen_lightning.storage import fingerprint, stored
+from gen_lightning.storage import fingerprint, load_or_compute
 from gen_lightning.vae.module import VAEModule
 
 Batches = Callable[[], Iterable[tuple[Tensor, ...]]]
@@ -53,7 +53,7 @@ def fit_latent_mixture(
             f" {_MAX_LATENT_DIM:,} dimensions. Sample with --latents prior."
         )
     described = f"{_VERSION} {num_components} {seed} {identity} {fingerprint(model.state_dict().values())} {model}"
-    tensors = stored(
+    tensors = load_or_compute(
         folder / f"gmm-{hashlib.sha256(described.encode()).hexdigest()[:16]}.safetensors",
         lambda: fit_mixture(infer_latents(model, batches(), seed), num_components, seed),
     )

@@ -146,7 +146,7 @@ def test_refuses_negative_weights(make, name):
 
 def test_refuses_a_bound_at_more_weights_than_exist():
     for k in (0, 6):
-        with pytest.raises(ValueError, match=f"A bound at {k} weights cannot be taken of 5: choose 1 to 5"):
+        with pytest.raises(ValueError, match=rf"`mean_bound\.k` is {k}\. Choose at least 1 and at most 5\."):
             mean_bound(torch.zeros(5, 3), k)
 
 

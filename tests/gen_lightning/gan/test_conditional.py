@@ -244,9 +244,9 @@ class TestSample:
     @pytest.mark.parametrize(
         ("labels", "sentence"),
         [
-            (torch.tensor([0, 3]), r"a label 3, and the model's classes are 0 to 2"),
+            (torch.tensor([0, 3]), r"a label 3, but the model's classes are 0 to 2"),
             (torch.tensor([-1, 0]), r"a label -1"),
-            (torch.tensor([0]), r"give a class for each, int64 \[2\]"),
+            (torch.tensor([0]), r"Give one class per example, int64 \[2\]"),
             (torch.tensor([0.0, 1.0]), r"float32"),
         ],
     )

@@ -85,7 +85,8 @@ def mistake_sentence(error: BaseException) -> str | None:
         return "The checkpoint's weights do not fit this model. Remove the --model options."
     # EarlyStopping has no exception type of its own.
     if isinstance(error, RuntimeError) and (match := re.search(r"conditioned on metric `(\S+)` which", str(error))):
-        names = re.findall(r"`([^`\s]+/[^`\s]+)`", str(error))
+        # The names of the logged metrics follow the advice.
+        names = re.findall(r"`([^`\s]+/[^`\s]+)`", str(error).partition("any of the following:")[2])
         choice = f"one of {', '.join(names)}" if names else "a logged metric"
         return f"`monitor` of EarlyStopping is {match[1]}, which is not logged. Choose {choice}."
     return None

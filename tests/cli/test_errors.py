@@ -65,7 +65,7 @@ MISTAKES = {
     "unknown verb": (["fti", *MLP], "There is no command fti. Did you mean fit?"),
     "no config": (["fit"], "fit.data, fit.model are required. Add --config FILE"),
     "config that is not there": (["fit", "--config=nowhere.yaml"], "There is no configuration nowhere.yaml."),
-    "bad value": (["fit", *MLP, "--model.latent_dim=0"], "choose 1 or more"),
+    "bad value": (["fit", *MLP, "--model.latent_dim=0"], "`GANModule.latent_dim` is 0. Choose at least 1."),
     "no run folder": (["fit", "--resume=nowhere"], "There is no checkpoint to resume in nowhere"),
     "no checkpoint named": (["test"], "`test` has no checkpoint. Add --ckpt_path FILE."),
     "no checkpoint to start from": (["fit", *MLP, "--ckpt_path=nowhere.ckpt"], "There is no checkpoint nowhere.ckpt"),
@@ -76,15 +76,15 @@ MISTAKES = {
     ),
     "no reconstructions": (
         ["fit", *MLP, *DIGITS, "--trainer.callbacks=callbacks.Reconstructions"],
-        "GANModule does not reconstruct",
+        "Reconstructions needs a model that reconstructs data, but GANModule has no `reconstruct`.",
     ),
     "penalty with batch normalization": (
         ["fit", *DCGAN, "--model.regularizers=[gen_lightning.gan.R1]"],
-        "batch normalization mixes them",
+        "r1 needs the gradient of each example, and batch normalization mixes examples.",
     ),
     "modes of data that have none": (
         ["fit", *MLP, *DIGITS, "--trainer.callbacks=callbacks.ModeCoverage"],
-        "ModeCoverage needs data whose modes are known",
+        "ModeCoverage needs data with known modes, but MNISTDataModule has no `mixture` and no `mode_weights`.",
     ),
     "two clocks": (["fit", *VAE, *DIGITS, "--trainer.accumulate_grad_batches=2"], "raise data.batch_size"),
     "unknown key in a file": (["fit", "--config=wrong.yaml"], "Did you mean --trainer.max_epochs?"),
@@ -161,7 +161,10 @@ MISTAKES = {
         ],
         "`monitor` of EarlyStopping is val/nothing, which is not logged. Choose a logged metric.",
     ),
-    "large batch": (["fit", *MLP, *DIGITS, "--data.batch_size=5000"], "choose a smaller --data.batch_size"),
+    "large batch": (
+        ["fit", *MLP, *DIGITS, "--data.batch_size=5000"],
+        "`batch_size` is 5000 on 1 device(s), which is more than the 1,197 training examples.",
+    ),
 }
 
 

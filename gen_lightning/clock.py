@@ -104,8 +104,9 @@ def exclude_from_global_step(optimizer: LightningOptimizer) -> None:
 def set_logged_iteration(trainer: Trainer, iteration: int) -> None:
     """Set the count by which Lightning decides when scalars are written.
 
-    Lightning 2.6 keeps a count of its own beside `global_step`, which is one too high after some resumptions: a resumed
-    run would write its scalars at other iterations than an uninterrupted one.
+    Lightning 2.6 counts batches for this apart from `global_step`. After a resumption from a checkpoint that was saved
+    within an iteration, the count is one too high: the resumed run would write its scalars at other iterations than an
+    uninterrupted one.
     """
     trainer.fit_loop.epoch_loop._batches_that_stepped = iteration
 
@@ -113,16 +114,17 @@ def set_logged_iteration(trainer: Trainer, iteration: int) -> None:
 def is_between_iterations(trainer: Trainer) -> bool:
     """Return whether no iteration is under way: as many batches were started as iterations were completed.
 
-    Lightning 2.6 calls `on_exception` within an iteration too, when one player may be updated and the other not.
+    Lightning 2.6 calls `on_exception` within an iteration too. A GAN that is saved then may have an updated
+    discriminator and an old generator, and a resumed run would not equal an uninterrupted one.
     """
     return trainer.fit_loop.epoch_loop.batch_progress.total.ready == trainer.global_step
 
 
 def allow_unused_parameters(strategy: Strategy) -> None:
-    """Let plain DDP train two players.
+    """Let plain DDP train a model whose backward passes use only some of its parameters, such as a GAN.
 
-    One player's backward pass leaves the other's parameters unused, which DDP refuses unless
-    `find_unused_parameters` is set. Lightning 2.6 sets it only by another strategy's name.
+    The backward pass of one player leaves the other player's parameters unused. DDP refuses this unless
+    `find_unused_parameters` is set, and Lightning 2.6 sets it only for the name `ddp_find_unused_parameters_true`.
     """
     if isinstance(strategy, DDPStrategy):
         strategy._ddp_kwargs["find_unused_parameters"] = True

@@ -1,4 +1,4 @@
-"""The face that every model shows."""
+"""GenerativeModule: sampling, checks of data, checkpoints and schedules, for a GAN and a VAE."""
 
 import copy
 
@@ -16,7 +16,7 @@ DCGAN = {"generator": DCGANGenerator, "discriminator": DCGANDiscriminator}
 MODELS = {"gan": lambda: gan(**DCGAN), "vae": lambda: vae(encoder=DCGANEncoder, decoder=DCGANDecoder)}
 
 
-def seeded(seed: int) -> torch.Generator:
+def make_generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
@@ -27,38 +27,38 @@ def model(request):
 
 
 class TestSample:
-    def test_is_a_function_of_the_generator(self, model):
-        samples = model.sample(4, generator=seeded(1))
+    def test_samples_are_a_function_of_the_generator(self, model):
+        samples = model.sample(4, generator=make_generator(1))
         assert samples.shape == (4, 1, 28, 28)
         assert 0 <= samples.min() < samples.max() <= 1
-        assert torch.equal(samples, model.sample(4, generator=seeded(1)))
-        assert not torch.equal(samples, model.sample(4, generator=seeded(2)))
+        assert torch.equal(samples, model.sample(4, generator=make_generator(1)))
+        assert not torch.equal(samples, model.sample(4, generator=make_generator(2)))
 
-    def test_goes_on_in_the_generator(self, model):
-        generator = seeded(1)
+    def test_a_second_call_continues_the_generator(self, model):
+        generator = make_generator(1)
         assert not torch.equal(model.sample(4, generator=generator), model.sample(4, generator=generator))
 
-    def test_leaves_everything_as_it_was(self, model):
+    def test_mode_buffers_and_global_random_state_are_unchanged(self, model):
         model.train()
-        some_part = next(module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)).eval()
+        frozen = next(module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)).eval()
         before = copy.deepcopy(model.state_dict())
         random_state = torch.get_rng_state()
-        samples = model.sample(4, generator=seeded(1))
+        samples = model.sample(4, generator=make_generator(1))
         assert not samples.requires_grad
         assert model.training
-        assert not some_part.training
+        assert not frozen.training
         assert torch.equal(random_state, torch.get_rng_state())
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
-    def test_restores_the_mode_after_an_error(self, model):
+    def test_the_mode_is_restored_after_an_error(self, model):
         model.train()
         with pytest.raises(RuntimeError):
-            model.sample(-1, generator=seeded(1))
+            model.sample(-1, generator=make_generator(1))
         assert model.training
 
-    def test_refuses_labels(self, model):
+    def test_labels_for_an_unconditional_model_are_refused(self, model):
         with pytest.raises(ValueError, match="not class-conditional"):
-            model.sample(2, generator=seeded(1), labels=torch.tensor([1, 2]))
+            model.sample(2, generator=make_generator(1), labels=torch.tensor([1, 2]))
 
 
 def test_data_of_another_shape_are_refused(model):
@@ -67,13 +67,13 @@ def test_data_of_another_shape_are_refused(model):
 
 
 @pytest.mark.parametrize("verb", ["validate", "test"])
-def test_data_of_another_shape_are_refused_before_they_measure_anything(model, verb):
+def test_data_of_another_shape_are_refused_before_an_evaluation(model, verb):
     trainer = Trainer(logger=False, accelerator="cpu", enable_progress_bar=False)
     with pytest.raises(ValueError, match=r"shape \(1, 32, 32\).*Set model.data_shape"):
         getattr(trainer, verb)(model, DataLoader(TensorDataset(torch.zeros(2, 1, 32, 32), torch.zeros(2)), 2))
 
 
-def test_only_what_is_trained_on_is_to_be_divided_for_the_discriminator():
+def test_only_training_batches_must_be_divisible_by_the_discriminator_steps():
     loader = DataLoader(TensorDataset(torch.zeros(3, 1, 28, 28), torch.zeros(3)), 3)
     trainer = Trainer(max_steps=1, logger=False, enable_checkpointing=False, accelerator="cpu")
     model = gan(discriminator_steps=2)
@@ -83,7 +83,7 @@ def test_only_what_is_trained_on_is_to_be_divided_for_the_discriminator():
 
 
 class TestCheckpoint:
-    def test_of_a_model_built_in_python_holds_json_only(self, tmp_path):
+    def test_the_checkpoint_of_a_model_built_in_python_holds_only_json(self, tmp_path):
         model = gan(generator=lambda *arguments: DCGANGenerator(*arguments, width=8))
         trainer = Trainer(max_steps=1, logger=False, enable_checkpointing=False, accelerator="cpu")
         trainer.fit(model, DataLoader(TensorDataset(torch.rand(4, 1, 28, 28)), 4))
@@ -101,7 +101,7 @@ class TestCheckpoint:
             "seed": 0,
         }
 
-    def test_of_the_command_line_says_what_the_model_is(self, fit):
+    def test_the_checkpoint_of_the_command_line_rebuilds_the_model(self, fit):
         from helpers import CONFIGS
 
         folder = fit(
@@ -144,7 +144,7 @@ class TestSchedules:
         assert len(seen) == 6 * len(names)
         assert all(rate == schedules[name](iteration) for name, iteration, rate in seen)
 
-    def test_of_what_no_optimizer_has_are_refused_before_training(self):
+    def test_schedules_of_unknown_options_are_refused_before_training(self):
         model = vae(schedules={"optimizer.learning_rate": Linear(1.0, 0.0, 2)})
         before = copy.deepcopy(model.state_dict())
         with pytest.raises(ValueError, match=r"Choose among optimizer\.lr"):

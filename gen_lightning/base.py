@@ -54,7 +54,7 @@ class GenerativeModule(LightningModule, ABC):
         self.seed = seed
         self.schedules = schedules or {}
         self._scheduled_values: dict[str, float] = {}
-        self._data_checked = False
+        self.data_checked = False
         self._loaded_iteration = 0
 
     @property
@@ -173,10 +173,10 @@ class GenerativeModule(LightningModule, ABC):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed the iteration's draws and set the scheduled options, as functions of (seed, rank, iteration)."""
-        if not self._data_checked:
+        if not self.data_checked:
             self.check_data(batch[0])
             self.check_labels(batch)
-            self._data_checked = True
+            self.data_checked = True
         iteration = self.global_step
         seed_draws(derive_iteration_seed(iteration, Stream.TRAINING, self.seed, self.global_rank), self.device)
         self._scheduled_values = follow_schedules(self.schedules, self._optimizers_by_name(), iteration)

@@ -7,6 +7,8 @@ import pytest
 import yaml
 from helpers import ROOT
 
+import gen_lightning
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 YAML_FILES = sorted(path for path in (ROOT / ".github").rglob("*") if path.suffix in {".yaml", ".yml"})
 
@@ -26,6 +28,10 @@ def test_the_changelog_has_the_usual_form_and_the_version_of_the_project():
     assert not released or released[0].startswith(f"[{PROJECT['version']}]")
     headings = {line.removeprefix("### ") for line in lines if line.startswith("### ")}
     assert headings <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
+def test_the_installed_package_has_the_version_of_the_project():
+    assert gen_lightning.__version__ == PROJECT["version"]
 
 
 @pytest.mark.parametrize("package", ["callbacks", "cli", "datamodules", "gen_lightning"])

@@ -295,7 +295,7 @@ class GANModule(GenerativeModule):
             UserError: the batch size is not a multiple of discriminator_steps times micro_batches.
         """
         parts = self.discriminator_steps * self.micro_batches
-        if not self._data_checked and len(batch[0]) % parts:
+        if not self.data_checked and len(batch[0]) % parts:
             raise UserError(
                 f"A batch of {len(batch[0])} cannot be split into {parts} equal parts"
                 f" (discriminator_steps={self.discriminator_steps} times micro_batches={self.micro_batches})."

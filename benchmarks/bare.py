@@ -1,4 +1,4 @@
-"""The recipes' networks in plain PyTorch loops, and a stopwatch for both sides."""
+"""The default recipes as plain PyTorch loops, and callbacks that time a run and its loop."""
 
 import contextlib
 import time
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import train
 from datamodules import MNISTDataModule
 from datamodules.sources import Source
+from gen_lightning.contracts import find_datamodule
 from gen_lightning.networks import DCGANDiscriminator, DCGANGenerator, MLPDecoder, MLPEncoder
 
 SHAPE = (1, 28, 28)
@@ -20,7 +21,7 @@ WARMUP = 20
 
 
 class Stopwatch(Callback):
-    """Measures the iterations per second of a run after its first `WARMUP` iterations."""
+    """Measures the iterations per second of a run, without its first `WARMUP` iterations."""
 
     rate = 0.0
 
@@ -38,17 +39,17 @@ class Stopwatch(Callback):
 
 
 class SideBySide(Callback):
-    """Times a run on a CPU and the plain loop on the same networks, a few iterations of each in turn.
+    """Times a run on a CPU and a plain loop with the same networks, in alternating turns of a few iterations.
 
-    A machine that is shared changes its speed within seconds, and so for both.
+    A shared machine changes its speed within seconds. With alternating turns, the change affects both sides alike.
 
     Args:
         recipe: one of `RECIPES`
-        iterations: of each turn
+        iterations: number of iterations in a turn
     """
 
     seconds: list[tuple[float, float]]
-    """Of each turn: the run's, with all that its callbacks and loggers do, and the loop's."""
+    """The seconds of the run, including its callbacks and loggers, and of the loop, for each turn."""
     start = 0.0
 
     def __init__(self, recipe: str, iterations: int) -> None:
@@ -56,17 +57,18 @@ class SideBySide(Callback):
         self.iterations = iterations
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        data = trainer.datamodule
+        data = find_datamodule(trainer)
+        assert isinstance(data, MNISTDataModule)
         self.step = self.make_step(pl_module.device, False)
-        self.batches = scaled_batches(data.source, data.root, pl_module.device)
+        self.batches = make_batches(data.source, str(data.root), pl_module.device)
         self._time_loop(WARMUP)
         SideBySide.seconds = []
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        done = trainer.global_step - WARMUP
-        if done < 0 or done % self.iterations:
+        completed = trainer.global_step - WARMUP
+        if completed < 0 or completed % self.iterations:
             return
-        if done:
+        if completed:
             seconds_of_run = time.perf_counter() - self.start
             self.seconds.append((seconds_of_run, self._time_loop(self.iterations)))
         self.start = time.perf_counter()
@@ -79,16 +81,16 @@ class SideBySide(Callback):
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits for what the device still has to do."""
+    """Wait until the device has completed its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def measure_command(recipe: str, iterations: int, *options: str) -> float:
-    """Iterations per second of a recipe through the command line, with its callbacks and loggers."""
+    """Return the iterations per second of a recipe on the command line, with its callbacks and loggers."""
     steps = f"--trainer.max_steps={iterations + WARMUP}"
-    watch = "--trainer.callbacks+=benchmarks.bare.Stopwatch"
-    train.main(["fit", "--config", f"configs/{recipe}.yaml", steps, "--trainer.max_epochs=-1", watch, *options])
+    stopwatch = "--trainer.callbacks+=benchmarks.bare.Stopwatch"
+    train.main(["fit", "--config", f"configs/{recipe}.yaml", steps, "--trainer.max_epochs=-1", stopwatch, *options])
     return Stopwatch.rate
 
 
@@ -101,8 +103,8 @@ def measure_loop(
     precision: str = "32-true",
     compiled: bool = False,
 ) -> float:
-    """Iterations per second of a plain loop over the same batches."""
-    batches = scaled_batches(source, root, device)
+    """Return the iterations per second of a plain loop over shuffled batches of the same data."""
+    batches = make_batches(source, root, device)
     step = make_step(device, compiled)
     context = torch.autocast(device.type, torch.bfloat16) if precision == "bf16-mixed" else contextlib.nullcontext()
     with context:
@@ -116,8 +118,8 @@ def measure_loop(
     return iterations / (time.perf_counter() - start)
 
 
-def scaled_batches(source: Source, root: str, device: torch.device) -> Iterator[Tensor]:
-    """Endless shuffled batches of 128 images in [0, 1], indexed on the device."""
+def make_batches(source: Source, root: str, device: torch.device) -> Iterator[Tensor]:
+    """Yield shuffled batches of 128 images in [0, 1] without end, indexed on the device."""
     data = MNISTDataModule(source, root, batch_size=128)
     data.prepare_data()
     data.setup("fit")
@@ -128,8 +130,8 @@ def scaled_batches(source: Source, root: str, device: torch.device) -> Iterator[
                 yield images[indices].float() / 255
 
 
-def dcgan_step(device: torch.device, compiled: bool) -> Callable[[Tensor], None]:
-    """One iteration of configs/gan/dcgan.yaml."""
+def make_dcgan_step(device: torch.device, compiled: bool) -> Callable[[Tensor], None]:
+    """Return a function that trains one iteration of configs/gan/dcgan.yaml on a batch."""
     generator, discriminator = DCGANGenerator(100, SHAPE).to(device), DCGANDiscriminator(SHAPE).to(device)
     if compiled:
         generator.compile()
@@ -151,8 +153,8 @@ def dcgan_step(device: torch.device, compiled: bool) -> Callable[[Tensor], None]
     return step
 
 
-def vae_step(device: torch.device, compiled: bool) -> Callable[[Tensor], None]:
-    """One iteration of configs/vae/vae.yaml."""
+def make_vae_step(device: torch.device, compiled: bool) -> Callable[[Tensor], None]:
+    """Return a function that trains one iteration of configs/vae/vae.yaml on a batch."""
     networks = nn.ModuleList([MLPEncoder(SHAPE, 80), MLPDecoder(40, SHAPE)]).to(device)
     encoder, decoder = networks
     if compiled:
@@ -172,10 +174,10 @@ def vae_step(device: torch.device, compiled: bool) -> Callable[[Tensor], None]:
 
 
 def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One optimizer step."""
+    """Take one optimizer step on a loss."""
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
 
 
-RECIPES = {"gan/dcgan": dcgan_step, "vae/vae": vae_step}
+RECIPES = {"gan/dcgan": make_dcgan_step, "vae/vae": make_vae_step}

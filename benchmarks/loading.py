@@ -1,8 +1,8 @@
-"""Images per second of the data module and of torchvision's dataset behind a DataLoader, in one run.
+"""Compare the images per second of the data module with those of torchvision's dataset in a DataLoader.
 
     python -m benchmarks.loading --root data
 
-Both sides deliver shuffled float32 batches of 128 in [0, 1]; they take turns, and the medians are compared.
+Both sides deliver shuffled float32 batches of 128 images in [0, 1]. They take turns, and their medians are compared.
 """
 
 import argparse
@@ -20,20 +20,23 @@ from datamodules import MNISTDataModule
 BATCH_SIZE = 128
 
 
-def images_per_second(batches: Iterable) -> float:
+def measure_rate(batches: Iterable) -> float:
+    """Return the images per second of batches (images, ...)."""
     start = time.perf_counter()
     count = sum(len(images) for images, *_ in batches)
     return count / (time.perf_counter() - start)
 
 
-def ours(root: str) -> Callable[[], Iterable]:
+def load_with_data_module(root: str) -> Callable[[], Iterable]:
+    """Return a function that iterates over the batches of an epoch of the data module."""
     data = MNISTDataModule("mnist", root, BATCH_SIZE)
     data.setup("fit")
     loader = data.train_dataloader()
     return lambda: (data.on_after_batch_transfer(batch, 0) for batch in loader)
 
 
-def torchvisions(root: str, num_workers: int) -> Callable[[], Iterable]:
+def load_with_torchvision(root: str, num_workers: int) -> Callable[[], Iterable]:
+    """Return a function that iterates over the batches of an epoch of torchvision's dataset."""
     dataset = datasets.MNIST(root, train=False, transform=ToTensor())
     return lambda: DataLoader(dataset, BATCH_SIZE, shuffle=True, num_workers=num_workers)
 
@@ -44,14 +47,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     sides = {
-        "torchvision, 0 workers": torchvisions(args.root, 0),
-        "torchvision, 2 workers": torchvisions(args.root, 2),
-        "MNISTDataModule": ours(args.root),
+        "torchvision, 0 workers": load_with_torchvision(args.root, 0),
+        "torchvision, 2 workers": load_with_torchvision(args.root, 2),
+        "MNISTDataModule": load_with_data_module(args.root),
     }
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(args.repeats):
         for name, batches in sides.items():
-            rates[name].append(images_per_second(batches()))
+            rates[name].append(measure_rate(batches()))
     medians = {name: statistics.median(values) for name, values in rates.items()}
     for name, rate in medians.items():
         print(f"{name:<24}{rate:>12,.0f} images/s")

@@ -1,9 +1,9 @@
-"""What the framework costs: iterations per second of the default recipes, over those of a plain PyTorch loop.
+"""Measure the overhead of the framework: the speed of the default recipes relative to a plain PyTorch loop.
 
     python -m benchmarks.overhead
 
-The two sides take turns of a few iterations; the command line's includes its callbacks and loggers. Without real MNIST
-it uses the digits.
+The run of the command line, with its callbacks and loggers, and the plain loop take turns of a few iterations. The
+default data are the embedded digits; `--source mnist` uses the real MNIST.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import torch
 import train
 from benchmarks.bare import RECIPES, WARMUP, SideBySide
 
-# In all, with pictures and checkpoints among them, and in each turn.
+# The number of iterations in all, during which pictures are drawn and checkpoints are written, and in each turn.
 ITERATIONS = {"gan/dcgan": (500, 5), "vae/vae": (10_000, 50)}
 PARTS = 5
 
@@ -29,11 +29,11 @@ def main() -> None:
     print(f"\n{'recipe':<12}{'train.py':>10}{'bare':>10}{'ratio':>8}   iterations/s on {args.source}, batch 128")
     print("\n".join(lines))
     versions = f"torch {torch.__version__}, {torch.get_num_threads()} CPU threads"
-    print(f"in brackets: the least and the greatest of {PARTS} parts; {versions}")
+    print(f"in brackets: the smallest and the largest ratio of {PARTS} parts; {versions}")
 
 
 def format_line(recipe: str, *data: str) -> str:
-    """Trains a recipe beside the plain loop, and says how quick both were."""
+    """Train a recipe in turns with the plain loop, and return a line with the speed of both."""
     iterations, turn = ITERATIONS[recipe]
     with tempfile.TemporaryDirectory() as folder:
         options = {
@@ -41,7 +41,7 @@ def format_line(recipe: str, *data: str) -> str:
             "trainer.default_root_dir": folder,
             "trainer.limit_val_batches": 0,
             "trainer.max_epochs": -1,
-            # The last turn is over when the iteration behind it begins.
+            # The last turn ends when the iteration after it begins.
             "trainer.max_steps": WARMUP + iterations + 1,
             "trainer.callbacks+": "benchmarks.bare.SideBySide",
             "trainer.callbacks.recipe": recipe,
@@ -49,23 +49,23 @@ def format_line(recipe: str, *data: str) -> str:
         }
         given = [f"--{name}={value}" for name, value in options.items()]
         train.main(["fit", "--config", f"configs/{recipe}.yaml", *given, *data])
-    # Sums, not medians, which would leave out the turns in which pictures are drawn and checkpoints written.
-    run, loop = totals(SideBySide.seconds)
-    ratios = [loop_of_part / run_of_part for run_of_part, loop_of_part in map(totals, in_parts(SideBySide.seconds))]
+    # Sums, because medians would leave out the turns in which pictures are drawn and checkpoints are written.
+    run, loop = add_up(SideBySide.seconds)
+    ratios = [loop_of_part / run_of_part for run_of_part, loop_of_part in map(add_up, divide(SideBySide.seconds))]
     return (
         f"{recipe:<12}{iterations / run:>10.1f}{iterations / loop:>10.1f}{loop / run:>8.3f}"
         f"   ({min(ratios):.3f} to {max(ratios):.3f})"
     )
 
 
-def in_parts(turns: list[tuple[float, float]]) -> list[list[tuple[float, float]]]:
-    """The turns in parts that are as long and follow on each other."""
+def divide(turns: list[tuple[float, float]]) -> list[list[tuple[float, float]]]:
+    """Return the turns in consecutive parts of equal length."""
     length = len(turns) // PARTS
     return [turns[start : start + length] for start in range(0, PARTS * length, length)]
 
 
-def totals(turns: list[tuple[float, float]]) -> tuple[float, float]:
-    """The seconds of the run, and those of the loop."""
+def add_up(turns: list[tuple[float, float]]) -> tuple[float, float]:
+    """Return the total seconds of the run and of the loop."""
     run, loop = zip(*turns, strict=True)
     return sum(run), sum(loop)
 

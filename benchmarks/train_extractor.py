@@ -1,12 +1,12 @@
-"""Trains a feature extractor on the official training split of a source of the data module, and writes its weights.
+"""Train a feature extractor on the official training split of a source of the data module, and write its weights.
 
-    python -m benchmarks.train_extractor --source fashion_mnist --root data             # fashion_mnist_cnn.safetensors
-    python -m benchmarks.train_extractor --source mnist --root data                     # as the package's
+    python -m benchmarks.train_extractor --source fashion_mnist --root data   # writes fashion_mnist_cnn.safetensors
+    python -m benchmarks.train_extractor --source mnist --root data           # the settings of the package's extractor
     python -m benchmarks.train_extractor --source digits --epochs 150
 
-It prints the accuracy on the official test split, looked at once, after the last epoch, the SHA-256 of the weights
-(`gen_lightning/metrics/extractor.py` checks that of the package's), and how to judge a run by them. 15 epochs of MNIST
-take 4 minutes on two CPU cores.
+It prints the accuracy on the official test split, the SHA-256 of the weights, and the command that evaluates a run with
+the extractor. The test split is used once, after the last epoch. `gen_lightning/metrics/extractor.py` checks the
+SHA-256 of the package's own weights. 15 epochs of MNIST take 4 minutes on two CPU cores.
 """
 
 import argparse
@@ -29,7 +29,7 @@ EXTRACTOR = "gen_lightning.metrics.ClassifierFeatures"
 
 
 def augment(images: Tensor) -> Tensor:
-    """Each image rotated by up to 12 degrees, scaled by up to 10 %, and shifted by up to 2 pixels."""
+    """Rotate each image by up to 12 degrees, scale it by up to 10 % and shift it by up to 2 pixels."""
     angle, scale, shift_x, shift_y = (torch.rand(4, len(images)) * 2 - 1).unbind()
     angle, scale = angle * math.radians(12), 1 + scale * 0.1
     cosine, sine = angle.cos() * scale, angle.sin() * scale
@@ -41,14 +41,14 @@ def augment(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def accuracy(classifier: DigitClassifier, split: Split) -> float:
-    """The fraction of `split` that is classified as labelled."""
+def measure_accuracy(classifier: DigitClassifier, split: Split) -> float:
+    """Return the fraction of a split that is classified correctly."""
     logits = torch.cat([classifier(images.float() / 255) for images in split.data.split(1000)])
     return (logits.argmax(1) == split.labels).float().mean().item()
 
 
 def train(classifier: DigitClassifier, split: Split, epochs: int, batch_size: int = 128) -> None:
-    """AdamW with a one-cycle learning rate and label smoothing, on augmented images."""
+    """Train by AdamW with a one-cycle learning rate and label smoothing, on augmented images."""
     loader = TrainLoader(split, batch_size)
     optimizer = torch.optim.AdamW(classifier.parameters(), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.006, total_steps=epochs * len(loader))
@@ -70,7 +70,11 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("data"))
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, help="SOURCE_cnn.safetensors, which names the extractor")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="safetensors file, whose name becomes the extractor's; default: SOURCE_cnn.safetensors",
+    )
     args = parser.parse_args()
     output = args.output or Path(f"{args.source}_cnn.safetensors")
 
@@ -81,9 +85,10 @@ def main() -> None:
     train(classifier, train_split, args.epochs)
     classifier.eval()
     save_file(classifier.state_dict(), output)
-    print(f"test accuracy {accuracy(classifier, test_split):.4f} ({len(test_split.labels):,} images)")
+    print(f"test accuracy {measure_accuracy(classifier, test_split):.4f} ({len(test_split.labels):,} images)")
     print(f"SHA-256 {hashlib.sha256(output.read_bytes()).hexdigest()}, {output.stat().st_size:,} bytes: {output}")
-    print(f"judge by it: python train.py test --ckpt_path FILE --extractor {EXTRACTOR} --extractor.weights {output}")
+    options = f"--extractor {EXTRACTOR} --extractor.weights {output}"
+    print(f"evaluate a run with it: python train.py test --ckpt_path FILE {options}")
 
 
 if __name__ == "__main__":

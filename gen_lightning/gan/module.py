@@ -30,11 +30,13 @@ from gen_lightning.networks import find_common_num_classes
 from gen_lightning.numerics import promote_to_float32
 from gen_lightning.schedules import Schedule
 
+_LossAndScalars = tuple[Tensor, dict[str, Tensor]]
+
 
 class _ComputeLoss(Protocol):
     """A method that returns one network's loss on a micro-batch, and the scalars to log."""
 
-    def __call__(self, real: Tensor, latents: Tensor, *condition: Tensor) -> tuple[Tensor, dict[str, Tensor]]: ...
+    def __call__(self, real: Tensor, latents: Tensor, *condition: Tensor) -> _LossAndScalars: ...
 
 
 class GANModule(GenerativeModule):
@@ -134,6 +136,7 @@ class GANModule(GenerativeModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Run one iteration: `discriminator_steps` discriminator updates, then one generator update."""
         generator_optimizer, discriminator_optimizer = self._get_optimizers()
+        # global_step counts iterations, so only the generator's step may advance it.
         exclude_from_global_step(discriminator_optimizer)
         for real, *condition in self._split_batch(batch):
             scalars = self._update(discriminator_optimizer, self._compute_discriminator_loss, real, condition)
@@ -144,9 +147,8 @@ class GANModule(GenerativeModule):
             self.ema.update(self.generator, self.global_step - 1, len(batch[0]) * self.trainer.world_size)
         self.log_iteration(scalars | self._gradient_norms, self.global_step, len(batch[0]))
 
-    def _compute_discriminator_loss(
-        self, real: Tensor, latents: Tensor, *condition: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _compute_discriminator_loss(self, real: Tensor, latents: Tensor, *condition: Tensor) -> _LossAndScalars:
+        """Return the loss on real and generated data plus the regularizers, and the scalars to log."""
         with torch.no_grad():
             # Regularizers run without autocast, under which the generator's output may be less precise than the data.
             fake = self.generator(latents, *condition).to(real.dtype)
@@ -161,9 +163,8 @@ class GANModule(GenerativeModule):
             terms |= compute_logit_statistics(self.loss, real_logits, fake_logits)
         return loss, terms
 
-    def _compute_generator_loss(
-        self, real: Tensor, latents: Tensor, *condition: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _compute_generator_loss(self, real: Tensor, latents: Tensor, *condition: Tensor) -> _LossAndScalars:
+        """Return the loss on generated data minus the weighted bounds of the codes, and the scalars to log."""
         fake = self.generator(latents, *condition)
         fake_logits = self.logits(fake, *condition)
         real_logits = self.logits(real, *condition) if self.loss.relativistic else None

@@ -168,8 +168,8 @@ def test_each_network_is_clipped_by_its_own_norm(norm):
     torch.testing.assert_close(clipped[1], [parameter.grad for parameter in parameters])
     torch.testing.assert_close(scalars["discriminator_gradient_norm"], total)
     torch.testing.assert_close(raw_scalars["discriminator_gradient_norm"], total)
-    for player, name in enumerate(["generator", "discriminator"]):
-        length = torch.cat([gradient.flatten() for gradient in clipped[player]]).norm().item()
+    for index, name in enumerate(["generator", "discriminator"]):
+        length = torch.cat([gradient.flatten() for gradient in clipped[index]]).norm().item()
         assert length == pytest.approx(min(norm, scalars[f"{name}_gradient_norm"].item()), rel=1e-3)
 
 

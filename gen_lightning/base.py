@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationSch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gen_lightning.checks import check_range
 from gen_lightning.clock import (
     Stream,
     derive_iteration_seed,
@@ -42,6 +43,9 @@ class GenerativeModule(LightningModule, ABC):
         data_shape: shape of one example, such as `(1, 28, 28)` or `(2,)`
         seed: seed of all draws in training and evaluation; at least 0
         schedules: schedules of the optimizers' options by name, such as `optimizer.lr` or `optimizer.beta2`
+
+    Raises:
+        UserError: the seed is negative.
     """
 
     optimizer_names: tuple[str, ...] = ("optimizer",)
@@ -50,6 +54,7 @@ class GenerativeModule(LightningModule, ABC):
 
     def __init__(self, data_shape: Sequence[int], seed: int, schedules: Mapping[str, Schedule] | None = None) -> None:
         super().__init__()
+        check_range(self, at_least=0, seed=seed)
         self.data_shape = tuple(data_shape)
         self.seed = seed
         self.schedules = schedules or {}
@@ -119,7 +124,7 @@ class GenerativeModule(LightningModule, ABC):
         return tuple(part.to(self.device) for part in (batch[0], *self.get_condition(batch)))
 
     def configure_callbacks(self) -> list[Callback]:
-        """Add no callback; refuse what would make batches and iterations count differently, or change hyperparameters.
+        """Add no callback, and refuse options that would break the clock or change the recorded hyperparameters.
 
         Raises:
             UserError: gradients are accumulated over batches, or a callback searches for hyperparameters.
@@ -183,14 +188,14 @@ class GenerativeModule(LightningModule, ABC):
         set_logged_iteration(self.trainer, iteration)
 
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Check the first batch, and seed the batch so that each validation draws the same."""
+        """Check the first batch, and seed the draws of this batch, the same in each validation."""
         if batch_idx == 0:
             self.check_data(batch[0])
             self.check_labels(batch)
         seed_draws(derive_seed(Stream.EVALUATION, self.seed, self.global_rank, batch_idx), self.device)
 
     def on_test_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Check the first batch, and seed the batch so that each test draws the same."""
+        """Check the first batch, and seed the draws of this batch, the same in each test."""
         self.on_validation_batch_start(batch, batch_idx)
 
     def is_logged(self, iteration: int) -> bool:

@@ -1,11 +1,11 @@
-"""One clock, and the only place that reaches into Lightning's and torch's internals for it.
+"""Iterations, seeds and the state of Lightning's loop; the only module that uses internals of Lightning for them.
 
 An iteration is one generator update (with its discriminator updates) or one VAE update. Lightning's `global_step`,
 checkpoints, scalars and images all count iterations, and everything drawn in an iteration is a function of
 (seed, rank, iteration). So a resumed run equals an uninterrupted one.
 
-Each function below that uses an internal of Lightning says which behaviour of which version it answers.
-tests/gen_lightning/test_clock.py fails with a sentence on a version in which that no longer holds.
+Each function below that uses an internal of Lightning or torch names the behaviour and the version that make it
+necessary. tests/gen_lightning/test_clock.py fails with a sentence on a version that behaves differently.
 """
 
 from collections.abc import Iterator
@@ -55,7 +55,7 @@ def derive_iteration_seed(iteration: int, *parts: int) -> int:
 
 @lru_cache(maxsize=1)
 def _derive_block_seeds(block: int, *parts: int) -> list[int]:
-    # A seed takes 7 us in a loop, but about 100 us alone between two iterations, where NumPy's code has left the
+    # A seed takes 7 us in a loop, but about 100 us between two iterations, because NumPy's code has then left the
     # processor's caches.
     return [derive_seed(*parts, iteration) for iteration in range(block * _BLOCK, (block + 1) * _BLOCK)]
 

@@ -61,6 +61,12 @@ class TestSample:
             model.sample(2, generator=make_generator(1), labels=torch.tensor([1, 2]))
 
 
+@pytest.mark.parametrize("make", [gan, vae])
+def test_a_negative_seed_is_refused(make):
+    with pytest.raises(ValueError, match=r"Module\.seed` is -1\. Choose at least 0\."):
+        make(seed=-1)
+
+
 def test_data_of_another_shape_are_refused(model):
     with pytest.raises(ValueError, match=r"shape \(1, 32, 32\).*\(1, 28, 28\)"):
         model.check_data(torch.zeros(2, 1, 32, 32))

@@ -36,7 +36,8 @@ class GaussianMixture:
         weights = [1.0] * len(means) if weights is None else weights
         if len(weights) != len(means) or min(weights) <= 0:
             raise UserError(
-                f"`{type(self).__name__}.weights` is {weights}. Give {len(means)} positive numbers, one for each mode."
+                f"`{type(self).__name__}.weights` is {weights}. Give one positive number for each of the {len(means)}"
+                " modes."
             )
         self.means = torch.tensor(means, dtype=torch.float32)
         self.sigma = sigma

@@ -167,6 +167,31 @@ def exact_log_likelihood(model: VAEModule, x: torch.Tensor) -> torch.Tensor:
     return torch.tensor(scipy.stats.multivariate_normal(bias, covariance).logpdf(x.numpy()))
 
 
+class GivenModel(LightningModule):
+    """A generative model without parameters; a test overrides what it looks at."""
+
+    data_shape = IMAGE
+    num_classes: int | None = None
+
+    def sample(self, n, *, generator, labels=None):
+        raise NotImplementedError
+
+    def evaluating(self, seed):
+        return torch.no_grad()
+
+    def get_condition(self, batch):
+        return ()
+
+    def get_inputs(self, batch):
+        return (batch[0],)
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def test_step(self, batch, batch_idx):
+        pass
+
+
 class Examples(LightningDataModule):
     """Data `[N, ...]` with labels `[N]`, the same for training and testing, in batches."""
 

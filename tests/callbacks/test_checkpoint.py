@@ -1,4 +1,4 @@
-"""Checkpoints survive being killed, and are saved when they are due."""
+"""Checkpoints: what a killed write leaves, and when they are saved."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ for number in range(10**9):
 
 @pytest.mark.parametrize("writes", [1, 2, 5])
 def test_a_killed_write_leaves_a_whole_checkpoint(tmp_path, writes):
-    """With TMPDIR on another file system, where Lightning's own write is not atomic."""
+    """TMPDIR is on another file system, which makes Lightning's own write not atomic."""
     path = tmp_path / "last.ckpt"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": "/dev/shm"}
     process = subprocess.Popen(
@@ -38,7 +38,7 @@ def test_a_killed_write_leaves_a_whole_checkpoint(tmp_path, writes):
     assert (checkpoint["tensor"] == checkpoint["number"]).all()
 
 
-def test_a_failed_write_leaves_the_old_checkpoint_and_no_litter(tmp_path):
+def test_a_failed_write_leaves_the_old_checkpoint_and_no_other_file(tmp_path):
     path = tmp_path / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint({"number": 1}, path)
     with pytest.raises(AttributeError):
@@ -58,7 +58,7 @@ ARGUMENTS = [
 ]
 
 
-def test_is_saved_every_n_iterations_whatever_the_discriminator_steps(fit, monkeypatch):
+def test_it_is_saved_every_n_iterations_for_any_number_of_discriminator_steps(fit, monkeypatch):
     saved = []
     original = LastCheckpoint._save
     monkeypatch.setattr(
@@ -70,7 +70,7 @@ def test_is_saved_every_n_iterations_whatever_the_discriminator_steps(fit, monke
 
 @pytest.mark.parametrize("exception", [KeyboardInterrupt, RuntimeError])
 def test_ctrl_c_between_iterations_saves_and_an_error_within_one_does_not(fit, monkeypatch, tmp_path, exception):
-    """Iteration 2 is complete when its batch ends; the error is raised within it."""
+    """The interrupt comes at the end of iteration 2, the error within it."""
     hook = {"KeyboardInterrupt": "on_train_batch_end", "RuntimeError": "log_iteration"}[exception.__name__]
 
     def interrupt(self, *args, **kwargs):

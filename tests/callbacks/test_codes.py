@@ -1,4 +1,4 @@
-"""Categories as classes, and pictures of codes, of codes that are given."""
+"""The classification error of latent codes and the pictures of them, for given codes."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import Examples, gan
-from lightning.pytorch import LightningModule, Trainer
+from helpers import Examples, GivenModel, gan
+from lightning.pytorch import Trainer
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -21,7 +21,7 @@ LABELS = torch.arange(100) % 10
 
 
 class Splits(Examples):
-    """Data that are categories, in splits of their own."""
+    """Data that are the categories themselves, in given splits."""
 
     def __init__(self, **splits):
         super().__init__(splits["test"], LABELS)
@@ -34,28 +34,22 @@ class Splits(Examples):
         return self.test_dataloader()
 
 
-class Told(LightningModule):
-    """Takes the data for their categories."""
+class Identity(GivenModel):
+    """A model whose codes' network returns the data as the categories."""
 
     def __init__(self, num_categories=10):
         super().__init__()
-        self.codes = SimpleNamespace(categories=(num_categories,), classified=lambda data: data)
-
-    def validation_step(self, batch, batch_idx):
-        pass
-
-    def test_step(self, batch, batch_idx):
-        pass
+        self.codes = SimpleNamespace(categories=(num_categories,), classify=lambda data: data, traverse=None)
 
 
 def run(verb, data, module=None):
     callback = CodeClasses()
     trainer = Trainer(accelerator="cpu", logger=False, callbacks=[callback], enable_progress_bar=False)
-    getattr(trainer, verb)(module or Told(), data, verbose=False)
+    getattr(trainer, verb)(module or Identity(), data, verbose=False)
     return callback.rows, trainer.callback_metrics
 
 
-def test_classes_under_other_names_have_no_error():
+def test_permuted_categories_have_no_error():
     renamed = (LABELS + 3) % 10
     rows, logged = run("test", Splits(val=renamed, test=renamed))
     row = rows["code_error"]
@@ -63,14 +57,14 @@ def test_classes_under_other_names_have_no_error():
     assert logged["test/code_error"] == 0
 
 
-def test_one_category_for_all_is_right_on_one_class():
+def test_a_single_category_is_right_on_one_class():
     rows, _ = run("test", Splits(val=LABELS * 0, test=LABELS * 0))
     assert rows["code_error"].value == pytest.approx(0.9)
     assert rows["code_error"].error == pytest.approx((0.9 * 0.1 / 99) ** 0.5)
 
 
-def test_test_images_are_judged_by_the_names_of_validation():
-    """Names that fit the test images better are not taken; in validation they would be."""
+def test_test_images_are_classified_by_the_matching_on_validation_images():
+    """A matching that fits the test images better is not used."""
     data = Splits(val=LABELS, test=LABELS.where(LABELS > 1, 1 - LABELS))
     assert run("test", data)[0]["code_error"].value == pytest.approx(0.2)
     assert run("validate", data)[1]["val/code_error"] == 0
@@ -89,14 +83,14 @@ def test_each_split_is_encoded_once(verb, splits):
     assert asked == splits
 
 
-def test_classes_that_share_a_category_cost_the_smaller_one():
+def test_two_classes_in_one_category_are_half_wrong():
     merged = LABELS // 2
-    _, logged = run("validate", Splits(val=merged, test=merged), Told(num_categories=5))
+    _, logged = run("validate", Splits(val=merged, test=merged), Identity(num_categories=5))
     assert logged["val/code_error"] == pytest.approx(0.5)
 
 
 class Shade(nn.Module):
-    """Grey by the code: category k of 4 is k / 8; the continuous code adds an eighth; the noise nothing."""
+    """A generator whose grey level is k / 8 for category k of 4, plus the continuous code / 8; noise has no effect."""
 
     def __init__(self, *arguments):
         super().__init__()
@@ -118,10 +112,10 @@ def fit(model, callback, tmp_path):
     trainer.fit(model, DataLoader(TensorDataset(torch.rand(4, *IMAGE), torch.zeros(4, dtype=torch.int64)), 4))
 
 
-def test_rows_of_the_grid_are_categories_and_then_a_code_from_minus_2_to_2(tmp_path):
+def test_the_rows_of_the_grid_are_categories_and_then_a_code_from_minus_2_to_2(tmp_path):
     model = infogan(generator=Shade)
     with model.evaluating(0):
-        latents = model.latents(3)
+        latents = model.sample_latents(3)
     fit(model, LatentCodeGrid(num_columns=3), tmp_path)
     (path,) = tmp_path.glob("codes/*.png")
     centers = np.asarray(Image.open(path))[16::30, 16::30, 0].astype(int)
@@ -133,18 +127,18 @@ def test_rows_of_the_grid_are_categories_and_then_a_code_from_minus_2_to_2(tmp_p
 
 
 class TestRefusals:
-    def test_of_a_model_without_codes(self, tmp_path):
+    def test_a_model_without_codes(self, tmp_path):
         with pytest.raises(ValueError, match="has no categorical code"):
             fit(gan(), CodeClasses(), tmp_path)
         with pytest.raises(ValueError, match="LatentCodeGrid draws models with codes"):
             fit(gan(), LatentCodeGrid(), tmp_path)
 
-    def test_of_continuous_codes_alone(self, tmp_path):
+    def test_continuous_codes_alone(self, tmp_path):
         codes = partial(LatentCodes, encoder=MLPEncoder, categories=())
         with pytest.raises(ValueError, match="has no categorical code"):
             fit(infogan(codes=codes), CodeClasses(), tmp_path)
 
-    def test_of_a_grid_that_classes_would_change_too(self, tmp_path):
+    def test_a_class_conditional_model_for_the_grid(self, tmp_path):
         model = infogan(
             generator=partial(ConditionalGenerator, generator=MLPGenerator),
             discriminator=partial(ProjectionDiscriminator, encoder=MLPEncoder),
@@ -152,6 +146,8 @@ class TestRefusals:
         with pytest.raises(ValueError, match="that are not class-conditional"):
             fit(model, LatentCodeGrid(), tmp_path)
 
-    def test_of_data_without_labels(self, tmp_path):
-        with pytest.raises(ValueError, match="such as MNISTDataModule"):
+    def test_data_without_labels(self, tmp_path):
+        with pytest.raises(
+            ValueError, match=r"CodeClasses needs a data module with .* labelled examples, but there is none"
+        ):
             fit(infogan(), CodeClasses(), tmp_path)

@@ -1,4 +1,4 @@
-"""Runs that are over, each in its extreme, and one that is not."""
+"""CollapseMonitor: an extreme case of each event, and a healthy run."""
 
 import warnings
 
@@ -31,7 +31,7 @@ TRAINING, HELD_OUT = points(1), points(2)
 
 
 class Shift(nn.Module):
-    """A generator of points: the latents, stretched and shifted."""
+    """A generator of points: latents that are scaled and shifted."""
 
     def __init__(self, scale=1.0, shift=0.0):
         super().__init__()
@@ -43,7 +43,7 @@ class Shift(nn.Module):
 
 
 class Memory(nn.Module):
-    """A discriminator that knows the training examples by heart, and has a slope for the generator."""
+    """A discriminator that recognizes the training examples; a small slope gives the generator a gradient."""
 
     def __init__(self, data_shape):
         super().__init__()
@@ -54,18 +54,18 @@ class Memory(nn.Module):
         return self.weight * (2 * known - 1) + 0.01 * data.sum(1)
 
 
-def still(parameters):
+def frozen(parameters):
     return torch.optim.SGD(parameters, lr=0.0)
 
 
 def plane(**arguments):
     torch.manual_seed(0)
-    defaults = {"generator": lambda *sizes: Shift(), "data_shape": (2,), "latent_dim": 2, "generator_optimizer": still}
+    defaults = {"generator": lambda *sizes: Shift(), "data_shape": (2,), "latent_dim": 2, "generator_optimizer": frozen}
     return gan(**defaults | arguments)
 
 
 def events(model, monitor, epochs=20):
-    """What a run of 5 iterations an epoch is warned of, in order, and its trainer."""
+    """Train for epochs of 5 iterations; return the reported events in order, and the trainer."""
     trainer = Trainer(max_epochs=epochs, callbacks=[monitor], log_every_n_steps=1, **QUIET)
     loaders = [DataLoader(TensorDataset(data, torch.zeros(500)), 100) for data in (TRAINING, HELD_OUT)]
     with warnings.catch_warnings(record=True) as caught:
@@ -86,44 +86,44 @@ FAR_AWAY = {
 }
 
 
-def test_a_game_that_goes_on_is_not_warned_of():
+def test_a_healthy_run_has_no_event():
     model = plane(generator_optimizer=adam, regularizers=[R1(1.0)])
     assert events(model, CollapseMonitor())[0] == []
 
 
-def test_a_discriminator_that_has_won_is_told_once():
-    """Of a generator far from the data, whose founding loss saturates."""
-    told, trainer = events(plane(**FAR_AWAY), CollapseMonitor())
-    assert told == ["has won"]
+def test_a_discriminator_that_has_won_is_reported_once():
+    """The generator is far from the data, and its minimax loss saturates."""
+    reported, trainer = events(plane(**FAR_AWAY), CollapseMonitor())
+    assert reported == ["has won"]
     assert trainer.global_step == 100
 
 
 def test_a_perfect_discriminator_whose_generator_still_learns_has_not_won():
-    """The same with the loss that does not saturate."""
+    """The generator is as far from the data, but its loss does not saturate."""
     assert events(plane(**FAR_AWAY | {"loss": gan().loss}), CollapseMonitor())[0] == []
 
 
-def test_training_stops_where_that_is_asked_for():
+def test_training_stops_if_stop_is_set():
     _, trainer = events(plane(**FAR_AWAY), CollapseMonitor(stop=True))
     assert 5 < trainer.global_step < 100
 
 
 @pytest.mark.parametrize(("epochs", "expected"), [(1, []), (2, ["have collapsed"]), (3, ["have collapsed"])])
-def test_equal_samples_of_two_validations_have_collapsed(epochs, expected):
-    model = plane(generator=lambda *sizes: Shift(scale=0.0), discriminator_optimizer=still)
-    told, trainer = events(model, CollapseMonitor(), epochs)
-    assert told == expected
+def test_equal_samples_in_two_validations_are_a_collapse(epochs, expected):
+    model = plane(generator=lambda *sizes: Shift(scale=0.0), discriminator_optimizer=frozen)
+    reported, trainer = events(model, CollapseMonitor(), epochs)
+    assert reported == expected
     assert trainer.callback_metrics["val/sample_diversity"] == 0
 
 
-def test_the_diversity_of_a_stretched_distribution_is_the_stretch():
+def test_the_diversity_of_a_scaled_distribution_is_its_scale():
     _, trainer = events(plane(generator=lambda *sizes: Shift(scale=0.5)), CollapseMonitor(num_samples=20), epochs=1)
     samples = 0.5 * torch.pdist(plane().sample(20, generator=torch.Generator().manual_seed(0))).mean()
     expected = samples / torch.pdist(HELD_OUT[:20]).mean()
     torch.testing.assert_close(trainer.callback_metrics["val/sample_diversity"], expected)
 
 
-def test_a_discriminator_that_knows_the_training_examples_by_heart_overfits():
+def test_a_discriminator_that_recognizes_the_training_examples_overfits():
     assert events(plane(discriminator=Memory), CollapseMonitor())[0] == ["overfits"]
 
 
@@ -145,26 +145,26 @@ def test_training_is_bit_equal_with_and_without_it():
 
 def test_a_model_without_a_discriminator_is_refused():
     trainer = Trainer(callbacks=[CollapseMonitor()], **QUIET)
-    with pytest.raises(ValueError, match="leave CollapseMonitor out"):
+    with pytest.raises(ValueError, match="needs a model with a discriminator, but VAEModule has no `discriminator`"):
         trainer.fit(vae(), [torch.zeros(2, 1, 28, 28)])
 
 
 @pytest.mark.parametrize(
     ("argument", "value", "sentence"),
     [
-        ("accuracy", 99, "accuracy is 99: choose 0 to 1"),
-        ("diversity", -0.1, "diversity is -0.1: choose 0 to 1"),
-        ("patience", 0, "patience is 0: choose 1 or more"),
-        ("num_samples", 1, "num_samples is 1: choose 2 or more"),
+        ("accuracy", 99, r"accuracy` is 99\. Choose at least 0 and at most 1"),
+        ("diversity", -0.1, r"diversity` is -0\.1\. Choose at least 0 and at most 1"),
+        ("patience", 0, r"patience` is 0\. Choose at least 1"),
+        ("num_samples", 1, r"num_samples` is 1\. Choose at least 2"),
     ],
 )
-def test_what_could_never_be_told_is_refused(argument, value, sentence):
-    with pytest.raises(ValueError, match=f"CollapseMonitor's {sentence}"):
+def test_arguments_out_of_range_are_refused(argument, value, sentence):
+    with pytest.raises(ValueError, match=rf"`CollapseMonitor\.{sentence}"):
         CollapseMonitor(**{argument: value})
 
 
 def test_wandb_is_alerted(fit):
-    """Of a generator that stays at its first weights, which draw nothing but grey."""
+    """The generator keeps its initial weights, whose samples are all grey."""
     run = fit(
         *("--config", str(CONFIGS / "gan/mlp.yaml"), "--data.source=digits", "--data.batch_size=256"),
         *("--trainer.callbacks=callbacks.CollapseMonitor", "--trainer.callbacks.validations=1"),

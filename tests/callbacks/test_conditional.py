@@ -1,10 +1,10 @@
-"""Conditional accuracy and pictures of a conditional model, of samples that are given."""
+"""The accuracy and the pictures of a class-conditional model, for given samples."""
 
 import numpy as np
 import pytest
 import torch
-from helpers import Examples, gan, run_test
-from lightning.pytorch import LightningModule, Trainer
+from helpers import Examples, GivenModel, gan, run_test
+from lightning.pytorch import Trainer
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -16,8 +16,8 @@ from gen_lightning.metrics import MNISTFeatures
 IMAGE = (1, 28, 28)
 
 
-class DigitsInTurn(Examples):
-    """As many test images of each digit, in the order of 0 to 9, again and again."""
+class RotatingDigits(Examples):
+    """Test images of the digits 0 to 9 in rotation, with 30 images of each digit."""
 
     def __init__(self):
         data = MNISTDataModule("digits")
@@ -33,10 +33,9 @@ class DigitsInTurn(Examples):
         return self.test_dataloader()
 
 
-class Archive(LightningModule):
-    """Draws no image twice of the class that it is asked for, or of another one."""
+class Archive(GivenModel):
+    """A model whose samples are images of the requested class, or of another one, without repetition."""
 
-    data_shape = IMAGE
     num_classes = 10
 
     def __init__(self, data, offset=0, value=1.0):
@@ -48,16 +47,10 @@ class Archive(LightningModule):
     def sample(self, n, *, generator, labels=None):
         return torch.stack([self.remaining[(label + self.offset) % 10].pop(0) for label in labels.tolist()])
 
-    def validation_step(self, batch, batch_idx):
-        pass
-
-    def test_step(self, batch, batch_idx):
-        pass
-
 
 @pytest.fixture(scope="module")
 def digits():
-    return DigitsInTurn()
+    return RotatingDigits()
 
 
 def run(verb, module, data, callback):
@@ -66,10 +59,10 @@ def run(verb, module, data, callback):
     return trainer.callback_metrics
 
 
-def test_images_of_the_class_that_was_asked_for_score_the_classifiers_accuracy(digits):
+def test_images_of_the_requested_class_have_the_accuracy_of_the_classifier(digits):
     images, labels = digits.tensors
     callback, extractor = ConditionalAccuracy(num_samples=300), MNISTFeatures()
-    correct = (extractor.probabilities(extractor(images)).argmax(1) == labels).double()
+    correct = (extractor.predict_probabilities(extractor(images)).argmax(1) == labels).double()
     logged = run("test", Archive(digits), digits, callback)
     (row,) = callback.rows.values()
     assert callback.rows.keys() == {"conditional_accuracy/mnist_cnn"}
@@ -83,43 +76,43 @@ def test_images_of_the_class_that_was_asked_for_score_the_classifiers_accuracy(d
     assert logged["val/conditional_accuracy"] == pytest.approx(row.value)
 
 
-def test_the_row_of_other_latents_has_a_name_of_its_own(digits):
+def test_the_source_of_other_latents_is_in_the_name_of_the_row(digits):
     callback = ConditionalAccuracy(num_samples=300)
     callback.latents = "gmm"
     assert run_test(callback, Archive(digits), digits).keys() == {"conditional_accuracy/mnist_cnn/gmm"}
 
 
-def test_images_of_another_class_score_about_nothing(digits):
+def test_images_of_another_class_have_an_accuracy_near_0(digits):
     callback = ConditionalAccuracy(num_samples=300)
     run("test", Archive(digits, offset=1), digits, callback)
     assert callback.rows["conditional_accuracy/mnist_cnn"].value < 0.1
 
 
-def test_a_diverged_model_scores_nothing_and_stops_no_training(digits):
+def test_a_diverged_model_has_accuracy_0_and_stops_no_training(digits):
     logged = run("validate", Archive(digits, value=torch.nan), digits, ConditionalAccuracy(num_samples=300))
     assert logged["val/conditional_accuracy"] == 0
 
 
-def test_classes_have_equal_parts_of_many_samples(digits):
-    """Across the blocks that samples are drawn in."""
-    asked = []
+def test_every_class_has_the_same_number_of_samples(digits):
+    """The classes rotate across the blocks in which samples are drawn."""
+    requested = []
 
     class Recorder(Archive):
         def sample(self, n, *, generator, labels=None):
-            asked.append(labels)
+            requested.append(labels)
             return torch.zeros(n, *IMAGE)
 
     run("validate", Recorder(digits), digits, ConditionalAccuracy(num_samples=1230))
-    assert [len(labels) for labels in asked] == [500, 500, 230]
-    assert torch.cat(asked).bincount().tolist() == [123] * 10
+    assert [len(labels) for labels in requested] == [500, 500, 230]
+    assert torch.cat(requested).bincount().tolist() == [123] * 10
 
 
 class TestRefusals:
     def test_an_unconditional_model(self, digits):
-        with pytest.raises(ValueError, match="GANModule is not class-conditional: leave ConditionalAccuracy out"):
+        with pytest.raises(ValueError, match=r"GANModule is not class-conditional.* do without ConditionalAccuracy"):
             run("validate", gan(), digits, ConditionalAccuracy())
 
-    def test_other_classes_than_the_extractors(self, digits):
+    def test_an_extractor_with_other_classes(self, digits):
         module = Archive(digits)
         module.num_classes = 1000
         with pytest.raises(ValueError, match="mnist_cnn knows 10 classes, and the model 1000"):
@@ -127,16 +120,16 @@ class TestRefusals:
 
     def test_data_without_labels(self, digits):
         loader = DataLoader(TensorDataset(*digits.tensors), 10)
-        with pytest.raises(ValueError, match="such as MNISTDataModule"):
+        with pytest.raises(ValueError, match="needs a data module with whole splits of images, but there is none"):
             run("validate", Archive(digits), loader, ConditionalAccuracy())
 
     def test_a_single_sample(self):
-        with pytest.raises(ValueError, match="choose 2 or more"):
+        with pytest.raises(ValueError, match=r"`ConditionalAccuracy\.num_samples` is 1\. Choose at least 2"):
             ConditionalAccuracy(num_samples=1)
 
 
 class Shade(nn.Module):
-    """Grey levels by class: k / 4 of class k."""
+    """A generator whose grey level is k / 4 for class k."""
 
     num_classes = 4
 
@@ -154,7 +147,7 @@ class ShadeDiscriminator(Shade):
         return super().forward(data, labels).mean((1, 2, 3))
 
 
-def test_columns_of_the_grid_are_classes(tmp_path):
+def test_the_columns_of_the_grid_are_classes(tmp_path):
     model = gan(generator=Shade, discriminator=ShadeDiscriminator)
     trainer = Trainer(
         max_steps=1,

@@ -1,4 +1,4 @@
-"""What is not a number stops a run, and replaces nothing that is good."""
+"""A loss or a weight that is not finite stops a run, and the last good checkpoint is kept."""
 
 import json
 
@@ -15,7 +15,7 @@ from gen_lightning.networks import MLPDecoder
 
 
 def exploding(optimizer):
-    """The option of the command line that sets an optimizer's learning rate to infinity."""
+    """Return the command-line option that sets an optimizer's learning rate to infinity."""
     schedule = "{class_path: gen_lightning.schedules.Linear, init_args: {start: .inf, end: .inf, iterations: 1}}"
     return f"--model.schedules={{{optimizer}.lr: {schedule}}}"
 
@@ -27,8 +27,8 @@ def exploding(optimizer):
         ("vae/vae", "optimizer", "at iteration 6, where train/loss is nan"),
     ],
 )
-def test_a_run_fails_with_a_good_checkpoint_from_which_it_goes_on(fit, capsys, recipe, optimizer, event):
-    """Of an optimizer that explodes in iteration 5, after which the generator is the first to see it."""
+def test_a_diverged_run_resumes_from_its_last_good_checkpoint(fit, capsys, recipe, optimizer, event):
+    """The optimizer explodes in iteration 5; the generator's loss is the first that is NaN."""
     quiet = ["--trainer.logger=false", "--trainer.callbacks=null", "--trainer.limit_val_batches=0"]
     folder = fit(f"--config={CONFIGS / recipe}.yaml", "--data.source=digits", "--trainer.max_steps=4", *quiet)
     good = load(folder / "checkpoints/last.ckpt")["state_dict"]
@@ -53,7 +53,7 @@ def test_a_run_fails_with_a_good_checkpoint_from_which_it_goes_on(fit, capsys, r
 
 
 class Poison(Callback):
-    """Makes one weight NaN after iteration 3."""
+    """A callback that sets one weight to NaN after iteration 3."""
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         if trainer.global_step == 3:
@@ -73,8 +73,8 @@ def train(folder, *callbacks, **arguments):
     ("checkpoint", "at"),
     [(lambda folder: LastCheckpoint(2), 4), (lambda folder: ModelCheckpoint(folder, "best", every_n_train_steps=1), 3)],
 )
-def test_no_checkpoint_is_written_of_weights_that_are_not_finite(tmp_path, checkpoint, at):
-    """Whichever callback writes it, and though no scalar is logged."""
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, checkpoint, at):
+    """This holds for any callback that saves, and if no scalar is logged."""
     with pytest.raises(DivergenceError, match=f"at iteration {at}, where there are weights"):
         train(tmp_path, Poison(), checkpoint(tmp_path))
     (kept,) = tmp_path.rglob("*.ckpt")
@@ -82,22 +82,22 @@ def test_no_checkpoint_is_written_of_weights_that_are_not_finite(tmp_path, check
     assert all(value.isfinite().all() for value in load(kept)["state_dict"].values())
 
 
-def test_what_has_diverged_before_any_checkpoint_is_told_to_train_anew(tmp_path):
-    with pytest.raises(DivergenceError, match="there is no checkpoint to resume from, so train anew"):
+def test_the_sentence_without_a_checkpoint_says_to_train_anew(tmp_path):
+    with pytest.raises(DivergenceError, match=r"There is no checkpoint to resume from\. Train anew"):
         train(tmp_path, Poison(), LastCheckpoint(), log_every_n_steps=1)
     assert list(tmp_path.rglob("*.ckpt")) == []
 
 
-def test_weights_alone_are_no_checkpoint_to_resume_from(tmp_path):
-    """Of a ModelCheckpoint that keeps them where LastCheckpoint would keep the training's whole state."""
+def test_a_checkpoint_of_weights_alone_is_not_suggested(tmp_path):
+    """A ModelCheckpoint saves them as last.ckpt, the file that LastCheckpoint would write."""
     weights = ModelCheckpoint(tmp_path / "checkpoints", "last", every_n_train_steps=1, save_weights_only=True)
-    with pytest.raises(DivergenceError, match="there is no checkpoint to resume from"):
+    with pytest.raises(DivergenceError, match="There is no checkpoint to resume from"):
         train(tmp_path, Poison(), LastCheckpoint(), weights, log_every_n_steps=1)
     assert (tmp_path / "checkpoints/last.ckpt").is_file()
 
 
-def test_an_overflow_of_scaled_gradients_is_no_divergence(tmp_path):
-    """A scale so large that the first gradients are infinite: those steps are left out, and the scale is halved."""
+def test_an_overflow_of_scaled_gradients_is_not_a_divergence(tmp_path):
+    """The scale is so large that the first gradients are infinite; these steps are skipped, and the scale is halved."""
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
     trainer = train(tmp_path, plugins=[MixedPrecision("16-mixed", "cpu", scaler)], log_every_n_steps=1)
     assert trainer.global_step == 10

@@ -1,17 +1,17 @@
-"""Evaluation against torchmetrics and its own parts, and its place in a run."""
+"""Evaluation: compared with torchmetrics and with the pure functions, and within a run."""
 
 import json
 
 import pytest
 import torch
-from helpers import CONFIGS, vae
-from lightning.pytorch import LightningModule, Trainer
+from helpers import CONFIGS, GivenModel, vae
+from lightning.pytorch import Trainer
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from callbacks import Evaluation
 from datamodules import MNISTDataModule
-from gen_lightning.evaluation import measure, table
+from gen_lightning.evaluation import format_table, measure
 from gen_lightning.metrics import MNISTFeatures
 
 METRICS = {
@@ -27,11 +27,8 @@ METRICS = {
 }
 
 
-class Sampler(LightningModule):
-    """Samples that are given."""
-
-    data_shape = (1, 28, 28)
-    iteration = 7
+class Sampler(GivenModel):
+    """A model that samples from given images."""
 
     def __init__(self, images):
         super().__init__()
@@ -41,9 +38,6 @@ class Sampler(LightningModule):
     def sample(self, n, *, generator, labels=None):
         self.largest = max(self.largest, n)
         return self.images[torch.randint(len(self.images), (n,), generator=generator)]
-
-    def validation_step(self, batch, batch_idx):
-        pass
 
     def test_step(self, batch, batch_idx):
         return {"mean": batch[0].mean((1, 2, 3))}
@@ -75,7 +69,7 @@ def split(data, name):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_fid_of_a_validation_equals_torchmetrics(data, seed):
+def test_the_fid_of_a_validation_equals_torchmetrics(data, seed):
     module, evaluation = noise(), Evaluation(num_samples=300, seed=seed)
     trainer = trainer_with(evaluation)
     trainer.validate(module, data, verbose=False)
@@ -87,7 +81,7 @@ def test_fid_of_a_validation_equals_torchmetrics(data, seed):
     assert trainer.callback_metrics["val/fid"] == trainer.callback_metrics["val/fid/mnist_cnn/300"]
 
 
-def test_a_report_is_what_the_pure_functions_measure(data):
+def test_the_floors_of_a_report_equal_the_pure_functions(data):
     rows = report(data, noise())
     extractor = MNISTFeatures()
     test, train = (extractor(split(data, name)) for name in ("test", "train"))
@@ -101,7 +95,7 @@ def test_a_report_is_what_the_pure_functions_measure(data):
         assert row.better in ("higher", "lower")
 
 
-def test_real_images_score_like_the_floor_and_noise_does_not(data):
+def test_real_images_are_near_the_floor_and_noise_is_not(data):
     real, far = report(data, Sampler(split(data, "val"))), report(data, noise())
     for name in ("fid/mnist_cnn", "kid/mnist_cnn"):
         difference = abs(real[name].value - real[name].floor)
@@ -111,11 +105,11 @@ def test_real_images_score_like_the_floor_and_noise_does_not(data):
     assert real["memorization/mnist_cnn"].value < 0.1
 
 
-def test_training_images_are_caught_as_memorized(data):
+def test_training_images_are_reported_as_memorized(data):
     assert report(data, Sampler(split(data, "train")))["memorization/mnist_cnn"].value == 1
 
 
-def test_values_per_example_join_with_their_standard_error(data):
+def test_values_per_example_become_a_row_with_a_standard_error(data):
     row, means = report(data, noise())["mean"], split(data, "test").double().mean((1, 2, 3))
     assert row.value == pytest.approx(means.mean().item(), rel=1e-6)
     assert row.error == pytest.approx(means.std().item() / 360**0.5, rel=1e-6)
@@ -132,7 +126,7 @@ def test_the_elbo_of_a_vae_is_in_its_report():
     assert parts == pytest.approx(-evaluation.rows["elbo"].value, rel=1e-6)
 
 
-def test_is_the_same_each_time_whatever_the_batches_of_the_data(data):
+def test_a_report_does_not_depend_on_the_batch_size_of_the_data(data):
     other = MNISTDataModule("digits", batch_size=17)
     for name, row in report(data, noise()).items():
         assert report(other, noise())[name].value == pytest.approx(row.value, rel=1e-6), name
@@ -142,21 +136,21 @@ def test_any_number_of_samples_is_drawn_in_blocks(data):
     module = noise()
     rows = report(data, module, num_samples=1300)
     assert (rows["fid/mnist_cnn"].n, rows["fid/mnist_cnn"].floor_n) == (1300, 1197 // 2)
-    assert "(N = 598)" in table(rows)
+    assert "(N = 598)" in format_table(rows)
     assert module.largest == 500
 
 
-def test_a_diverged_model_is_told_of_and_stops_no_training(data):
+def test_a_diverged_model_gives_a_warning_and_stops_no_training(data):
     module = Sampler(torch.full((5, 1, 28, 28), torch.nan))
     with pytest.raises(ValueError, match="the model has diverged"):
         report(data, module)
     trainer = trainer_with(Evaluation())
-    with pytest.warns(UserWarning, match="no FID at iteration 0: .* the model has diverged"):
+    with pytest.warns(UserWarning, match="no FID at iteration 0: .*diverged"):
         trainer.validate(module, data, verbose=False)
     assert trainer.callback_metrics["val/fid"].isnan()
 
 
-def test_a_collapsed_model_is_told_of(data):
+def test_a_collapsed_model_is_reported(data):
     with pytest.raises(ValueError, match="collapsed to one image"):
         report(data, Sampler(torch.zeros(1, 1, 28, 28)))
 
@@ -168,40 +162,40 @@ def test_too_few_samples_are_refused_before_training(fit, capsys):
     assert "FID of 64 images with 64 features has a singular covariance" in capsys.readouterr().err
 
 
-def test_more_samples_than_memory_is_meant_for_are_refused(data):
-    with pytest.raises(ValueError, match="choose 100,000 or fewer"):
+def test_more_than_100_000_samples_are_refused(data):
+    with pytest.raises(ValueError, match=r"`Evaluation\.num_samples` is 100001\. Choose .*at most 100000"):
         report(data, noise(), num_samples=100_001)
 
 
-def test_data_that_are_no_images_are_refused():
+def test_data_that_are_not_images_are_refused():
     class Points(Sampler):
         data_shape = (2,)
 
-    with pytest.raises(ValueError, match=r"leave it out of trainer\.callbacks"):
+    with pytest.raises(ValueError, match=r"Evaluation compares images, and the data have shape \(2,\)"):
         trainer_with(Evaluation()).test(Points(torch.zeros(1, 2)), MNISTDataModule("digits"), verbose=False)
 
 
 def test_loaders_without_a_data_module_are_refused(data):
-    with pytest.raises(ValueError, match="such as MNISTDataModule"):
+    with pytest.raises(ValueError, match="needs a data module with whole splits of images, but there is none"):
         trainer_with(Evaluation()).test(noise(), data.test_dataloader(), verbose=False)
 
 
-def test_another_extractor_is_a_class_of_three_attributes(data):
+def test_any_module_with_three_attributes_is_an_extractor(data):
     class Pixels(nn.Module):
         name, num_features, sha256 = "pixels", 9, "none"
 
         def forward(self, images):
             return nn.functional.adaptive_avg_pool2d(images, 3).flatten(1)
 
-        def probabilities(self, features):
+        def predict_probabilities(self, features):
             return features.softmax(1)
 
     rows = report(data, noise(), extractor=Pixels())
     assert {name for name in rows if name.endswith("/pixels")} == {f"{name}/pixels" for name in METRICS}
 
 
-def test_other_data_are_measured_anew(data):
-    """By the same callback, in the same process."""
+def test_features_of_other_data_are_extracted_again(data):
+    """The same callback evaluates both data modules in one process."""
     evaluation, static = Evaluation(), MNISTDataModule("digits", val_fraction=0.5)
     values = []
     for each in (data, static):
@@ -211,7 +205,7 @@ def test_other_data_are_measured_anew(data):
     assert values[0] != values[1]
 
 
-def test_an_extractor_judges_in_evaluation_mode(data):
+def test_an_extractor_is_put_in_evaluation_mode(data):
     class Dropping(nn.Dropout):
         name, num_features, sha256 = "dropping", 784, "none"
 
@@ -224,7 +218,7 @@ def test_an_extractor_judges_in_evaluation_mode(data):
     assert not evaluation.extractor.training
 
 
-def test_fid_is_logged_with_its_n_and_extractor_and_monitored_without(fit):
+def test_the_fid_is_logged_with_extractor_and_n_and_monitored_without_them(fit):
     folder = fit(
         "--config",
         str(CONFIGS / "gan/mlp.yaml"),

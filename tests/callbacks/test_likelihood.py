@@ -1,22 +1,23 @@
-"""The likelihood by importance sampling, where it is known exactly, and whatever the batches are."""
+"""The importance-sampled likelihood: compared with exact values, and for different batch sizes."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
-from helpers import Examples, exact_log_likelihood, gan, linear_gaussian, run_test, vae
-from lightning.pytorch import LightningModule
+from helpers import Examples, GivenModel, exact_log_likelihood, gan, linear_gaussian, run_test, vae
 
 from callbacks import ImportanceSampledLikelihood
 from datamodules import MNISTDataModule
 from gen_lightning.vae import Bernoulli, DiscretizedLogistic, Gaussian
 
 
-class Weights(LightningModule):
-    """Log-weights that are drawn, and kept."""
+class Weights(GivenModel):
+    """A model whose log-weights are random, and recorded."""
 
     data_shape = (1,)
+    levels = None
+    likelihood_kind = "a density"
 
     def __init__(self):
         super().__init__()
@@ -27,22 +28,16 @@ class Weights(LightningModule):
         self.drawn.append(x + 3 * torch.randn(k, 1))
         return self.drawn[-1]
 
-    def get_inputs(self, batch):
-        return (batch[0],)
 
-    def test_step(self, batch, batch_idx):
-        pass
-
-
-def examples_of(model, n=64):
+def draw_examples(model, n=64):
     torch.manual_seed(1)
     with torch.no_grad():
         return model.decode(model.prior().sample(torch.Size([n]))).sample()
 
 
-def test_with_the_exact_posterior_it_is_exact():
+def test_it_is_exact_with_the_exact_posterior():
     model = linear_gaussian()
-    x = examples_of(model)
+    x = draw_examples(model)
     rows, exact = run_test(ImportanceSampledLikelihood(100), model, Examples(x)), exact_log_likelihood(model, x)
     for k in (1, 64, 100):
         assert rows[f"bound/{k}"].value == pytest.approx(exact.mean().item(), rel=1e-12)
@@ -51,16 +46,16 @@ def test_with_the_exact_posterior_it_is_exact():
     assert (rows["nll/100"].n, rows["nll/100"].better, rows["bound/1"].better) == (64, "lower", "higher")
 
 
-def test_bounds_rise_with_k_to_the_exact_likelihood():
+def test_bounds_increase_with_k_to_the_exact_likelihood():
     model = linear_gaussian(posterior_error=0.15)
-    x = examples_of(model)
+    x = draw_examples(model)
     rows = run_test(ImportanceSampledLikelihood(5000), model, Examples(x))
     exact = exact_log_likelihood(model, x).mean().item()
     assert rows["bound/1"].value + 0.1 < rows["bound/64"].value < rows["bound/5000"].value
     assert rows["nll/5000"].value == pytest.approx(-exact, abs=0.01)
 
 
-def test_all_bounds_are_of_the_same_log_weights():
+def test_all_bounds_use_the_same_log_weights():
     module = Weights()
     rows = run_test(ImportanceSampledLikelihood(1200), module, Examples(torch.zeros(2, 1)))
     weights = np.exp(torch.cat(module.drawn).view(2, 1200).double().numpy())
@@ -78,7 +73,7 @@ def test_latents_are_decoded_in_chunks_for_one_image_at_a_time(num_samples):
     assert sum(sizes) == 30 * num_samples
 
 
-def test_is_the_same_to_the_bit_whatever_the_batches():
+def test_it_is_bit_identical_for_all_batch_sizes():
     model = vae()
     rows = [
         run_test(
@@ -98,7 +93,7 @@ def test_is_the_same_to_the_bit_whatever_the_batches():
     assert one == other
 
 
-def test_draws_are_a_function_of_its_seed_and_disturb_no_others():
+def test_latents_are_a_function_of_the_seed_and_leave_the_global_state():
     data = Examples(torch.zeros(5, 1))
     one = run_test(ImportanceSampledLikelihood(10), Weights(), data)
     assert run_test(ImportanceSampledLikelihood(10), Weights(), data) == one
@@ -111,19 +106,19 @@ def test_draws_are_a_function_of_its_seed_and_disturb_no_others():
     assert torch.equal(*states)
 
 
-def test_equal_images_have_latents_of_their_own():
+def test_equal_images_have_different_latents():
     module = Weights()
     run_test(ImportanceSampledLikelihood(10), module, Examples(torch.zeros(5, 1)))
     assert len(torch.cat(module.drawn, 1).unique(dim=1).T) == 5
 
 
-def test_few_samples_have_fewer_bounds():
+def test_a_single_sample_has_a_single_bound():
     rows = run_test(ImportanceSampledLikelihood(1), Weights(), Examples(torch.zeros(5, 1)))
     assert rows.keys() == {"bound/1", "nll/1"}
 
 
 @pytest.mark.parametrize("enable_progress_bar", [True, False])
-def test_a_bar_counts_the_images_where_bars_are_asked_for(enable_progress_bar, capsys):
+def test_a_bar_counts_the_images_if_progress_bars_are_enabled(enable_progress_bar, capsys):
     run_test(ImportanceSampledLikelihood(1), Weights(), Examples(torch.zeros(5, 1)), enable_progress_bar)
     assert ("Likelihood: 100%" in capsys.readouterr().err) == enable_progress_bar
 
@@ -132,7 +127,7 @@ def test_a_bar_counts_the_images_where_bars_are_asked_for(enable_progress_bar, c
     ("likelihood", "binarization", "in_bits"),
     [(DiscretizedLogistic, "none", True), (Bernoulli, "static", False), (Gaussian, "none", False)],
 )
-def test_bits_per_dimension_are_of_probabilities_of_grey_levels(likelihood, binarization, in_bits):
+def test_only_probabilities_of_grey_levels_have_bits_per_dimension(likelihood, binarization, in_bits):
     data = MNISTDataModule("digits", binarization=binarization)
     rows = run_test(ImportanceSampledLikelihood(5, num_images=4), vae(likelihood=likelihood), data)
     assert ("bits_per_dimension/5" in rows) == in_bits
@@ -141,25 +136,30 @@ def test_bits_per_dimension_are_of_probabilities_of_grey_levels(likelihood, bina
         assert rows["bits_per_dimension/5"].better == "lower"
 
 
-def test_bits_of_dequantized_images_are_those_of_their_levels():
-    """A uniform density, whose nats are 0, is a guess among 256 levels: 8 bits (Theis et al. 2016)."""
+def test_bits_of_dequantized_images_are_bits_of_their_levels():
+    """A uniform density has 0 nats and corresponds to a guess among 256 levels, 8 bits (Theis et al. 2016)."""
     data = MNISTDataModule("digits", binarization="none", dequantize=True)
     rows = run_test(ImportanceSampledLikelihood(5, num_images=4), vae(likelihood=Gaussian), data)
     assert rows["bits_per_dimension/5"].value == pytest.approx(rows["nll/5"].value / 784 / math.log(2) + 8)
 
 
 def test_a_model_without_a_likelihood_is_refused():
-    with pytest.raises(ValueError, match="GANModule has no likelihood: leave"):
+    with pytest.raises(
+        ValueError,
+        match="needs a model with a likelihood that importance sampling can estimate, but GANModule has no `levels`",
+    ):
         run_test(ImportanceSampledLikelihood(), gan(), MNISTDataModule("digits"))
 
 
 def test_a_data_module_without_examples_is_refused():
-    with pytest.raises(ValueError, match="such as MNISTDataModule"):
+    with pytest.raises(
+        ValueError, match="needs a data module with whole splits of labelled examples, but there is none"
+    ):
         run_test(ImportanceSampledLikelihood(), Weights(), [torch.zeros(2, 1)])
 
 
 @pytest.mark.parametrize("arguments", [{"num_samples": 0}, {"num_images": 1}])
-def test_too_few_are_refused(arguments):
+def test_numbers_that_are_too_small_are_refused(arguments):
     (name,) = arguments
-    with pytest.raises(ValueError, match=f"{name} is .*: choose"):
+    with pytest.raises(ValueError, match=rf"`ImportanceSampledLikelihood\.{name}` is .*\. Choose at least"):
         ImportanceSampledLikelihood(**arguments)

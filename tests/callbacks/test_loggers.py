@@ -1,4 +1,4 @@
-"""What a run leaves in W&B and in metrics.csv, and that neither ever stops it."""
+"""Loggers: what a run writes to W&B and to metrics.csv, and that W&B never stops a run."""
 
 import csv
 import json
@@ -33,7 +33,7 @@ def only_run(folder):
 
 @pytest.fixture(scope="module")
 def offline_run(tmp_path_factory):
-    """A VAE's run that nobody configured W&B for."""
+    """The directory of a VAE's run without any W&B configuration."""
     folder = tmp_path_factory.mktemp("offline")
     environment = {key: "" for key in os.environ if key.startswith("WANDB_")}
     finished = run_command(*ARGUMENTS, cwd=folder, **environment)
@@ -44,7 +44,7 @@ def offline_run(tmp_path_factory):
 class TestOfflineFile:
     @pytest.fixture
     def history(self, offline_run):
-        """Values by key and iteration."""
+        """The logged values, by key and iteration."""
         values = defaultdict(dict)
         for record in wandb_records(offline_run):
             row = {".".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
@@ -52,14 +52,14 @@ class TestOfflineFile:
                 values[key][json.loads(row["trainer/global_step"])] = json.loads(value)
         return values
 
-    def test_metrics_and_images_are_on_one_axis_of_iterations(self, history):
+    def test_metrics_and_images_share_one_axis_of_iterations(self, history):
         assert list(history["train/elbo"]) == [2, 4, 6, 8]
         assert list(history["val/elbo"]) == [4, 8]
         assert list(history["val/fid/mnist_cnn/240"]) == [4, 8]
         assert list(history["samples.filenames"]) == [8]
         assert list(history["reconstructions.filenames"]) == [4, 8]
 
-    def test_the_images_are_those_of_the_run_folder(self, offline_run):
+    def test_the_images_are_those_in_the_run_directory(self, offline_run):
         media = {path.read_bytes() for path in offline_run.glob("wandb/offline-run-*/files/media/images/*.png")}
         written = [
             path.read_bytes()
@@ -69,10 +69,10 @@ class TestOfflineFile:
         assert len(written) == 5
         assert media == set(written)
 
-    def test_images_seen_stand_beside_the_iterations(self, history):
+    def test_images_seen_are_logged_with_the_iterations(self, history):
         assert history["images_seen"] == {iteration: 256 * iteration for iteration in (2, 4, 6, 8)}
 
-    def test_the_whole_configuration_is_there(self, offline_run):
+    def test_the_whole_configuration_is_logged(self, offline_run):
         config = {}
         for record in wandb_records(offline_run):
             for update in (*record.config.update, *record.run.config.update):
@@ -89,15 +89,15 @@ class TestOfflineFile:
                 summary[".".join(update.nested_key) or update.key] = json.loads(update.value_json)
         assert summary["val/elbo"] == history["val/elbo"][8]
 
-    def test_the_csv_holds_the_same(self, offline_run, history):
+    def test_the_csv_has_the_same_values(self, offline_run, history):
         lines = [line.split(",") for line in (offline_run / "metrics.csv").read_text().splitlines()]
         rows = [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
         elbos = {int(row["step"]): float(row["val/elbo"]) for row in rows if row["val/elbo"]}
         assert elbos == history["val/elbo"]
 
 
-def test_online_without_a_key_asks_nothing_and_trains_offline(tmp_path):
-    """At a terminal, where W&B would ask for the key."""
+def test_online_without_a_key_trains_offline_and_asks_for_nothing(tmp_path):
+    """The process has a terminal, at which W&B would ask for the key."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     environment |= {"WANDB_MODE": "online", "HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
     ours, theirs = pty.openpty()
@@ -117,8 +117,8 @@ def test_online_without_a_key_asks_nothing_and_trains_offline(tmp_path):
     assert wandb_records(only_run(tmp_path))
 
 
-def test_a_server_that_hangs_is_given_up(tmp_path):
-    """It accepts the connection and never answers."""
+def test_a_server_that_does_not_answer_is_given_up(tmp_path):
+    """The server accepts the connection and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         finished = run_command(
             *ARGUMENTS,
@@ -133,7 +133,7 @@ def test_a_server_that_hangs_is_given_up(tmp_path):
     assert wandb_records(only_run(tmp_path))
 
 
-def test_a_service_that_is_killed_stops_nothing(tmp_path):
+def test_a_killed_service_does_not_stop_the_run(tmp_path):
     finished = run_command(
         *ARGUMENTS,
         "--trainer.callbacks+=helpers.KillsWandbService",
@@ -148,7 +148,7 @@ def test_a_service_that_is_killed_stops_nothing(tmp_path):
 
 
 class TestMetricsCSV:
-    def test_a_row_torn_by_sigkill_is_left_out(self, tmp_path):
+    def test_a_row_cut_off_by_sigkill_is_left_out(self, tmp_path):
         folder = tmp_path / "vae" / "1"
         folder.mkdir(parents=True)
         (folder / "metrics.csv").write_text("a,step\n1,1\n2")
@@ -158,7 +158,7 @@ class TestMetricsCSV:
         assert (folder / "metrics.csv").read_text().split() == ["a,step", "1,1", "2,2"]
         assert [path.name for path in folder.iterdir()] == ["metrics.csv"]
 
-    def test_goes_on_behind_the_last_step(self, tmp_path):
+    def test_a_resumed_run_continues_after_the_last_step(self, tmp_path):
         first = MetricsCSV(str(tmp_path), "vae", "1")
         for step in (1, 2, 3):
             first.log_metrics({"a": step}, step)

@@ -1,4 +1,4 @@
-"""Callbacks observe: training is the same with them and without, however often they act."""
+"""Callbacks observe: the training is the same with and without them."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ COMMON = ["--data.source=digits", "--data.batch_size=256", "--trainer.logger=fal
 
 @pytest.mark.parametrize("recipe", ["gan/dcgan", "vae/conv"])
 def test_weights_are_bit_equal_with_and_without_callbacks(fit, recipe):
-    """With batch normalization, whose buffers a careless sample would change."""
+    """The models have batch normalization, whose buffers a sample in training mode would change."""
     arguments = ["--config", str(CONFIGS / f"{recipe}.yaml"), *COMMON]
     often = fit(*arguments, "--trainer.val_check_interval=2", "--trainer.log_every_n_steps=1")
     never = fit(*arguments, "--trainer.callbacks=null", "--trainer.limit_val_batches=0")
@@ -36,7 +36,7 @@ def test_weights_are_bit_equal_with_and_without_callbacks(fit, recipe):
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def test_pictures_are_of_the_same_latents_each_time(fit):
+def test_pictures_show_the_same_latents_each_time(fit):
     folder = fit(
         "--config",
         str(CONFIGS / "vae/vae.yaml"),
@@ -55,8 +55,8 @@ def test_pictures_are_of_the_same_latents_each_time(fit):
     assert len(list(folder.glob("reconstructions/*.png"))) == 2
 
 
-def test_reconstructions_lie_below_their_originals(tmp_path):
-    """Twelve negatives, of which the last four have a row of their own."""
+def test_reconstructions_are_below_their_originals(tmp_path):
+    """The reconstructions are negatives of twelve images; the last four are in a second pair of rows."""
 
     model = vae()
     model.reconstruct = lambda x: 1 - x
@@ -72,8 +72,8 @@ def test_reconstructions_lie_below_their_originals(tmp_path):
     assert not cells[2:, 4:].any()
 
 
-def test_reconstructions_leave_what_the_model_draws_alone(tmp_path):
-    """Of a likelihood whose means are drawn."""
+def test_reconstructions_leave_the_random_state(tmp_path):
+    """The likelihood samples its means."""
     states = []
 
     class Watch(Callback):
@@ -92,13 +92,13 @@ def test_reconstructions_leave_what_the_model_draws_alone(tmp_path):
 
 def test_pictures_of_points_are_refused_before_training():
     trainer = Trainer(callbacks=[SampleGrid()], logger=False, enable_checkpointing=False, accelerator="cpu")
-    with pytest.raises(ValueError, match=r"leave it out of trainer\.callbacks"):
+    with pytest.raises(ValueError, match=r"SampleGrid draws grey or RGB images, and the data have shape \(2,\)"):
         trainer.fit(gan(data_shape=(2,)), [torch.zeros(2, 2)])
 
 
 @pytest.mark.parametrize("pictures", [SampleGrid, LatentCodeGrid, ScatterPlot])
 def test_pictures_every_0_iterations_are_refused(pictures):
-    with pytest.raises(ValueError, match=f"{pictures.__name__}'s every_n_iterations is 0: choose 1 or more"):
+    with pytest.raises(ValueError, match=rf"`{pictures.__name__}\.every_n_iterations` is 0\. Choose at least 1"):
         pictures(every_n_iterations=0)
 
 
@@ -121,15 +121,15 @@ def test_pictures_every_0_iterations_are_refused(pictures):
     ],
 )
 def test_numbers_that_are_too_small_are_refused(callback, number, least):
-    sentence = f"{callback.__name__}'s {number} is {least - 1}: choose {least} or more"
+    sentence = rf"`{callback.__name__}\.{number}` is {least - 1}\. Choose at least {least}"
     with pytest.raises(ValueError, match=sentence):
         callback(**{number: least - 1})
     callback(**{number: least})
 
 
-def test_compiling_a_network_that_is_not_there_is_refused():
+def test_compiling_a_missing_network_is_refused():
     trainer = Trainer(callbacks=[Compile(["encoder"])], logger=False, enable_checkpointing=False, accelerator="cpu")
-    with pytest.raises(ValueError, match="choose among generator, discriminator"):
+    with pytest.raises(ValueError, match=r"GANModule has no such network. Choose among generator, discriminator"):
         trainer.fit(gan(), [torch.zeros(2, 1, 28, 28)])
 
 
@@ -138,7 +138,7 @@ def test_a_scatter_plot_shows_samples_over_the_real_points(tmp_path):
     save_scatter(real, samples, tmp_path / "one.png")
     save_scatter(real, samples[1:], tmp_path / "other.png")
     one, other = (np.asarray(Image.open(tmp_path / name)).astype(int)[..., :3] for name in ("one.png", "other.png"))
-    # Only the sample within the real points' axes makes a difference, at the upper left.
+    # The plots differ only by the sample within the axes of the real points, at the upper left.
     rows, columns, _ = (one != other).nonzero()
     assert rows.size > 0
     assert (rows.max() < 250, columns.max() < 250) == (True, True)
@@ -146,5 +146,5 @@ def test_a_scatter_plot_shows_samples_over_the_real_points(tmp_path):
 
 def test_a_scatter_plot_of_images_is_refused_before_training():
     trainer = Trainer(callbacks=[ScatterPlot()], logger=False, enable_checkpointing=False, accelerator="cpu")
-    with pytest.raises(ValueError, match="ScatterPlot draws points of the plane"):
+    with pytest.raises(ValueError, match="ScatterPlot draws points in the plane"):
         trainer.fit(gan(), MNISTDataModule("digits"))

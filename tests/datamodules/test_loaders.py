@@ -1,4 +1,4 @@
-"""Order, shards and positions."""
+"""Loaders: the order of the examples, their division among ranks, and resuming."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from datamodules.sources import Split
 
 
 def numbered(n: int) -> Split:
-    """n one-pixel images; the label is the index."""
+    """Return n one-pixel images whose labels are their indices."""
     return Split(torch.zeros(n, 1, 1, 1, dtype=torch.uint8), torch.arange(n))
 
 
@@ -17,7 +17,7 @@ def labels(loader) -> list[list[int]]:
 
 
 class TestTrainLoader:
-    def test_an_epoch_has_full_batches_of_different_images(self):
+    def test_an_epoch_has_full_batches_without_repeated_images(self):
         batches = labels(TrainLoader(numbered(103), batch_size=10))
         assert [len(batch) for batch in batches] == [10] * 10
         assert len({label for batch in batches for label in batch}) == 100
@@ -33,13 +33,13 @@ class TestTrainLoader:
         assert all(one != other for i, one in enumerate(orders) for other in orders[:i])
 
     @pytest.mark.parametrize(("n", "world_size"), [(64, 2), (67, 2), (100, 3)])
-    def test_ranks_have_disjoint_shards_of_one_length(self, n, world_size):
+    def test_ranks_have_disjoint_shards_of_equal_length(self, n, world_size):
         ranks = [labels(TrainLoader(numbered(n), 4, rank=rank, world_size=world_size)) for rank in range(world_size)]
         assert {len(batches) for batches in ranks} == {n // (4 * world_size)}
         seen = [label for batches in ranks for batch in batches for label in batch]
         assert len(seen) == len(set(seen))
 
-    def test_passes_without_set_epoch_go_on_to_the_next_epoch(self):
+    def test_a_second_pass_without_set_epoch_is_the_next_epoch(self):
         loader, other = TrainLoader(numbered(16), 4), TrainLoader(numbered(16), 4)
         first, second = labels(loader), labels(loader)
         other.set_epoch(1)
@@ -47,7 +47,7 @@ class TestTrainLoader:
         assert second == labels(other)
 
     @pytest.mark.parametrize("position", [0, 1, 3, 4])
-    def test_state_dict_goes_on_exactly_there(self, position):
+    def test_a_loader_continues_exactly_where_its_state_dict_was_saved(self, position):
         uninterrupted = TrainLoader(numbered(40), 10, seed=3)
         whole = [batch for _ in range(2) for batch in uninterrupted]
         stopped = TrainLoader(numbered(40), 10, seed=3)
@@ -61,7 +61,7 @@ class TestTrainLoader:
         assert [batch.labels.tolist() for batch in rest] == [batch.labels.tolist() for batch in whole[position:]]
         assert [batch.seed for batch in rest] == [batch.seed for batch in whole[position:]]
 
-    def test_every_batch_has_a_seed_of_its_own(self):
+    def test_every_batch_has_a_different_seed(self):
         seeds = [
             batch.seed
             for rank in (0, 1)
@@ -80,7 +80,7 @@ class TestEvaluationLoader:
     @pytest.mark.parametrize("n", [3, 7, 64, 65, 100])
     @pytest.mark.parametrize("world_size", [1, 2, 3])
     @pytest.mark.parametrize("batch_size", [1, 8, 200])
-    def test_ranks_share_every_image_exactly_once_in_equally_many_batches(self, n, world_size, batch_size):
+    def test_ranks_divide_the_images_exactly_in_equal_numbers_of_batches(self, n, world_size, batch_size):
         ranks = [
             labels(EvaluationLoader(numbered(n), batch_size, rank=rank, world_size=world_size))
             for rank in range(world_size)

@@ -1,4 +1,4 @@
-"""Where the pixels come from, and what happens when they do not."""
+"""Sources: the splits of each data set, and the sentences for missing or corrupt files."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from sklearn.datasets import load_digits
 from datamodules.sources import _IDX_FILES, download, load
 
 
-def idx_files(root: Path, source_folder: str = "MNIST") -> Path:
-    """Four files of the right size and header, all black and of class 0."""
+def write_idx_files(root: Path, source_folder: str = "MNIST") -> Path:
+    """Write four files with valid sizes and headers, all images black and of class 0, and return their directory."""
     folder = root / source_folder / "raw"
     folder.mkdir(parents=True)
     for name, (magic_number, size) in _IDX_FILES.items():
@@ -23,7 +23,7 @@ def idx_files(root: Path, source_folder: str = "MNIST") -> Path:
     return folder
 
 
-def test_digits_are_scikit_learns_in_mnists_frame():
+def test_digits_are_those_of_scikit_learn_in_the_format_of_mnist():
     train, test = load("digits", Path("unused"))
     assert train.data.shape == (1437, 1, 28, 28)
     assert test.data.shape == (360, 1, 28, 28)
@@ -36,7 +36,7 @@ def test_digits_are_scikit_learns_in_mnists_frame():
     assert everything.max() == 255
 
 
-def test_digits_are_split_the_same_each_time():
+def test_the_splits_of_the_digits_are_the_same_each_time():
     for one, other in zip(load("digits", Path()), load("digits", Path()), strict=True):
         assert torch.equal(one.data, other.data)
 
@@ -44,8 +44,8 @@ def test_digits_are_split_the_same_each_time():
 @pytest.mark.parametrize(
     ("source", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST"), ("kmnist", "KMNIST")]
 )
-def test_torchvisions_layout_is_read(tmp_path, source, folder):
-    idx_files(tmp_path, folder)
+def test_files_in_the_layout_of_torchvision_are_read(tmp_path, source, folder):
+    write_idx_files(tmp_path, folder)
     download(source, tmp_path)
     train, test = load(source, tmp_path)
     assert train.data.shape == (60_000, 1, 28, 28)
@@ -59,7 +59,7 @@ def test_real_mnist(mnist_root):
     assert train.data.float().mean().item() / 255 == pytest.approx(0.1307, abs=1e-4)
 
 
-def test_without_files_and_network_both_ways_out_are_named(tmp_path, monkeypatch):
+def test_the_sentence_without_files_and_network_names_two_remedies(tmp_path, monkeypatch):
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
     with pytest.raises(ValueError, match=r"MNIST/raw.*--data.source=digits"):
@@ -68,7 +68,7 @@ def test_without_files_and_network_both_ways_out_are_named(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("name", _IDX_FILES)
 def test_a_truncated_file_is_named(tmp_path, name):
-    path = idx_files(tmp_path) / name
+    path = write_idx_files(tmp_path) / name
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size - 1)
     with pytest.raises(ValueError, match=f"{name} is truncated or corrupt"):
@@ -76,7 +76,7 @@ def test_a_truncated_file_is_named(tmp_path, name):
 
 
 def test_a_file_of_another_format_is_named(tmp_path):
-    path = idx_files(tmp_path) / "train-images-idx3-ubyte"
+    path = write_idx_files(tmp_path) / "train-images-idx3-ubyte"
     with path.open("r+b") as file:
         file.write(b"\x89PNG")
     with pytest.raises(ValueError, match="train-images-idx3-ubyte is corrupt"):
@@ -84,6 +84,6 @@ def test_a_file_of_another_format_is_named(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    (idx_files(tmp_path) / "t10k-labels-idx1-ubyte").unlink()
+    (write_idx_files(tmp_path) / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(ValueError, match="t10k-labels-idx1-ubyte is missing"):
         load("mnist", tmp_path)

@@ -31,7 +31,7 @@ def batches_of_both_ranks():
     for rank in (0, 1):
         data = MNISTDataModule("digits", batch_size=64, binarization="dynamic", seed=3)
         data.setup("fit")
-        data._rank_and_world_size = lambda rank=rank: (rank, 2)
+        data._get_rank_and_world_size = lambda rank=rank: (rank, 2)
         yield data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)[0]
 
 

@@ -94,5 +94,5 @@ def test_weights_load_without_unpickling_code(fit):
 
 
 def test_refuses_to_save_never():
-    with pytest.raises(ValueError, match="choose 1 or more"):
+    with pytest.raises(ValueError, match=r"`LastCheckpoint.every_n_iterations` is 0. Choose at least 1."):
         LastCheckpoint(every_n_iterations=0)

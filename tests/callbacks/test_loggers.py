@@ -129,7 +129,7 @@ def test_a_server_that_does_not_answer_is_given_up(tmp_path):
             WANDB_API_KEY="0" * 40,
         )
     assert finished.returncode == 0, finished.stderr
-    assert "logging offline" in finished.stderr
+    assert "Logging offline" in finished.stderr
     assert wandb_records(only_run(tmp_path))
 
 

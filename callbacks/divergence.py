@@ -52,7 +52,7 @@ class StopOnNaN(Callback):
         """
         finite = torch.stack([parameter.detach().isfinite().all() for parameter in pl_module.parameters()]).all()
         if _holds_on_any_rank(not finite.item(), trainer):
-            _stop("there are weights that are not finite", trainer)
+            _stop("some weights are not finite", trainer)
 
 
 def _holds_on_any_rank(condition: bool, trainer: Trainer) -> bool:
@@ -61,7 +61,7 @@ def _holds_on_any_rank(condition: bool, trainer: Trainer) -> bool:
 
 def _stop(reason: str, trainer: Trainer) -> NoReturn:
     event = "The training has diverged"
-    text = f"{event} at iteration {trainer.global_step:,}, where {reason}. {_suggest_remedy(trainer)}"
+    text = f"{event} at iteration {trainer.global_step:,}: {reason}. {_suggest_remedy(trainer)}"
     alert(trainer, event, text)
     raise DivergenceError(text)
 
@@ -71,7 +71,7 @@ def _suggest_remedy(trainer: Trainer) -> str:
     paths = [callback.path for callback in callbacks if isinstance(callback, LastCheckpoint)]
     saved = [os.path.relpath(path) for path in paths if _holds_training_state(path)]
     if not saved:
-        return "There is no checkpoint to resume from. Train anew with clipped gradients or a lower learning rate."
+        return "There is no checkpoint to resume from. Start a new run with clipped gradients or a lower learning rate."
     # A resumed optimizer has the checkpoint's learning rate unless a schedule sets it.
     return (
         f"Resume from the last good checkpoint, {saved[0]}, with clipped gradients or with model.schedules that lower"

@@ -1,4 +1,4 @@
-"""Metrics of a VAE's latent variables: how many are active, and how much they tell about the data."""
+"""Metrics of a VAE's latent variables: how many are active, and how much information they have."""
 
 from typing import Any
 

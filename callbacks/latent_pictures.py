@@ -84,7 +84,7 @@ class LatentInterpolations(_LatentPictures):
         self.seed = seed
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse also latents of one dimension, where two ends have equal or opposite directions."""
+        """Refuse also latents of one dimension, because two ends have equal or opposite directions."""
         super().setup(trainer, pl_module, stage)
         latent_dim = require(pl_module, LatentModel, "LatentInterpolations").latent_dim
         if latent_dim < 2:

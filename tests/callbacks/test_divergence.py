@@ -23,8 +23,8 @@ def exploding(optimizer):
 @pytest.mark.parametrize(
     ("recipe", "optimizer", "event"),
     [
-        ("gan/mlp", "discriminator_optimizer", "at iteration 5, where train/generator_loss is nan"),
-        ("vae/vae", "optimizer", "at iteration 6, where train/loss is nan"),
+        ("gan/mlp", "discriminator_optimizer", "at iteration 5: train/generator_loss is nan"),
+        ("vae/vae", "optimizer", "at iteration 6: train/loss is nan"),
     ],
 )
 def test_a_diverged_run_resumes_from_its_last_good_checkpoint(fit, capsys, recipe, optimizer, event):
@@ -75,15 +75,15 @@ def train(folder, *callbacks, **arguments):
 )
 def test_weights_that_are_not_finite_are_not_saved(tmp_path, checkpoint, at):
     """This holds for any callback that saves, and if no scalar is logged."""
-    with pytest.raises(DivergenceError, match=f"at iteration {at}, where there are weights"):
+    with pytest.raises(DivergenceError, match=f"at iteration {at}: some weights are not finite"):
         train(tmp_path, Poison(), checkpoint(tmp_path))
     (kept,) = tmp_path.rglob("*.ckpt")
     assert load(kept)["global_step"] == 2
     assert all(value.isfinite().all() for value in load(kept)["state_dict"].values())
 
 
-def test_the_sentence_without_a_checkpoint_says_to_train_anew(tmp_path):
-    with pytest.raises(DivergenceError, match=r"There is no checkpoint to resume from\. Train anew"):
+def test_the_sentence_without_a_checkpoint_says_to_start_a_new_run(tmp_path):
+    with pytest.raises(DivergenceError, match=r"There is no checkpoint to resume from\. Start a new run"):
         train(tmp_path, Poison(), LastCheckpoint(), log_every_n_steps=1)
     assert list(tmp_path.rglob("*.ckpt")) == []
 

@@ -67,7 +67,7 @@ NEEDS = {
 CASES = [
     (name, owner, kind, member) for name, needs in NEEDS.items() for owner, kind, members in needs for member in members
 ]
-# What a callback needs beside the members.
+# Values of members that a callback needs.
 VALUES = {
     "CodeClasses": CODES,
     "ConditionalAccuracy": {"num_classes": 10},

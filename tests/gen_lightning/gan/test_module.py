@@ -115,6 +115,7 @@ def test_updates_equal_a_reimplementation():
             torch.testing.assert_close(one, other)
 
 
+@pytest.mark.slow
 def test_learns_the_mean_of_a_gaussian():
     torch.manual_seed(0)
     center = torch.tensor([2.0, -1.0])

@@ -294,6 +294,7 @@ def test_all_regularizers_train_together_and_are_logged_by_name(precision):
     assert all(value.isfinite() and value.dtype == torch.float32 for value in seen.values())
 
 
+@pytest.mark.slow
 def test_averages_are_in_the_checkpoint_and_resume_exactly(fit):
     regularizers = (
         "[{class_path: gen_lightning.gan.LeCam},"
@@ -326,6 +327,7 @@ def test_a_per_example_penalty_refuses_batch_normalization(regularizer):
         gan(generator=DCGANGenerator, discriminator=DCGANDiscriminator, regularizers=[regularizer])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("regularizer", [*PER_EXAMPLE, Lazy(R1())], ids=get_name)
 def test_a_gradient_penalty_refuses_a_compiled_discriminator_before_training(regularizer):
     with pytest.raises(ValueError, match="Compile only the generator"):

@@ -100,6 +100,7 @@ def inception_weights(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_inception_loads_a_local_file_and_takes_grey_and_colour_images(inception_weights):
     features = InceptionFeatures(str(inception_weights))
     torch.manual_seed(0)

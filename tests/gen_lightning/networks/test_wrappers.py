@@ -187,6 +187,7 @@ WRAPPED = """{class_path: gen_lightning.networks.DifferentiableAugmentation, ini
         width: 8, normalization: torch.nn.Identity}}}}}}}}"""
 
 
+@pytest.mark.slow
 def test_wrappers_nest_in_a_recipe_and_resume_exactly(fit):
     consistency = (
         "{class_path: gen_lightning.gan.Consistency, init_args: {augmentation: gen_lightning.networks.Cutout}}"

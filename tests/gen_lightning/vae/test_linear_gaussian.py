@@ -58,6 +58,7 @@ def test_with_the_exact_posterior_every_log_weight_is_the_log_likelihood(exact, 
     torch.testing.assert_close(exact.log_weights(x, 3), exact_log_likelihood(exact, x).expand(3, 8))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_bounds_rise_with_k_to_the_log_likelihood(model, x):
     """ELBO <= IWAE_k <= IWAE_m <= log p(x) for k < m (Burda et al. 2016, theorem 1)."""
@@ -76,6 +77,7 @@ def test_bounds_rise_with_k_to_the_log_likelihood(model, x):
     torch.testing.assert_close(many, exact, rtol=0, atol=0.02)
 
 
+@pytest.mark.slow
 def test_dreg_is_unbiased_with_less_variance_and_stl_is_biased(model, x):
     """For k = 8 (Tucker et al. 2019). STL is in the same test to show that the check of DReG can fail."""
     iwae, dreg, stl = (
@@ -87,6 +89,7 @@ def test_dreg_is_unbiased_with_less_variance_and_stl_is_biased(model, x):
     assert dreg.var(0).sum() < 0.3 * iwae.var(0).sum()
 
 
+@pytest.mark.slow
 def test_dreg_is_unbiased_for_the_prior_of_a_ladder(x):
     """The prior is part of the posterior, so its gradients come through the density and through the samples."""
     model = ladder_linear_gaussian(posterior_error=0.15)

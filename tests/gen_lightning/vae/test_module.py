@@ -113,6 +113,7 @@ def test_an_update_equals_an_independent_derivation():
         torch.testing.assert_close(one, other - 0.1 * other.grad)
 
 
+@pytest.mark.slow
 def test_learns_the_distribution_of_independent_bits():
     """At the optimum the bound is the negative entropy, and the latent is unused."""
     torch.manual_seed(0)

@@ -29,7 +29,7 @@ train: .venv/installed  ## train a VAE and a DCGAN on the embedded digits, in ab
 	@echo "  $(BIN)/python train.py fit --config configs/vae/vae.yaml"
 	@echo "  $(BIN)/python train.py fit --config configs/gan/dcgan.yaml"
 
-check: .venv/installed  ## run the quick tests, in about 80 seconds; use it while you edit
+check: .venv/installed  ## run the quick tests, in less than 90 seconds on 2 cores
 	$(PYTEST) -m 'not slow and not gpu'
 
 test: .venv/installed  ## run all tests; MNIST_ROOT=DIRECTORY adds the tests of the real MNIST

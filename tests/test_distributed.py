@@ -13,6 +13,9 @@ from datamodules import MNISTDataModule
 from gen_lightning import GANModule, VAEModule
 from gen_lightning.clock import derive_seed
 
+# These tests train through the command line.
+pytestmark = pytest.mark.slow
+
 DDP = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
 DIGITS = ["--data.source=digits", "--data.batch_size=64"]
 FEW_BATCHES = ["--trainer.max_steps=3", "--trainer.limit_val_batches=0"]

@@ -9,6 +9,9 @@ from helpers import CONFIGS, load
 
 from gen_lightning import GenerativeModule
 
+# These tests train through the command line.
+pytestmark = pytest.mark.slow
+
 # 1,198 training digits: 4 batches an epoch.
 SMALL = ["--data.source=digits", "--data.batch_size=256", "--trainer.logger=false", "--trainer.log_every_n_steps=3"]
 GAN = ["--config", str(CONFIGS / "gan/mlp.yaml"), "--model.discriminator_steps=2", *SMALL]

@@ -80,6 +80,7 @@ def test_points_have_the_name_of_their_mixture_and_a_budget_of_iterations_has_no
     assert (task.name, str(task)) == ("benchmark-gan-mixtures-ring-ring-seed1", "gan/mixtures/ring, seed 1 on ring")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("epochs", "iterations"), [(None, 3), (1, 10)])
 def test_points_are_fitted_for_the_budget_and_tested(ring, epochs, iterations, tmp_path, monkeypatch):
     """In this process: points have neither source nor root, and epochs that are given count alone."""
@@ -112,6 +113,7 @@ def test_other_latents_are_to_be_tested_of_the_same_run(results):
     assert str(mixture) == f"{prior}, latents from gmm"
 
 
+@pytest.mark.slow
 def test_failure_prints_its_last_lines_and_the_others_go_on_seeds_outermost(tmp_path, broken_python, capsys):
     results = tmp_path / "results.jsonl"
     recipes = ["--recipes", "vae/vae", "gan/mlp", "--seeds", "0", "1"]

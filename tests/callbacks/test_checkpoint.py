@@ -21,6 +21,7 @@ for number in range(10**9):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writes", [1, 2, 5])
 def test_a_killed_write_leaves_a_whole_checkpoint(tmp_path, writes):
     """TMPDIR is on another file system, which makes Lightning's own write not atomic."""
@@ -58,6 +59,7 @@ ARGUMENTS = [
 ]
 
 
+@pytest.mark.slow
 def test_it_is_saved_every_n_iterations_for_any_number_of_discriminator_steps(fit, monkeypatch):
     saved = []
     original = LastCheckpoint._save

@@ -86,11 +86,13 @@ FAR_AWAY = {
 }
 
 
+@pytest.mark.slow
 def test_a_healthy_run_has_no_event():
     model = plane(generator_optimizer=adam, regularizers=[R1(1.0)])
     assert events(model, CollapseMonitor())[0] == []
 
 
+@pytest.mark.slow
 def test_a_discriminator_that_has_won_is_reported_once():
     """The generator is far from the data, and its minimax loss saturates."""
     reported, trainer = events(plane(**FAR_AWAY), CollapseMonitor())
@@ -98,6 +100,7 @@ def test_a_discriminator_that_has_won_is_reported_once():
     assert trainer.global_step == 100
 
 
+@pytest.mark.slow
 def test_a_perfect_discriminator_whose_generator_still_learns_has_not_won():
     """The generator is as far from the data, but its loss does not saturate."""
     assert events(plane(**FAR_AWAY | {"loss": gan().loss}), CollapseMonitor())[0] == []
@@ -123,10 +126,12 @@ def test_the_diversity_of_a_scaled_distribution_is_its_scale():
     torch.testing.assert_close(trainer.callback_metrics["val/sample_diversity"], expected)
 
 
+@pytest.mark.slow
 def test_a_discriminator_that_recognizes_the_training_examples_overfits():
     assert events(plane(discriminator=Memory), CollapseMonitor())[0] == ["overfits"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_not_warned_again():
     monitor, resumed = CollapseMonitor(), CollapseMonitor()
     events(plane(**FAR_AWAY), monitor)
@@ -163,6 +168,7 @@ def test_arguments_out_of_range_are_refused(argument, value, sentence):
         CollapseMonitor(**{argument: value})
 
 
+@pytest.mark.slow
 def test_wandb_is_alerted(fit):
     """The generator keeps its initial weights, whose samples are all grey."""
     run = fit(

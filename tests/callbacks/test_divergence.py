@@ -20,6 +20,7 @@ def exploding(optimizer):
     return f"--model.schedules={{{optimizer}.lr: {schedule}}}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "optimizer", "event"),
     [

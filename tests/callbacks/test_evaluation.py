@@ -68,6 +68,7 @@ def split(data, name):
     return torch.cat(list(data.images(name)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_fid_of_a_validation_equals_torchmetrics(data, seed):
     module, evaluation = noise(), Evaluation(num_samples=300, seed=seed)
@@ -81,6 +82,7 @@ def test_the_fid_of_a_validation_equals_torchmetrics(data, seed):
     assert trainer.callback_metrics["val/fid"] == trainer.callback_metrics["val/fid/mnist_cnn/300"]
 
 
+@pytest.mark.slow
 def test_the_floors_of_a_report_equal_the_pure_functions(data):
     rows = report(data, noise())
     extractor = MNISTFeatures()
@@ -95,6 +97,7 @@ def test_the_floors_of_a_report_equal_the_pure_functions(data):
         assert row.better in ("higher", "lower")
 
 
+@pytest.mark.slow
 def test_real_images_are_near_the_floor_and_noise_is_not(data):
     real, far = report(data, Sampler(split(data, "val"))), report(data, noise())
     for name in ("fid/mnist_cnn", "kid/mnist_cnn"):
@@ -126,12 +129,14 @@ def test_the_elbo_of_a_vae_is_in_its_report():
     assert parts == pytest.approx(-evaluation.rows["elbo"].value, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_report_does_not_depend_on_the_batch_size_of_the_data(data):
     other = MNISTDataModule("digits", batch_size=17)
     for name, row in report(data, noise()).items():
         assert report(other, noise())[name].value == pytest.approx(row.value, rel=1e-6), name
 
 
+@pytest.mark.slow
 def test_any_number_of_samples_is_drawn_in_blocks(data):
     module = noise()
     rows = report(data, module, num_samples=1300)
@@ -155,6 +160,7 @@ def test_a_collapsed_model_is_reported(data):
         report(data, Sampler(torch.zeros(1, 1, 28, 28)))
 
 
+@pytest.mark.slow
 def test_too_few_samples_are_refused_before_training(fit, capsys):
     recipe = ["--config", str(CONFIGS / "gan/mlp.yaml"), "--data.source=digits"]
     with pytest.raises(SystemExit):
@@ -218,6 +224,7 @@ def test_an_extractor_is_put_in_evaluation_mode(data):
     assert not evaluation.extractor.training
 
 
+@pytest.mark.slow
 def test_the_fid_is_logged_with_extractor_and_n_and_monitored_without_them(fit):
     folder = fit(
         "--config",

@@ -57,6 +57,7 @@ def test_a_collapsed_posterior_gives_a_warning():
     assert rows["linear_accuracy"].value == pytest.approx(0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("beta", "collapsed"), [(1e6, True), (0.0, False)])
 def test_a_posterior_that_collapses_in_training_gives_one_warning(beta, collapsed):
     """The weight of the rate is so large that nothing else is trained, or 0."""

@@ -73,6 +73,7 @@ def test_latents_are_decoded_in_chunks_for_one_image_at_a_time(num_samples):
     assert sum(sizes) == 30 * num_samples
 
 
+@pytest.mark.slow
 def test_it_is_bit_identical_for_all_batch_sizes():
     model = vae()
     rows = [

@@ -41,6 +41,7 @@ def offline_run(tmp_path_factory):
     return only_run(folder)
 
 
+@pytest.mark.slow
 class TestOfflineFile:
     @pytest.fixture
     def history(self, offline_run):
@@ -96,6 +97,7 @@ class TestOfflineFile:
         assert elbos == history["val/elbo"]
 
 
+@pytest.mark.slow
 def test_online_without_a_key_trains_offline_and_asks_for_nothing(tmp_path):
     """The process has a terminal, at which W&B would ask for the key."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
@@ -117,6 +119,7 @@ def test_online_without_a_key_trains_offline_and_asks_for_nothing(tmp_path):
     assert wandb_records(only_run(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_is_given_up(tmp_path):
     """The server accepts the connection and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -133,6 +136,7 @@ def test_a_server_that_does_not_answer_is_given_up(tmp_path):
     assert wandb_records(only_run(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_killed_service_does_not_stop_the_run(tmp_path):
     finished = run_command(
         *ARGUMENTS,

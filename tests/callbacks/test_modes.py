@@ -96,6 +96,7 @@ def test_samples_are_drawn_in_blocks_and_are_a_function_of_the_seed(grid):
     assert runs[0][0] == runs[1][0] != runs[2][0]
 
 
+@pytest.mark.slow
 def test_stacks_are_classified_for_each_channel(stacks):
     """The classifier was trained on other digits than the embedded ones, but is accurate enough on them."""
     batches = stacks.test_dataloader()

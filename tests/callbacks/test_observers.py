@@ -26,6 +26,7 @@ from gen_lightning.vae import AutoregressiveBernoulli
 COMMON = ["--data.source=digits", "--data.batch_size=256", "--trainer.logger=false", "--trainer.max_epochs=2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["gan/dcgan", "vae/conv"])
 def test_weights_are_bit_equal_with_and_without_callbacks(fit, recipe):
     """The models have batch normalization, whose buffers a sample in training mode would change."""
@@ -36,6 +37,7 @@ def test_weights_are_bit_equal_with_and_without_callbacks(fit, recipe):
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
+@pytest.mark.slow
 def test_pictures_show_the_same_latents_each_time(fit):
     folder = fit(
         "--config",

@@ -23,6 +23,9 @@ from datamodules import MNISTDataModule
 from gen_lightning.metrics import MNISTFeatures
 from gen_lightning.vae import Gaussian
 
+# These tests train through the command line.
+pytestmark = pytest.mark.slow
+
 DCGAN, VAE, MLP = (["--config", str(CONFIGS / recipe)] for recipe in ("gan/dcgan.yaml", "vae/vae.yaml", "gan/mlp.yaml"))
 DIGITS = ["--data.source=digits", "--data.batch_size=256", "--trainer.logger=false"]
 

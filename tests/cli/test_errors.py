@@ -168,6 +168,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_answered_in_one_sentence(mistake, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -182,6 +183,7 @@ def test_mistakes_are_answered_in_one_sentence(mistake, tmp_path, monkeypatch, c
     assert len(last_line) < 300
 
 
+@pytest.mark.slow
 def test_what_fails_in_training_ends_the_line_of_its_bar(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     free_bits = "{class_path: gen_lightning.vae.FreeBits, init_args: {free_nats: 0.1}}"
@@ -193,6 +195,7 @@ def test_what_fails_in_training_ends_the_line_of_its_bar(tmp_path, monkeypatch, 
     assert printed.out.rstrip(" ").endswith("\n")
 
 
+@pytest.mark.slow
 def test_a_mistake_shows_no_traceback_and_leaves_no_run(tmp_path):
     finished = run_command("fit", *MLP, "--model.latent_dim=0", cwd=tmp_path)
     assert finished.returncode == 2
@@ -255,6 +258,7 @@ def test_a_fault_in_a_constructor_keeps_its_exception(monkeypatch):
         train.main(["fit", *VAE, f"--trainer.callbacks+={importable_path('FaultyCallback', monkeypatch)}"])
 
 
+@pytest.mark.slow
 def test_a_fault_in_a_loss_keeps_its_exception(tmp_path, monkeypatch):
     loss = f"--model.loss={importable_path('FaultyLoss', monkeypatch)}"
     with pytest.raises(ValueError, match="a fault in the loss") as info:
@@ -262,6 +266,7 @@ def test_a_fault_in_a_loss_keeps_its_exception(tmp_path, monkeypatch):
     assert not isinstance(info.value, UserError)
 
 
+@pytest.mark.slow
 def test_a_given_progress_bar_replaces_the_default(fit):
     bar = "--trainer.callbacks=lightning.pytorch.callbacks.TQDMProgressBar"
     assert fit(*VAE, *DIGITS, "--trainer.max_steps=1", "--trainer.limit_val_batches=0", bar)

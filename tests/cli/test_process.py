@@ -24,6 +24,7 @@ def test_gpus_are_looked_for_once_where_there_are_none(monkeypatch):
     assert searches == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 def test_freed_memory_is_kept():
     """In a process of its own, since it cannot be undone."""

@@ -107,6 +107,7 @@ class TestCheckpoint:
             "seed": 0,
         }
 
+    @pytest.mark.slow
     def test_the_checkpoint_of_the_command_line_rebuilds_the_model(self, fit):
         from helpers import CONFIGS
 

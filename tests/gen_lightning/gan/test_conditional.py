@@ -196,6 +196,7 @@ def test_r1_of_a_batch_is_the_mean_over_its_classes():
     assert by_class[0] != by_class[1]
 
 
+@pytest.mark.slow
 def test_learns_the_mean_of_each_class():
     centers = torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 2.0]])
     adam = partial(torch.optim.Adam, lr=5e-3, betas=(0.5, 0.9))
@@ -284,6 +285,7 @@ def test_both_networks_must_have_the_same_num_classes(networks, sentence):
         build_conditional_gan(**networks)
 
 
+@pytest.mark.slow
 def test_resumes_exactly(tmp_path):
     """Resuming in the middle of an epoch, with labels, spectral normalization, augmentation and an EMA."""
 

@@ -115,12 +115,14 @@ def increase(distances):
     return all(before < after for before, after in itertools.pairwise(distances))
 
 
+@pytest.mark.slow
 def test_the_distance_increases_with_noise(digits, extractor):
     images, noise = digits[0], normal(*digits[0].shape).float()
     degraded = [(images + scale * noise).clamp(0, 1) for scale in (0, 0.05, 0.1, 0.2, 0.4)]
     assert increase([frechet_distance(extractor(images), extractor(fake)).item() for fake in degraded])
 
 
+@pytest.mark.slow
 def test_the_distance_increases_with_blur(digits, extractor):
     images = digits[0]
     degraded = [images, *(gaussian_blur(images, [13, 13], [sigma, sigma]) for sigma in (0.7, 1.0, 1.5, 2.5))]

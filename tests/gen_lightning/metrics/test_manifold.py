@@ -152,6 +152,7 @@ def test_memorization_agrees_with_scikit_learn():
     assert memorization(samples, held_out, training, 0.2).value == expected
 
 
+@pytest.mark.slow
 def test_the_error_of_memorization_is_its_standard_deviation_over_repeated_experiments():
     # The sampling error of the held-out images is as large as that of the samples, and the error must include it.
     training = normal(200, 2)

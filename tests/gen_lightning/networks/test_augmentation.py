@@ -89,6 +89,7 @@ def test_saturation_scales_the_differences_between_channels():
     assert factors.mean().item() == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=get_name)
 def test_first_and_second_derivatives_exist(augmentation):
     """The generator needs the first, gradient penalties the second. The square makes the second derivative nonzero."""

@@ -39,6 +39,7 @@ def find_weights(network):
     return [layer.weight for layer in network.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("discriminator", [SMALL_MLP, SMALL_DCGAN, DCGANDiscriminator])
 def test_spectral_norm_makes_every_largest_singular_value_one(discriminator):
     torch.manual_seed(0)

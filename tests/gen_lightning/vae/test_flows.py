@@ -133,6 +133,7 @@ def test_path_gradients_vanish_at_the_exact_posterior(objective):
     assert greatest[1] > 1e-2
 
 
+@pytest.mark.slow
 def test_dreg_is_unbiased_for_a_flow_and_stl_is_not():
     """For k = 8, away from the exact posterior, and for the flow's own parameters too (Tucker et al. 2019)."""
     model = correlated_model()

@@ -112,6 +112,7 @@ def test_the_decoder_sees_only_the_layer_next_to_the_data(x):
     assert not torch.equal(three.prior().log_prob(z), three.prior().log_prob(other))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_samples_follow_the_density(x):
     """E[q / p] under p is 1, for two hierarchies of opposite order (law of large numbers)."""
@@ -182,6 +183,7 @@ def test_log_weights_of_a_ladder_equal_the_sum_of_the_factors(x):
     torch.testing.assert_close(log_weights, log_joint - q1.log_prob(z1) - q2.log_prob(z2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [partial(model, posterior=Ladder), maps], ids=["ladder", "maps"])
 @torch.no_grad()
 def test_kl_of_a_ladder_is_in_closed_form_given_the_layers_above(make):

@@ -107,6 +107,7 @@ def test_dreg_is_unbiased_for_the_prior_of_a_ladder(x):
     assert standardized_differences(iwae, stl).abs().max() > 8
 
 
+@pytest.mark.slow
 def test_stl_is_unbiased_for_one_sample(model, x):
     iwae, stl = (posterior_gradients(model, objective(num_samples=1), x, 0) for objective in (IWAE, STL))
     assert standardized_differences(iwae, stl).abs().max() < 4

@@ -56,6 +56,7 @@ def test_probabilities_of_all_images_sum_to_one(small_vae):
     assert exact_log_likelihood(small_vae).logsumexp(0).item() == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_elbo_bounds_and_weights_estimate_the_exact_likelihood(small_vae):
     """E[ELBO] <= log p(x), and the mean weight is p(x) (Burda et al. 2016, section 3)."""

@@ -1,12 +1,19 @@
-"""Settings of the process: the allocator, the search for GPUs, warnings and progress bars."""
+"""The process: its command, the allocator, the search for GPUs, warnings and progress bars."""
 
 import contextlib
 import ctypes
 import os
+import sys
 import warnings
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
+
+
+def started_command() -> str:
+    """Return the command that started the program, for sentences that tell the user what to run next."""
+    return "gen-lightning" if Path(sys.argv[0]).name == "gen-lightning" else "python train.py"
 
 
 def silence_libraries() -> None:

@@ -1,6 +1,5 @@
 """Checkpoints: loading them, and merging the configuration that is stored in them into a command line."""
 
-import argparse
 import warnings
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch
 import yaml
 
+from cli.errors import OptionParser
 from cli.recipes import find_recipe
 from cli.runs import RunFolder
 from gen_lightning.errors import UserError
@@ -22,7 +22,7 @@ def add_stored_config(args: list[str]) -> list[str]:
     Raises:
         UserError: the checkpoint is missing or corrupt, or holds no configuration.
     """
-    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    peek = OptionParser(add_help=False, allow_abbrev=False)
     peek.add_argument("-c", "--config", action="append", default=[])
     given, rest = peek.parse_known_args(args[1:])
     for name in ("--resume", "--ckpt_path"):

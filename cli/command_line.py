@@ -2,7 +2,8 @@
 
 import argparse
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from enum import Enum
 from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -28,12 +29,23 @@ from callbacks import (
 )
 from cli.checkpoints import add_stored_config, load_checkpoint
 from cli.compare import compare
-from cli.errors import ConstructionError, explain, fail, find_option
+from cli.errors import (
+    REFUSALS,
+    ConstructionError,
+    OptionParser,
+    explain,
+    fail,
+    find_option,
+    is_refusal_by_lightning,
+    program_name,
+    refusal_sentence,
+)
 from cli.process import close_progress_bars
 from cli.report import build_report, collect_rows, last_metrics, log_report, print_report
 from cli.runs import RunFolder
-from cli.trainer import NoProfiler, Trainer
+from cli.trainer import NoProfiler, Trainer, check_trainer_options
 from gen_lightning import GenerativeModule
+from gen_lightning.base import check_callbacks
 from gen_lightning.contracts import ShapedData, offers
 from gen_lightning.errors import UserError
 
@@ -176,6 +188,7 @@ class CommandLine(LightningCLI):
         self.config = parser.parse_args(add_stored_config(args))
         assert isinstance(parser, Parser)
         parser.config = self.config[self.config.subcommand]
+        replace_string_enums(parser.config)
 
     def _add_instantiators(self) -> None:
         # Lightning's own, which store a model's hyperparameters, come first.
@@ -203,6 +216,8 @@ class CommandLine(LightningCLI):
         if self.subcommand != "fit":
             self.save_config_callback = None
         identify_wandb_run(config.trainer.logger, self.run)
+        # Lightning does this in the constructor of the model or of the data, which would be blamed for what it raises.
+        self._dump_config()
 
     def _choose_run(self, config: Namespace) -> RunFolder:
         if self.subcommand != "fit":
@@ -216,24 +231,27 @@ class CommandLine(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return the Trainer, with atomic checkpoints; in `fit` also with metrics.csv and a stop on divergence."""
         config = self._get(self.config_init, "trainer")
-        if config.enable_checkpointing is False:
-            raise UserError(
-                "`--trainer.enable_checkpointing` is false, and every run keeps checkpoints/last.ckpt. Remove the"
-                " option, or raise --checkpoint.every_n_iterations to save less often."
-            )
+        check_trainer_options(config)
         loggers = to_list(config.logger)
         kwargs["plugins"] = [*to_list(config.plugins), AtomicCheckpointIO()]
         kwargs["profiler"] = config.profiler or NoProfiler()
         if self.subcommand == "fit":
             kwargs["default_root_dir"] = str(self.run.path)
             callbacks = [*to_list(config.callbacks), StopOnNaN()]
+            check_callbacks(callbacks)
+            check_record(self.config_dump)
             kwargs["callbacks"] = callbacks
             if config.enable_progress_bar is not False and not any(isinstance(one, ProgressBar) for one in callbacks):
                 # Drawn at each batch, as by default, the bar costs a tenth of a small network's iteration.
                 callbacks.append(TQDMProgressBar(refresh_rate=20))
             csv = MetricsCSV(str(self.run.root), self.run.recipe, self.run.version, self.checkpoint_iteration)
             loggers.insert(0, csv)
-        trainer = super().instantiate_trainer(logger=loggers or False, **kwargs)
+        try:
+            trainer = super().instantiate_trainer(logger=loggers or False, **kwargs)
+        except REFUSALS as error:
+            if not is_refusal_by_lightning(error):
+                raise
+            raise UserError(refusal_sentence(str(error), vars(config))) from error
         assert isinstance(trainer, Trainer)
         return trainer
 
@@ -309,7 +327,7 @@ def run_compare(args: list[str]) -> None:
     Args:
         args: the command line after `compare`
     """
-    parser = argparse.ArgumentParser("train.py compare", description=compare.__doc__, allow_abbrev=False)
+    parser = OptionParser(f"{program_name()} compare", description=compare.__doc__, allow_abbrev=False)
     parser.add_argument("run_folders", nargs="+", type=Path, metavar="RUN_DIR", help="runs/NAME/VERSION")
     parser.add_argument("--output", type=Path, default=Path("comparison"), help="the directory of the table and figure")
     given = parser.parse_args(args)
@@ -332,6 +350,44 @@ def get_shape(data: ShapedData) -> tuple[int, ...]:
             " data module."
         )
     return data.shape
+
+
+def replace_string_enums(node: Any) -> None:
+    """Replace each member of a string enumeration in a configuration by its string.
+
+    A default such as `Interval.step` of Lightning's Timer, declared as a string, could not be written to config.yaml.
+    """
+    members = vars(node) if isinstance(node, Namespace) else dict(enumerate(node)) if isinstance(node, list) else node
+    for key, value in members.items() if isinstance(members, dict) else ():
+        if isinstance(value, str) and isinstance(value, Enum):
+            node[key] = value.value
+        replace_string_enums(value)
+
+
+def check_record(config: Any) -> None:
+    """Check that a configuration, as it is written to config.yaml, holds every value.
+
+    Raises:
+        UserError: jsonargparse has replaced a value, so that a resumed run would not get it.
+    """
+    for option, value in walk_values(config, ""):
+        if value.startswith("Unable to serialize instance "):
+            given = value.removeprefix("Unable to serialize instance ")
+            raise UserError(
+                f"`--{option}` is {given}, which config.yaml cannot hold. Give a number, text or a class path."
+            )
+
+
+def walk_values(node: Any, option: str) -> Iterator[tuple[str, str]]:
+    """Yield each text in a configuration with its option."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from walk_values(value, option if key == "init_args" else f"{option}.{key}".lstrip("."))
+    elif isinstance(node, list):
+        for value in node:
+            yield from walk_values(value, option)
+    elif isinstance(node, str):
+        yield option, node
 
 
 def to_list(value: Any) -> list[Any]:

@@ -1,5 +1,6 @@
 """A user's mistake as one sentence."""
 
+import argparse
 import difflib
 import importlib
 import inspect
@@ -7,20 +8,26 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import Namespace
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from gen_lightning.errors import UserError
 
 VERBS = ("fit", "validate", "test", "sample", "compare")
+CLASS_OPTIONS = ("model", "data", "trainer")
 
 # What a constructor raises to refuse its arguments, or because a package is missing. Anything else is a fault in code.
 REFUSALS = (ValueError, TypeError, ImportError, MisconfigurationException)
+
+# The packages between the command line and Lightning's own checks. Models, data and callbacks are in other packages.
+CALLERS = {"__main__", "train", "cli", "lightning", "torch", *sys.stdlib_module_names}
 
 TYPES_IN_WORDS = {
     "int": "a whole number",
@@ -28,6 +35,11 @@ TYPES_IN_WORDS = {
     "bool": "true or false",
     "str": "text",
     "list": "a list",
+    "tuple": "a list",
+    "Sequence": "a list",
+    "Iterable": "a list",
+    "dict": "a mapping",
+    "Mapping": "a mapping",
     "NoneType": "null",
 }
 
@@ -50,12 +62,21 @@ class ConstructionError(BaseException):
         self.class_path = class_path
 
 
+class OptionParser(argparse.ArgumentParser):
+    """A parser of a few options that answers a mistake with one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2 after one sentence."""
+        fail(explain(message, [name for action in self._actions for name in action.option_strings]))
+
+
 @contextmanager
 def exit_with_one_sentence() -> Iterator[None]:
     """End the program with one sentence on a user's mistake, and with status 143 on SIGTERM.
 
-    A user's mistake is a UserError, a refusal by a constructor that the configuration names, a Trainer option that
-    Lightning refuses, or a checkpoint that does not fit the model. Every other error keeps its traceback.
+    A user's mistake is a UserError, a refusal by a constructor that the configuration names, an option that Lightning
+    refuses, or a checkpoint that does not fit the model. Every other error keeps its traceback; if a constructor raised
+    it, a note below the traceback names the option.
     """
     try:
         yield
@@ -67,6 +88,7 @@ def exit_with_one_sentence() -> Iterator[None]:
         if sentence and os.environ.get("JSONARGPARSE_DEBUG", "false") == "false":
             fail(sentence)
         if isinstance(error, ConstructionError):
+            error.error.add_note(f"`--{error.option}` is {error.class_path}, whose constructor raised this error.")
             raise error.error from None
         raise
 
@@ -79,8 +101,10 @@ def mistake_sentence(error: BaseException) -> str | None:
         if isinstance(error.error, REFUSALS):
             return f"`--{error.option}` is {error.class_path}, which cannot be built: {shorten(str(error.error))}"
         return None
-    if isinstance(error, UserError | MisconfigurationException):
+    if isinstance(error, UserError):
         return shorten(str(error))
+    if is_refusal_by_lightning(error):
+        return refusal_sentence(str(error), {})
     if isinstance(error, RuntimeError) and "Error(s) in loading state_dict" in str(error):
         return "The checkpoint's weights do not fit this model. Remove the --model options."
     # EarlyStopping has no exception type of its own.
@@ -90,6 +114,32 @@ def mistake_sentence(error: BaseException) -> str | None:
         choice = f"one of {', '.join(names)}" if names else "a logged metric"
         return f"`monitor` of EarlyStopping is {match[1]}, which is not logged. Choose {choice}."
     return None
+
+
+def is_refusal_by_lightning(error: BaseException) -> bool:
+    """Return whether Lightning refuses an option or misses a package, without any model, data or callback involved.
+
+    The same exception from a call in somebody's callback, such as `self.log`, is a fault in that callback.
+    """
+    frames = [frame.f_globals["__name__"].partition(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return isinstance(error, REFUSALS) and frames[-1:] == ["lightning"] and CALLERS.issuperset(frames)
+
+
+def refusal_sentence(reason: str, options: Mapping[str, Any]) -> str:
+    """Return the sentence for an option that Lightning refuses; the reason alone if it fits no given option.
+
+    Args:
+        reason: the message of Lightning's exception
+        options: the configured options of the Trainer by name
+    """
+    parameters = inspect.signature(Trainer).parameters
+    given = {name: value for name, value in options.items() if name in parameters and value not in (None, True, [])}
+    for text in (str, lambda name: str(given[name])):
+        for name, value in given.items():
+            if value != parameters[name].default and re.search(rf"(?<![\w/]){re.escape(text(name))}(?!\w)", reason):
+                shown = f" {value}" if is_simple(value) else ""
+                return f"Lightning refuses `--trainer.{name}{shown}`: {shorten(reason)}"
+    return shorten(reason)
 
 
 def fail(sentence: str, status: int = 2) -> NoReturn:
@@ -124,7 +174,13 @@ def explain(message: str, options: list[str]) -> str:
         wrong = match[1] or f"--{match[2]}"
         return f"There is no option {wrong}.{suggest(wrong, options)}"
     if match := re.match(r"the following arguments are required: ([\w., ]+)", message):
-        return f"{match[1]} are required. Add --config FILE, such as --config configs/vae/vae.yaml."
+        advice = "Add --config FILE, such as --config configs/vae/vae.yaml." if "." in match[1] else "See --help."
+        return f"{match[1]} {'are' if ',' in match[1] else 'is'} required. {advice}"
+    if match := re.match(r"argument (?:-\w/)?(--[\w.]+).*: expected one argument", message):
+        name = f"{match[1]}, or an option that begins with it," if match[1][2:] in CLASS_OPTIONS else match[1]
+        return f"{name} has no value. Add one."
+    if match := re.match(r"Parser key \"([\w.]+)\":\s+Unable to load config '(.*)'", message):
+        return f"`--{match[1]}` is {match[2]}. Expected a configuration file; its options are --{match[1]}.NAME VALUE."
     keys, reasons = first_branch(message)
     option = f"--{'.'.join(keys)}" if keys else "the command line"
     for reason in reasons:
@@ -135,8 +191,8 @@ def explain(message: str, options: list[str]) -> str:
             return f"`{option}` needs {match[1]}. Add {missing}."
         if match := re.search(r"Expected '(\S+)' to be a subclass of <class '(\w+)'>", reason):
             return f"`{option}` is {match[1]}. Choose a subclass of {match[2]}."
-        if match := re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", reason):
-            return f"`{option}` is {match[1]}. Choose a subclass of {match[2]}."
+        if match := re.search(r"Import path (?:(\S+) )?does not correspond to a subclass of (\w+)", reason):
+            return f"`{option}` is {match[1] or given_value(message)}. Choose a subclass of {match[2]}."
         if match := re.search(r"module '\S+' has no attribute '\w+'|No module named '[^']+'", reason):
             return f"`{option}` cannot be imported: {match[0]}."
     nested = re.search(r"Given value: NestedArg\(key='([^']+)'", "\n".join(reasons))
@@ -144,7 +200,7 @@ def explain(message: str, options: list[str]) -> str:
         return f"`{option}.{nested[1]}` cannot be set alone. Give {option} whole, such as {option} '{{name: value}}'."
     if expected := expected_words(reasons):
         return f"`{option}` is {given_value(message)}. Expected {expected}."
-    return shorten(message)
+    return f"`{option}` is not valid: {shorten(' '.join(reasons))}" if keys and reasons else shorten(message)
 
 
 def first_branch(message: str) -> tuple[list[str], list[str]]:
@@ -170,9 +226,10 @@ def given_value(message: str) -> str:
         r"Given value: (?!Namespace|NestedArg|\[Namespace)(.+)", message
     )
     nested = re.findall(r"NestedArg\(key='[^']+', val=(?:'(.*)'|(.+))\)", message)
-    restricted = re.findall(r"Not of type \w+: (\S+) does not", message)
-    found = [*values, *("".join(value) for value in nested), *restricted, "not valid"]
-    return found[0].partition(". Got value")[0]
+    restricted = re.findall(r"Not of type \w+: (?:invalid literal for int.*: '([^']*)'|(\S+) does not)", message)
+    found = [*values, *("".join(value) for value in [*nested, *restricted]), "not valid"]
+    value = found[0].partition(". Got value")[0]
+    return "null" if value == "None" else value
 
 
 def expected_words(reasons: list[str]) -> str:
@@ -181,8 +238,14 @@ def expected_words(reasons: list[str]) -> str:
     for reason in reasons:
         if match := re.match(r"Expected an? (?:<class '([\w.]+)'>|typing\.Literal\[(.*?)\])", reason):
             words.append(f"one of {match[2]}".replace("'", "") if match[2] else name_type(match[1]))
+        elif match := re.match(r"Expected a tuple with (\d+) elements", reason):
+            words.append(f"a list of {match[1]} elements")
+        elif match := re.match(r"Not a valid subclass of (\w+)", reason):
+            words.append(f"a subclass of {match[1]}")
         elif reason.startswith("Expected a dot import path"):
             words.append("a class path")
+        elif re.match(r"Not of type \w+: invalid literal for int", reason):
+            words.append("a whole number")
         elif match := re.match(r"Not of type \w+: .* does not conform to restriction v(>=?)(\d+)", reason):
             words.append(f"a number {'of at least' if match[1] == '>=' else 'above'} {match[2]}")
     return " or ".join(dict.fromkeys(words))
@@ -190,7 +253,8 @@ def expected_words(reasons: list[str]) -> str:
 
 def name_type(name: str) -> str:
     """Return a type in words: "a whole number" for int, and a class by its name."""
-    return TYPES_IN_WORDS.get(name, f"a {name.rpartition('.')[2]}")
+    short_name = name.rpartition(".")[2]
+    return TYPES_IN_WORDS.get(short_name, f"a {short_name}")
 
 
 def explain_unknown_argument(name: str, message: str, options: list[str]) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch import Trainer as LightningTrainer
@@ -130,6 +131,27 @@ class NoProfiler(PassThroughProfiler):
     def profile(self, action_name: str) -> Any:
         """Return a context that does nothing."""
         return self._nothing
+
+
+def check_trainer_options(options: Namespace) -> None:
+    """Refuse options of the Trainer that a run cannot follow.
+
+    Raises:
+        UserError: a run would keep no checkpoint or no metrics, or an interval is not positive.
+    """
+    if options.enable_checkpointing is False:
+        raise UserError(
+            "`--trainer.enable_checkpointing` is false, and every run keeps checkpoints/last.ckpt. Remove the option,"
+            " or raise --checkpoint.every_n_iterations to save less often."
+        )
+    if options.barebones:
+        raise UserError(
+            "`--trainer.barebones` is true, and every run keeps its metrics and a checkpoint. Remove the option."
+        )
+    # Lightning accepts 0, and then divides by it.
+    for name in ("log_every_n_steps", "check_val_every_n_epoch"):
+        if options[name] is not None and options[name] < 1:
+            raise UserError(f"`--trainer.{name}` is {options[name]}. Choose at least 1.")
 
 
 def fit_mixture_prior(model: GenerativeModule, datamodule: LightningDataModule | None, folder: Path) -> None:

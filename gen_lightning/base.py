@@ -8,7 +8,15 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationScheduler, LearningRateFinder
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    BatchSizeFinder,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelPruning,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -26,6 +34,24 @@ from gen_lightning.contracts import get_settings
 from gen_lightning.errors import UserError
 from gen_lightning.numerics import promote_to_float32
 from gen_lightning.schedules import Schedule, check_schedules, follow_schedules
+
+_SEARCH = (
+    "would train before the first iteration and change hyperparameters that the configuration records. Remove it, and"
+    " compare runs with different options instead"
+)
+_AVERAGING = (
+    "replaces the trained weights by their average when training ends, so that a resumed run would differ from an"
+    " uninterrupted one. Remove it; a GAN has model.ema instead"
+)
+REFUSED_CALLBACKS: dict[type[Callback], str] = {
+    LearningRateFinder: _SEARCH,
+    BatchSizeFinder: _SEARCH,
+    WeightAveraging: _AVERAGING,
+    StochasticWeightAveraging: _AVERAGING,
+    ModelPruning: "stores no masks in a checkpoint, so that a resumed run would train pruned weights. Remove it",
+    BackboneFinetuning: "freezes a pretrained network `backbone`, which the models here do not have. Remove it",
+}
+"""Lightning's callbacks that break a promise of GenerativeModule, each with the reason and what to do."""
 
 
 class GenerativeModule(LightningModule, ABC):
@@ -127,7 +153,7 @@ class GenerativeModule(LightningModule, ABC):
         """Add no callback, and refuse options that would break the clock or change the recorded hyperparameters.
 
         Raises:
-            UserError: gradients are accumulated over batches, or a callback searches for hyperparameters.
+            UserError: gradients are accumulated over batches, or a callback is one of `REFUSED_CALLBACKS`.
         """
         # Between this hook and `setup`, Lightning refuses accumulation with two optimizers without saying what to do.
         callbacks = get_settings(self.trainer).callbacks
@@ -138,12 +164,7 @@ class GenerativeModule(LightningModule, ABC):
                 "Gradients are accumulated over several batches, but an iteration is one batch. Remove"
                 f" accumulate_grad_batches and GradientAccumulationScheduler, and raise {self.batch_options}."
             )
-        for callback in callbacks:
-            if isinstance(callback, LearningRateFinder | BatchSizeFinder):
-                raise UserError(
-                    f"{type(callback).__name__} would train before the first iteration and change hyperparameters that"
-                    " the configuration records. Remove it, and compare runs with different options instead."
-                )
+        check_callbacks(callbacks)
         return []
 
     def check_data(self, data: Tensor) -> None:
@@ -267,6 +288,18 @@ class GenerativeModule(LightningModule, ABC):
 
     def _optimizers_by_name(self) -> dict[str, Optimizer]:
         return dict(zip(self.optimizer_names, self.trainer.optimizers, strict=False))
+
+
+def check_callbacks(callbacks: Sequence[Callback]) -> None:
+    """Refuse Lightning's callbacks that break a promise of GenerativeModule.
+
+    Raises:
+        UserError: a callback is one of `REFUSED_CALLBACKS`.
+    """
+    for callback in callbacks:
+        for refused, reason in REFUSED_CALLBACKS.items():
+            if isinstance(callback, refused):
+                raise UserError(f"{type(callback).__name__} {reason}.")
 
 
 def _is_json(value: Any) -> bool:

@@ -5,8 +5,10 @@ import sys
 
 import pytest
 import torch
+import yaml
 from helpers import CONFIGS, run_command
 from lightning.pytorch import Callback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import train
 from cli.checkpoints import load_checkpoint
@@ -161,6 +163,117 @@ MISTAKES = {
         ],
         "`monitor` of EarlyStopping is val/nothing, which is not logged. Choose a logged metric.",
     ),
+    "average of the weights": (
+        ["fit", *VAE, *DIGITS, "--trainer.callbacks=lightning.pytorch.callbacks.WeightAveraging"],
+        "WeightAveraging replaces the trained weights by their average when training ends",
+    ),
+    "stochastic average of the weights": (
+        [
+            "fit",
+            *VAE,
+            *DIGITS,
+            "--trainer.callbacks=lightning.pytorch.callbacks.StochasticWeightAveraging",
+            "--trainer.callbacks.swa_lrs=0.01",
+        ],
+        "StochasticWeightAveraging replaces the trained weights by their average when training ends",
+    ),
+    "pruning": (
+        [
+            "fit",
+            *MLP,
+            *DIGITS,
+            "--trainer.callbacks=lightning.pytorch.callbacks.ModelPruning",
+            "--trainer.callbacks.pruning_fn=l1_unstructured",
+        ],
+        "ModelPruning stores no masks in a checkpoint",
+    ),
+    "finetuning": (
+        ["fit", *MLP, *DIGITS, "--trainer.callbacks=lightning.pytorch.callbacks.BackboneFinetuning"],
+        "BackboneFinetuning freezes a pretrained network `backbone`",
+    ),
+    "wrong duration": (
+        [
+            "fit",
+            *MLP,
+            *DIGITS,
+            "--trainer.callbacks=lightning.pytorch.callbacks.Timer",
+            "--trainer.callbacks.duration=abc",
+        ],
+        "`--trainer.callbacks` is lightning.pytorch.callbacks.Timer, which cannot be built: `Timer(duration='abc')` is",
+    ),
+    "unknown accelerator": (
+        ["fit", *MLP, *DIGITS, "--trainer.accelerator=nope"],
+        "Lightning refuses `--trainer.accelerator nope`: You selected an invalid accelerator name",
+    ),
+    "no devices": (
+        ["fit", *MLP, *DIGITS, "--trainer.devices=0"],
+        "Lightning refuses `--trainer.devices 0`:",
+    ),
+    "devices that are no number": (
+        ["fit", *MLP, *DIGITS, "--trainer.devices=abc"],
+        "Lightning refuses `--trainer.devices abc`:",
+    ),
+    "limit of the time": (
+        ["fit", *MLP, *DIGITS, "--trainer.max_time=abc"],
+        "Lightning refuses `--trainer.max_time abc`:",
+    ),
+    "validation after more batches than there are": (
+        ["fit", *MLP, *DIGITS, "--trainer.val_check_interval=100000"],
+        "`val_check_interval` (100000) must be less than or equal to the number of the training batches (4)",
+    ),
+    "logging every 0 iterations": (
+        ["fit", *MLP, *DIGITS, "--trainer.log_every_n_steps=0"],
+        "`--trainer.log_every_n_steps` is 0. Choose at least 1.",
+    ),
+    "validation every 0 epochs": (
+        ["fit", *MLP, *DIGITS, "--trainer.check_val_every_n_epoch=0"],
+        "`--trainer.check_val_every_n_epoch` is 0. Choose at least 1.",
+    ),
+    "barebones": (
+        ["fit", *MLP, *DIGITS, "--trainer.barebones=true"],
+        "`--trainer.barebones` is true, and every run keeps its metrics and a checkpoint. Remove the option.",
+    ),
+    "two progress bars": (
+        [
+            "fit",
+            *MLP,
+            *DIGITS,
+            "--trainer.callbacks=lightning.pytorch.callbacks.TQDMProgressBar",
+            "--trainer.callbacks+=lightning.pytorch.callbacks.TQDMProgressBar",
+        ],
+        "Lightning refuses `--trainer.callbacks`: You added multiple progress bar callbacks",
+    ),
+    "null": (["fit", *VAE, "--model.optimizer.lr=null"], "`--model.optimizer.lr` is null. Expected a number"),
+    "list of the wrong length": (
+        ["fit", *VAE, "--model.optimizer.betas=[0.1]"],
+        "`--model.optimizer.betas` is [0.1]. Expected a list of 2 elements.",
+    ),
+    "text for a list": (
+        ["fit", *VAE, "--model.encoder.hidden_dims=abc"],
+        "`--model.encoder.hidden_dims` is abc. Expected a list.",
+    ),
+    "class of another kind as a logger": (
+        ["fit", *VAE, "--trainer.logger=callbacks.SampleGrid"],
+        "`--trainer.logger` is callbacks.SampleGrid. Choose a subclass of Logger.",
+    ),
+    "number for a callback": (
+        ["fit", *VAE, "--trainer.callbacks=[3]"],
+        "`--trainer.callbacks` is 3. Expected a subclass of Callback or null.",
+    ),
+    "text for the Trainer": (
+        ["fit", *VAE, "--trainer", "abc"],
+        "`--trainer` is abc. Expected a configuration file; its options are --trainer.NAME VALUE.",
+    ),
+    "text for a seed": (["fit", *MLP, "--seed_everything=abc"], "`--seed_everything` is abc. Expected a whole number."),
+    "name without a value": (["fit", *MLP, "--name"], "--name has no value. Add one."),
+    "argument without a value": (
+        ["fit", *MLP, "--model.optimizer.lr"],
+        "--model, or an option that begins with it, has no value. Add one.",
+    ),
+    "config without a value": (["fit", "--config"], "--config has no value. Add one."),
+    "checkpoint without a value": (["test", "--ckpt_path"], "--ckpt_path has no value. Add one."),
+    "comparison of nothing": (["compare"], "RUN_DIR is required. See --help."),
+    "unknown option of the comparison": (["compare", "--outputt=x", "a"], "There is no option --outputt. Did you mean"),
     "large batch": (
         ["fit", *MLP, *DIGITS, "--data.batch_size=5000"],
         "`batch_size` is 5000 on 1 device(s), which is more than the 1,197 training examples.",
@@ -232,6 +345,20 @@ class FaultyCallback(Callback):
         {}["missing"]
 
 
+class FaultyLogging(Callback):
+    """A callback that calls a method of Lightning where it must not."""
+
+    def on_fit_start(self, trainer, pl_module):
+        pl_module.log("x", 1.0)
+
+
+class UnrecordedCallback(Callback):
+    """A callback whose default cannot be written to a configuration file."""
+
+    def __init__(self, activation=torch.nn.ReLU()) -> None:  # noqa: B008
+        self.activation = activation
+
+
 class FaultyLoss(NonSaturating):
     """A loss with a fault that raises the type of a user's mistake."""
 
@@ -254,8 +381,31 @@ def test_a_callback_that_refuses_its_arguments_is_named_with_its_reason(monkeypa
 
 
 def test_a_fault_in_a_constructor_keeps_its_exception(monkeypatch):
-    with pytest.raises(KeyError, match="missing"):
-        train.main(["fit", *VAE, f"--trainer.callbacks+={importable_path('FaultyCallback', monkeypatch)}"])
+    path = importable_path("FaultyCallback", monkeypatch)
+    with pytest.raises(KeyError, match="missing") as info:
+        train.main(["fit", *VAE, f"--trainer.callbacks+={path}"])
+    assert info.value.__notes__ == [f"`--trainer.callbacks` is {path}, whose constructor raised this error."]
+
+
+def test_a_fault_in_a_callback_keeps_the_exception_of_lightning(tmp_path, monkeypatch):
+    callback = f"--trainer.callbacks={importable_path('FaultyLogging', monkeypatch)}"
+    with pytest.raises(MisconfigurationException, match="inside `on_fit_start`"):
+        train.main(["fit", *MLP, *DIGITS, callback, f"--trainer.default_root_dir={tmp_path}"])
+
+
+def test_a_value_that_a_configuration_file_cannot_hold_is_refused(monkeypatch, capsys):
+    """A resumed run would get a text instead of the value."""
+    with pytest.raises(SystemExit):
+        train.main(["fit", *VAE, *DIGITS, f"--trainer.callbacks={importable_path('UnrecordedCallback', monkeypatch)}"])
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert "`--trainer.callbacks.activation` is ReLU(), which config.yaml cannot hold." in sentence
+
+
+def test_a_timer_is_recorded_with_its_unit(fit):
+    timer = ["--trainer.callbacks=lightning.pytorch.callbacks.Timer", "--trainer.callbacks.duration=00:01:00:00"]
+    folder = fit(*VAE, *DIGITS, "--trainer.max_steps=1", "--trainer.limit_val_batches=0", *timer)
+    (callback,) = yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["callbacks"]
+    assert callback["init_args"]["interval"] == "step"
 
 
 @pytest.mark.slow

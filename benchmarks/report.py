@@ -216,7 +216,7 @@ def describe(results: list[Result], columns: Sequence[str] = ()) -> str:
     tests = [result["test"] for result in shown]
     entries = [(get_family(metric), row) for _, rows in measured for metric, row in rows.items()]
     floors = [
-        "a perfect sampler's" if name in MODES else "real images in place of samples"
+        "a perfect sampler's" if name in MODES else "the same metric of real images"
         for name, row in entries
         if row.floor is not None
     ]

@@ -69,8 +69,8 @@ class SideBySide(Callback):
         if completed < 0 or completed % self.iterations:
             return
         if completed:
-            seconds_of_run = time.perf_counter() - self.start
-            self.seconds.append((seconds_of_run, self._time_loop(self.iterations)))
+            run_seconds = time.perf_counter() - self.start
+            self.seconds.append((run_seconds, self._time_loop(self.iterations)))
         self.start = time.perf_counter()
 
     def _time_loop(self, iterations: int) -> float:

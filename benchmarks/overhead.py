@@ -51,7 +51,7 @@ def format_line(recipe: str, *data: str) -> str:
         train.main(["fit", "--config", f"configs/{recipe}.yaml", *given, *data])
     # Sums, because medians would leave out the turns in which pictures are drawn and checkpoints are written.
     run, loop = add_up(SideBySide.seconds)
-    ratios = [loop_of_part / run_of_part for run_of_part, loop_of_part in map(add_up, divide(SideBySide.seconds))]
+    ratios = [part_loop / part_run for part_run, part_loop in map(add_up, divide(SideBySide.seconds))]
     return (
         f"{recipe:<12}{iterations / run:>10.1f}{iterations / loop:>10.1f}{loop / run:>8.3f}"
         f"   ({min(ratios):.3f} to {max(ratios):.3f})"

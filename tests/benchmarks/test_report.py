@@ -149,11 +149,11 @@ def test_no_results_are_refused_with_the_command(tmp_path):
         main(["--results", str(tmp_path / "none.jsonl"), "--recipes", "gan/*"])
 
 
-def test_torn_last_line_is_ignored_with_a_warning(tmp_path):
+def test_an_incomplete_last_line_is_ignored_with_a_warning(tmp_path):
     path = tmp_path / "results.jsonl"
     line = json.dumps(result())
     path.write_text(f"{line}\n{line[:100]}")
-    with pytest.warns(UserWarning, match="line 2 is torn"):
+    with pytest.warns(UserWarning, match="Line 2 of .* is incomplete"):
         assert read_results(path) == [result()]
 
 

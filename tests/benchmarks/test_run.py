@@ -1,4 +1,4 @@
-"""The runner of the benchmarks: what it does, does again, and does not do again."""
+"""The runner of the benchmarks: which tasks it performs, resumes and skips."""
 
 import json
 
@@ -9,14 +9,14 @@ from benchmarks import run
 from benchmarks.run import (
     Task,
     append_result,
+    find_newest_run,
     is_fitted,
     main,
-    newest_run,
+    make_task,
+    match_recipes,
     perform,
-    plan,
     read_results,
-    recipes_like,
-    tasks_left,
+    select_open_tasks,
 )
 from cli import recipes
 from cli.runs import RunFolder
@@ -45,14 +45,14 @@ def row(recipe="vae/vae", seed=0, source="mnist", epochs=50):
 def results(tmp_path):
     """A results file that holds the first seed of all recipes."""
     path = tmp_path / "results.jsonl"
-    for recipe in recipes_like(["*"]):
-        append_result(path, plan(recipe, 0, None, None)._asdict())
+    for recipe in match_recipes(["*"]):
+        append_result(path, make_task(recipe, 0, None, None)._asdict())
     return path
 
 
 @pytest.fixture
 def ring(tmp_path, monkeypatch):
-    """A recipe in a subfolder, of points and a budget of iterations."""
+    """A recipe in a subfolder, with points as data and a budget in iterations."""
     path = tmp_path / "configs/gan/mixtures/ring.yaml"
     path.parent.mkdir(parents=True)
     path.write_text(RING)
@@ -68,53 +68,53 @@ def broken_python(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
 
-def test_data_and_budget_are_the_recipes_own_unless_they_are_given():
-    assert plan("gan/dcgan", 1, None, None) == Task("gan/dcgan", 1, "mnist", 20)
-    assert plan("gan/dcgan", 1, "digits", 5) == Task("gan/dcgan", 1, "digits", 5)
+def test_the_data_and_the_budget_are_the_recipes_own_by_default():
+    assert make_task("gan/dcgan", 1, None, None) == Task("gan/dcgan", 1, "mnist", 20)
+    assert make_task("gan/dcgan", 1, "digits", 5) == Task("gan/dcgan", 1, "digits", 5)
 
 
-def test_points_have_the_name_of_their_mixture_and_a_budget_of_iterations_has_no_epochs(ring):
-    assert recipes_like(["gan/*"]) == [ring]
-    task = plan(ring, 1, "digits", None)
+def test_points_are_named_by_their_mixture_and_a_budget_in_iterations_has_no_epochs(ring):
+    assert match_recipes(["gan/*"]) == [ring]
+    task = make_task(ring, 1, "digits", None)
     assert task == Task(ring, 1, "ring", None)
     assert (task.name, str(task)) == ("benchmark-gan-mixtures-ring-ring-seed1", "gan/mixtures/ring, seed 1 on ring")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("epochs", "iterations"), [(None, 3), (1, 10)])
-def test_points_are_fitted_for_the_budget_and_tested(ring, epochs, iterations, tmp_path, monkeypatch):
-    """In this process: points have neither source nor root, and epochs that are given count alone."""
+def test_a_recipe_with_points_is_fitted_for_its_budget_and_tested(ring, epochs, iterations, tmp_path, monkeypatch):
+    """In this process. Points have neither a source nor a root, and given epochs replace the recipe's budget."""
     monkeypatch.setattr(
-        run, "train_py", lambda *arguments: train.main([*arguments, "--trainer.enable_progress_bar=false"])
+        run, "run_train", lambda *arguments: train.main([*arguments, "--trainer.enable_progress_bar=false"])
     )
-    row = perform(plan(ring, 0, None, epochs), "nowhere", tmp_path / "runs")
+    row = perform(make_task(ring, 0, None, epochs), "nowhere", tmp_path / "runs")
     assert (row["epochs"], row["test"]["iteration"]) == (epochs, iterations)
     assert row["test"]["metrics"].keys() == {"modes", "high_quality", "reverse_kl"}
     assert row["minutes"] >= 0
 
 
-def test_what_is_in_the_results_is_not_done_again(results, tmp_path, broken_python):
+def test_tasks_in_the_results_are_skipped(results, tmp_path, broken_python):
     before = results.read_text()
     arguments = ["--seeds", "0", "--results", str(results), "--root", "/nowhere", "--runs", str(tmp_path / "runs")]
     assert main(arguments) == 0
     assert results.read_text() == before
 
 
-def test_another_seed_source_or_budget_is_to_be_done(results):
+def test_tasks_with_another_seed_source_or_budget_are_open(results):
     others = [Task("vae/vae", 1, "mnist", 50), Task("vae/vae", 0, "digits", 50), Task("vae/vae", 0, "mnist", 2)]
-    assert tasks_left([Task("vae/vae", 0, "mnist", 50), *others], results) == others
+    assert select_open_tasks([Task("vae/vae", 0, "mnist", 50), *others], results) == others
 
 
-def test_other_latents_are_to_be_tested_of_the_same_run(results):
-    mixture = plan("vae/vae", 0, None, None, "gmm")
+def test_a_task_with_other_latents_is_open_and_shares_the_run(results):
+    mixture = make_task("vae/vae", 0, None, None, "gmm")
     prior = mixture._replace(latents="prior")
-    assert tasks_left([prior, mixture], results) == [mixture]
+    assert select_open_tasks([prior, mixture], results) == [mixture]
     assert mixture.name == prior.name
     assert str(mixture) == f"{prior}, latents from gmm"
 
 
 @pytest.mark.slow
-def test_failure_prints_its_last_lines_and_the_others_go_on_seeds_outermost(tmp_path, broken_python, capsys):
+def test_after_a_failure_its_last_lines_are_printed_and_the_other_tasks_follow_by_seed(tmp_path, broken_python, capsys):
     results = tmp_path / "results.jsonl"
     recipes = ["--recipes", "vae/vae", "gan/mlp", "--seeds", "0", "1"]
     assert main([*recipes, "--results", str(results), "--runs", str(tmp_path / "runs")]) == 1
@@ -125,30 +125,30 @@ def test_failure_prints_its_last_lines_and_the_others_go_on_seeds_outermost(tmp_
     assert not results.exists()
 
 
-def test_line_behind_a_torn_one_is_whole(results):
+def test_a_line_after_an_incomplete_line_is_complete(results):
     with results.open("a") as file:
         file.write('{"recipe": "vae/va')
     append_result(results, row(seed=1))
-    with pytest.warns(UserWarning, match=f"line {len(recipes_like(['*'])) + 1} is torn"):
+    with pytest.warns(UserWarning, match=rf"Line {len(match_recipes(['*'])) + 1} of .* is incomplete"):
         assert read_results(results)[-1] == row(seed=1)
 
 
-def test_missing_results_are_none(tmp_path):
+def test_a_missing_file_holds_no_results(tmp_path):
     assert read_results(tmp_path / "none.jsonl") == []
 
 
-def test_newest_run_with_a_checkpoint_is_gone_on_with(tmp_path):
+def test_the_newest_run_with_a_checkpoint_is_found(tmp_path):
     task = Task("vae/vae", 0, "mnist", 50)
     for version, files in (("20260101", ["last.ckpt"]), ("20260102", ["last.ckpt", "best.ckpt"]), ("20260103", [])):
         checkpoints = tmp_path / task.name / version / "checkpoints"
         checkpoints.mkdir(parents=True)
         for file in files:
             (checkpoints / file).touch()
-    assert newest_run(task, tmp_path).path == tmp_path / task.name / "20260102"
-    assert newest_run(task._replace(seed=1), tmp_path) is None
+    assert find_newest_run(task, tmp_path).path == tmp_path / task.name / "20260102"
+    assert find_newest_run(task._replace(seed=1), tmp_path) is None
 
 
-def test_run_is_fitted_once_it_has_written_what_it_measured(tmp_path):
+def test_a_run_is_fitted_once_its_metrics_are_stored(tmp_path):
     assert not is_fitted(RunFolder(tmp_path))
     (tmp_path / "metrics.json").write_text(json.dumps({"test": {}}))
     assert not is_fitted(RunFolder(tmp_path))
@@ -156,7 +156,7 @@ def test_run_is_fitted_once_it_has_written_what_it_measured(tmp_path):
     assert is_fitted(RunFolder(tmp_path))
 
 
-def test_unknown_recipe_is_refused_with_the_known_ones(capsys):
+def test_an_unknown_recipe_is_refused_with_the_known_recipes(capsys):
     with pytest.raises(SystemExit):
         main(["--recipes", "vae/none"])
-    assert "there is no configs/vae/none.yaml: choose from gan/" in capsys.readouterr().err
+    assert "There is no recipe vae/none. Choose from gan/" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What several tests need: checkpoints, runs of the command line, small modules, and the offline W&B file."""
+"""Helpers for tests: checkpoints, small models, train.py in a process of its own, and W&B's offline file."""
 
 import os
 import struct
@@ -29,7 +29,7 @@ IMAGE = (1, 28, 28)
 
 
 def load(path: Path) -> dict:
-    """A checkpoint, as safely as users load it."""
+    """Return the content of a checkpoint, loaded with `weights_only=True` as users load it."""
     return torch.load(path, weights_only=True)
 
 
@@ -38,7 +38,7 @@ def adam(parameters):
 
 
 class KillsWandbService(Callback):
-    """Kills W&B's process after three iterations, as a system without memory may."""
+    """Kills W&B's process after three iterations, as an operating system does that runs out of memory."""
 
     def on_train_batch_end(self, trainer: Trainer, *_) -> None:
         if trainer.global_step == 3:
@@ -46,7 +46,7 @@ class KillsWandbService(Callback):
 
 
 def gan(**arguments) -> GANModule:
-    """The founding GAN, with any argument replaced."""
+    """Return a small GAN with the non-saturating loss; arguments replace its defaults."""
     defaults = {
         "generator": MLPGenerator,
         "discriminator": MLPDiscriminator,
@@ -60,7 +60,7 @@ def gan(**arguments) -> GANModule:
 
 
 def vae(**arguments) -> VAEModule:
-    """The founding VAE, with any argument replaced."""
+    """Return a small VAE with a Bernoulli likelihood; arguments replace its defaults."""
     defaults = {
         "encoder": MLPEncoder,
         "decoder": MLPDecoder,
@@ -74,10 +74,13 @@ def vae(**arguments) -> VAEModule:
 
 
 def linear_gaussian(posterior_error: float = 0.0) -> VAEModule:
-    """A model in float64 whose likelihood and posterior are known exactly, of 4 dimensions with 2 latent ones.
+    """Return a float64 VAE whose likelihood and posterior are known exactly: 4 dimensions, 2 latent dimensions.
 
-    x = W z + b + 0.5 e with z and e standard normal (Tipping & Bishop 1999). W's columns are orthogonal, so that the
-    exact posterior is a diagonal Gaussian; the model's is as far from it as the encoder's parameters are.
+    x = W z + b + 0.5 e, where z and e are standard normal (Tipping & Bishop 1999). The columns of W are orthogonal, so
+    that the exact posterior is a diagonal Gaussian.
+
+    Args:
+        posterior_error: standard deviation of the noise that is added to the encoder's parameters; 0: q is exact
     """
     torch.manual_seed(0)
     model = vae(
@@ -103,20 +106,24 @@ def linear_gaussian(posterior_error: float = 0.0) -> VAEModule:
 
 
 def two_layer_linear_gaussian(posterior_error: float = 0.0) -> VAEModule:
-    """The same with z itself a z_2 + (1 - a^2)^(1/2) e for each dimension, z_2 standard normal.
+    """Return `linear_gaussian` with a second layer: z = a z_2 + (1 - a^2)^(1/2) e in each dimension.
 
-    So the likelihood is that of `linear_gaussian`, and the exact posterior q(z | x) q(z_2 | z) has diagonal factors.
+    z_2 and e are standard normal, so p(x) is the same as without the second layer. The exact posterior
+    q(z | x) q(z_2 | z) has diagonal factors.
     """
-    model = _two_layers(partial(BottomUp, layer_dims=(2, 2), network=_linear))
+    model = _build_two_layers(partial(BottomUp, layer_dims=(2, 2), network=_build_linear))
     model.encoder.load_state_dict(linear_gaussian().encoder.state_dict())
-    # By symmetry: z_2 given z is as z given z_2.
+    # By symmetry, z_2 given z is distributed like z given z_2.
     model.posterior.networks.load_state_dict(model.prior.networks.state_dict())
-    return _with_error(model, posterior_error)
+    return _perturb_posterior(model, posterior_error)
 
 
 def ladder_linear_gaussian(posterior_error: float = 0.0) -> VAEModule:
-    """The same from above, q(z_2 | x) q(z | z_2, x): the prior, merged with the messages p(x | z_2) and p(x | z)."""
-    model = _two_layers(Ladder)
+    """Return the two-layer model with a top-down posterior, q(z_2 | x) q(z | z_2, x).
+
+    Each factor is the prior times a message, p(x | z_2) or p(x | z).
+    """
+    model = _build_two_layers(Ladder)
     weight, bias = model.decoder.weight.data, model.decoder.bias.data
     strength = weight.square().sum(0)
     regression, variance = weight.T / strength.unsqueeze(1), 0.25 / strength
@@ -126,23 +133,23 @@ def ladder_linear_gaussian(posterior_error: float = 0.0) -> VAEModule:
     model.encoder.bias.data = -model.encoder.weight.data @ bias
     model.encoder.bias.data[2:4] = variance.log()
     model.encoder.bias.data[6:] = ((1 - SLOPE**2 + variance) / SLOPE**2).log()
-    return _with_error(model, posterior_error)
+    return _perturb_posterior(model, posterior_error)
 
 
 SLOPE = torch.tensor([0.9, 0.6], dtype=torch.float64)
 
 
-def _linear(shape: tuple[int, ...], num_features: int) -> nn.Module:
+def _build_linear(shape: tuple[int, ...], num_features: int) -> nn.Module:
     return nn.Linear(*shape, num_features)
 
 
-def _two_layers(posterior) -> VAEModule:
+def _build_two_layers(posterior) -> VAEModule:
     model = vae(
-        encoder=_linear,
+        encoder=_build_linear,
         decoder=lambda latent_dim, shape: nn.Linear(latent_dim, *shape),
         likelihood=partial(Gaussian, scale=0.5, squash=nn.Identity),
         posterior=posterior,
-        prior=partial(TopDown, layer_dims=(2, 2), network=_linear),
+        prior=partial(TopDown, layer_dims=(2, 2), network=_build_linear),
         data_shape=(4,),
         latent_dim=4,
     ).double()
@@ -153,22 +160,22 @@ def _two_layers(posterior) -> VAEModule:
     return model
 
 
-def _with_error(model: VAEModule, posterior_error: float) -> VAEModule:
+def _perturb_posterior(model: VAEModule, posterior_error: float) -> VAEModule:
     torch.manual_seed(2)
     for parameter in [*model.encoder.parameters(), *model.posterior.parameters()]:
         parameter.data += posterior_error * torch.randn_like(parameter)
     return model
 
 
-def exact_log_likelihood(model: VAEModule, x: torch.Tensor) -> torch.Tensor:
-    """Log N(x; b, W W^T + 0.25 I) of a linear Gaussian model, of one layer or two, by SciPy."""
+def compute_exact_log_likelihood(model: VAEModule, x: torch.Tensor) -> torch.Tensor:
+    """Return log N(x; b, W W^T + 0.25 I) of a linear Gaussian model with one or two layers, by SciPy."""
     weight, bias = model.decoder.weight.detach().numpy(), model.decoder.bias.detach().numpy()
     covariance = weight @ weight.T + 0.25 * np.eye(4)
     return torch.tensor(scipy.stats.multivariate_normal(bias, covariance).logpdf(x.numpy()))
 
 
 class GivenModel(LightningModule):
-    """A generative model without parameters; a test overrides what it looks at."""
+    """A generative model without parameters. Tests override the methods that they test."""
 
     data_shape = IMAGE
     num_classes: int | None = None
@@ -193,7 +200,7 @@ class GivenModel(LightningModule):
 
 
 class Examples(LightningDataModule):
-    """Data `[N, ...]` with labels `[N]`, the same for training and testing, in batches."""
+    """Batches of data `[N, ...]` with labels `[N]`; the test split equals the training split."""
 
     def __init__(self, data: torch.Tensor, labels: torch.Tensor | None = None, batch_size: int = 10) -> None:
         super().__init__()
@@ -207,66 +214,76 @@ class Examples(LightningDataModule):
         return zip(*(tensor[:n].split(self.batch_size) for tensor in self.tensors), strict=True)
 
 
-def gradients(model: VAEModule, objective: Objective, x: torch.Tensor, seed: int = 0) -> list[torch.Tensor]:
-    """Of the mean over x, of q(z | x) and of p(x, z), flat, with noise that is a function of the seed."""
+def compute_gradients(model: VAEModule, objective: Objective, x: torch.Tensor, seed: int = 0) -> list[torch.Tensor]:
+    """Return the gradients of an objective's mean over x, one flat tensor each for q(z | x) and for p(x, z).
+
+    The noise is a function of the seed.
+    """
     model.zero_grad()
     torch.manual_seed(seed)
     objective(model.terms(x, objective.num_samples), 0).mean().backward()
-    # A ladder's prior is a part of q too, and so has another gradient by the path alone.
+    # A ladder's prior is also a part of q, so the path gradient alone gives it another gradient.
     prior = [] if isinstance(model.posterior, Ladder) else [model.prior]
     parts = nn.ModuleList([model.encoder, model.posterior]), nn.ModuleList([model.decoder, *prior])
     return [torch.cat([p.grad.flatten() for p in part.parameters()]) for part in parts]
 
 
-def posterior_gradients(model: VAEModule, objective: Objective, x: torch.Tensor, seed: int) -> torch.Tensor:
-    """Independent estimates `[40, P]`, each the mean over 200 draws for every x."""
-    return torch.stack([gradients(model, objective, x.repeat(200, 1), seed + i)[0] for i in range(40)])
+def compute_posterior_gradients(model: VAEModule, objective: Objective, x: torch.Tensor, seed: int) -> torch.Tensor:
+    """Return 40 independent estimates of the posterior's gradient, `[40, P]`, each the mean of 200 draws for each x."""
+    return torch.stack([compute_gradients(model, objective, x.repeat(200, 1), seed + i)[0] for i in range(40)])
 
 
-def standardized_differences(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Of the means of estimates `[R, P]` and as many others, `[P]`: standard normal where the two are equal."""
+def standardize_differences(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return the standardized differences `[P]` between the means of two sets of estimates, `[R, P]` each.
+
+    They are standard normal if the expectations are equal.
+    """
     return (one.mean(0) - other.mean(0)) / ((one.var(0) + other.var(0)) / len(one)).sqrt()
 
 
 def run_test(
     callback: Callback, module: LightningModule, data: LightningDataModule, enable_progress_bar: bool = False
 ) -> dict[str, Row]:
-    """What a callback measures of a module in `test`."""
+    """Test a module with a callback, and return the callback's rows."""
     trainer = Trainer(accelerator="cpu", logger=False, callbacks=[callback], enable_progress_bar=enable_progress_bar)
     trainer.test(module, data, verbose=False)
     return callback.rows
 
 
 def run_python(*args: str, cwd: Path, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess:
-    """A Python process of its own, whose output is text."""
-    environment = own_environment() | environment
+    """Run Python in a process of its own, and return the process with its output as text."""
+    environment = make_environment() | environment
     return subprocess.run(
         [sys.executable, *args], cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout
     )
 
 
-def own_environment() -> dict[str, str]:
-    """The environment of a process that shares nothing with this one."""
-    # By WANDB_SERVICE it would log through this process's service, where a run that was killed stays in use.
+def make_environment() -> dict[str, str]:
+    """Return the environment of a process that shares nothing with this one."""
+    # With WANDB_SERVICE, it would log through this process's service, in which a killed run remains active.
     inherited = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
-    # Two ranks of several threads each would fight for the cores.
+    # Two ranks with several threads each would compete for the cores.
     return inherited | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def run_command(*args: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
-    """train.py in a process of its own."""
+    """Run train.py in a process of its own."""
     return run_python(str(ROOT / "train.py"), *args, cwd=cwd, **environment)
 
 
 def run_until(when: Callable[[str], bool], signal_number: int, *args: str, cwd: Path) -> int:
-    """train.py in a process of its own, which is sent a signal once `when` holds of what it has printed.
+    """Run train.py in a process of its own, send it a signal, and return its exit status.
 
-    Returns its exit status, which `subprocess` makes negative for a signal that killed it.
+    Args:
+        when: condition on the output so far; the signal is sent when it is true
+        signal_number: signal to send; if it kills the process, `subprocess` makes the exit status negative
+        args: arguments of train.py
+        cwd: working directory
     """
     process = subprocess.Popen(
         [sys.executable, "-u", str(ROOT / "train.py"), *args],
         cwd=cwd,
-        env=own_environment(),
+        env=make_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
@@ -283,22 +300,22 @@ def run_until(when: Callable[[str], bool], signal_number: int, *args: str, cwd: 
     return process.returncode
 
 
-def wandb_records(run_folder: Path) -> list:
-    """The records of the newest offline W&B file of a run: protocol buffers in LevelDB's log, in blocks of 32 KiB."""
-    # The end of a run in this process does not wait for W&B's service, which writes the file; its own end does.
+def read_wandb_records(run_folder: Path) -> list:
+    """Return the records of a run's newest offline W&B file: protocol buffers in LevelDB's log format."""
+    # W&B's service writes the file. The end of a run does not wait for it, but its teardown does.
     wandb.teardown()
     path = max(run_folder.glob("wandb/offline-run-*/run-*.wandb"))
     data = path.read_bytes()
-    position, message, records = 7, b"", []  # behind the header :W&B, magic number and version
+    position, message, records = 7, b"", []  # after the header: `:W&B`, magic number and version
     while position + 7 <= len(data):
-        left_in_block = 32768 - position % 32768
+        left_in_block = 32768 - position % 32768  # blocks of 32 KiB
         if left_in_block < 7:
             position += left_in_block
             continue
         _, length, kind = struct.unpack("<IHB", data[position : position + 7])
         message += data[position + 7 : position + 7 + length]
         position += 7 + length
-        if kind in (1, 4):  # a whole record, or the last part of one
+        if kind in (1, 4):  # a whole record, or its last part
             records.append(wandb_internal_pb2.Record.FromString(message))
             message = b""
     return records

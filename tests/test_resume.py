@@ -1,4 +1,4 @@
-"""A run that is stopped and resumed equals the uninterrupted one, bit for bit."""
+"""A run that is stopped and resumed equals the uninterrupted run, bit for bit."""
 
 import csv
 from pathlib import Path
@@ -12,13 +12,13 @@ from gen_lightning import GenerativeModule
 # These tests train through the command line.
 pytestmark = pytest.mark.slow
 
-# 1,198 training digits: 4 batches an epoch.
+# 1,198 training digits give 4 batches per epoch.
 SMALL = ["--data.source=digits", "--data.batch_size=256", "--trainer.logger=false", "--trainer.log_every_n_steps=3"]
 GAN = ["--config", str(CONFIGS / "gan/mlp.yaml"), "--model.discriminator_steps=2", *SMALL]
 VAE = ["--config", str(CONFIGS / "vae/vae.yaml"), *SMALL]
 BATCHES_PER_EPOCH = 4
 
-# A burn-in as R3GAN's (Huang et al. 2024), over the eight iterations in which the runs below are stopped.
+# A burn-in like that of R3GAN (Huang et al. 2024), over eight iterations. The runs below are stopped within them.
 BURN_IN = """
 model:
   init_args:
@@ -35,13 +35,13 @@ model:
 """.format(cosine="gen_lightning.schedules.Cosine")
 
 
-def rows(folder: Path) -> list[dict[str, str]]:
+def read_rows(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
 def assert_equal(one, other, path=""):
-    """Nested containers with bit-equal tensors."""
+    """Assert that nested containers are equal, and their tensors bit-equal."""
     assert type(one) is type(other), path
     if isinstance(one, dict):
         assert one.keys() == other.keys(), path
@@ -61,13 +61,13 @@ def assert_same_run(folder: Path, reference: Path) -> None:
     checkpoint, expected = load(folder / "checkpoints/last.ckpt"), load(reference / "checkpoints/last.ckpt")
     for key in ("state_dict", "optimizer_states", "global_step", "epoch"):
         assert_equal(checkpoint[key], expected[key], key)
-    assert rows(folder) == rows(reference)
+    assert read_rows(folder) == read_rows(reference)
 
 
 @pytest.mark.parametrize("model", [GAN, VAE], ids=["gan", "vae"])
 @pytest.mark.parametrize("unit", ["max_steps", "max_epochs"])
 def test_stopped_by_a_limit_and_resumed_with_a_larger_one(fit, model, unit):
-    """Stopped at an epoch's end: both limits; stopped mid-epoch: max_steps."""
+    """Both limits stop a run at the end of an epoch; max_steps also stops it within an epoch."""
     stops = {"max_steps": [3, 4, 6], "max_epochs": [1, 2]}[unit]
     end = {"max_steps": 3 * BATCHES_PER_EPOCH - 1, "max_epochs": 3}[unit]
     reference = fit(*model, f"--trainer.{unit}={end}")
@@ -77,14 +77,14 @@ def test_stopped_by_a_limit_and_resumed_with_a_larger_one(fit, model, unit):
         assert_same_run(folder, reference)
 
 
-def test_a_burn_in_of_everything_is_resumed_exactly(fit, tmp_path):
+def test_a_burn_in_of_all_schedules_resumes_exactly(fit, tmp_path):
     (tmp_path / "burn_in.yaml").write_text(BURN_IN)
     arguments = [*GAN, "--config", str(tmp_path / "burn_in.yaml")]
     reference = fit(*arguments, "--trainer.max_steps=9")
     folder = fit(*arguments, "--trainer.max_steps=3")
-    assert learning_rates(folder) == pytest.approx([cosine(2) for _ in range(2)])
+    assert read_learning_rates(folder) == pytest.approx([compute_cosine(2) for _ in range(2)])
     fit("--resume", str(folder), "--trainer.max_steps=6")
-    assert learning_rates(folder) == pytest.approx([cosine(5) for _ in range(2)])
+    assert read_learning_rates(folder) == pytest.approx([compute_cosine(5) for _ in range(2)])
     fit("--resume", str(folder), "--trainer.max_steps=9")
     assert_same_run(folder, reference)
     weights = load(folder / "checkpoints/last.ckpt")["state_dict"]
@@ -93,12 +93,12 @@ def test_a_burn_in_of_everything_is_resumed_exactly(fit, tmp_path):
     assert not any(
         torch.equal(value, weights[name.replace("ema.network", "generator")]) for name, value in averages.items()
     )
-    logged = [float(row["train/generator_optimizer.lr"]) for row in rows(folder) if row["train/generator_loss"]]
-    assert logged == pytest.approx([cosine(iteration - 1) for iteration in (3, 6, 9)])
+    logged = [float(row["train/generator_optimizer.lr"]) for row in read_rows(folder) if row["train/generator_loss"]]
+    assert logged == pytest.approx([compute_cosine(iteration - 1) for iteration in (3, 6, 9)])
 
 
-def cosine(iteration: int) -> float:
-    """PyTorch's own schedule of the burn-in's learning rate."""
+def compute_cosine(iteration: int) -> float:
+    """Return the learning rate of the burn-in by PyTorch's own schedule."""
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=2e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=8, eta_min=5e-5)
     for _ in range(iteration):
@@ -107,8 +107,8 @@ def cosine(iteration: int) -> float:
     return optimizer.param_groups[0]["lr"]
 
 
-def learning_rates(folder: Path) -> list[float]:
-    """Of all optimizers, in the last iteration before the checkpoint."""
+def read_learning_rates(folder: Path) -> list[float]:
+    """Return the learning rates of all optimizers in the last iteration before the checkpoint."""
     states = load(folder / "checkpoints/last.ckpt")["optimizer_states"]
     return [group["lr"] for state in states for group in state["param_groups"]]
 
@@ -129,7 +129,7 @@ TRIPLES = [*STACKS, "--data.num_triples=1024"]
 
 @pytest.mark.parametrize("data", [POINTS, STACKS, TRIPLES], ids=["points", "stacks", "triples"])
 def test_runs_on_other_data_resume_exactly(fit, data):
-    """Within the second of three epochs."""
+    """The run is stopped within the second of three epochs."""
     arguments = [*data, "--data.batch_size=256", "--trainer.logger=false", "--trainer.log_every_n_steps=3"]
     reference = fit(*arguments, "--trainer.max_steps=11")
     folder = fit(*arguments, "--trainer.max_steps=6")
@@ -138,7 +138,7 @@ def test_runs_on_other_data_resume_exactly(fit, data):
 
 
 def test_two_stochastic_layers_resume_exactly(fit):
-    """Beside pixels that start from the mean image and a learning rate in steps."""
+    """The pixels' logits start from the mean image, and the learning rate decreases in steps."""
     steps = "--model.schedules={optimizer.lr: {class_path: gen_lightning.schedules.Steps, init_args: %s}}"
     arguments = [
         *("--config", str(CONFIGS / "vae/burda/two_layers.yaml"), *SMALL, "--trainer.callbacks=null"),
@@ -148,19 +148,19 @@ def test_two_stochastic_layers_resume_exactly(fit):
     folder = fit(*arguments, "--trainer.max_steps=3")
     fit("--resume", str(folder), "--trainer.max_steps=7")
     assert_same_run(folder, reference)
-    assert learning_rates(folder) == [1e-4]
+    assert read_learning_rates(folder) == [1e-4]
 
 
 class Killed(Exception):
-    """Ends a run in the middle of an iteration."""
+    """Exception that ends a run within an iteration."""
 
 
 @pytest.mark.parametrize("model", [GAN, VAE], ids=["gan", "vae"])
 @pytest.mark.parametrize("unit", ["max_steps", "max_epochs"])
 def test_killed_within_an_iteration_and_resumed(fit, monkeypatch, model, unit):
-    """The last checkpoint is of mid-epoch, of an epoch's last batch, and of the batch after it."""
+    """The last checkpoint is from within an epoch, from its last batch, or from the first batch of the next epoch."""
     end = {"max_steps": 3 * BATCHES_PER_EPOCH - 1, "max_epochs": 3}[unit]
-    # A run is killed where it logs an iteration's scalars, which is within the iteration.
+    # A run is killed when it logs an iteration's scalars, which is within the iteration.
     arguments = [*model, f"--trainer.{unit}={end}", "--trainer.log_every_n_steps=1"]
     reference = fit(*arguments)
     for checkpoint in (3, 4, 5):
@@ -177,7 +177,7 @@ def test_killed_within_an_iteration_and_resumed(fit, monkeypatch, model, unit):
 @pytest.mark.parametrize("model", [GAN, VAE], ids=["gan", "vae"])
 @pytest.mark.parametrize("option", ["--trainer.val_check_interval=2", "--trainer.limit_train_batches=3"])
 def test_resumed_with_validation_within_the_epoch_and_with_short_epochs(fit, model, option):
-    """The checkpoint is of an iteration that a validation followed, and of one that it did not."""
+    """The last checkpoint is from an iteration that a validation follows, or from another one."""
     arguments = [*model, option, "--checkpoint.every_n_iterations=1"]
     reference = fit(*arguments, "--trainer.max_steps=9")
     for stop in (2, 3, 6):
@@ -187,6 +187,8 @@ def test_resumed_with_validation_within_the_epoch_and_with_short_epochs(fit, mod
 
 
 def kill_at(iteration):
+    """Return a `log_iteration` that raises `Killed` in an iteration."""
+
     def log_iteration(self, scalars, current, batch_size, original=GenerativeModule.log_iteration):
         if current == iteration:
             raise Killed

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from helpers import CONFIGS, adam, gan, vae, wandb_records
+from helpers import CONFIGS, adam, gan, read_wandb_records, vae
 from lightning.pytorch import Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -176,6 +176,6 @@ def test_wandb_is_alerted(fit):
         *("--trainer.callbacks=callbacks.CollapseMonitor", "--trainer.callbacks.validations=1"),
         *("--model.generator_optimizer.lr=0", "--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"),
     )
-    alerts = [record.alert for record in wandb_records(run) if record.HasField("alert")]
+    alerts = [record.alert for record in read_wandb_records(run) if record.HasField("alert")]
     assert [alert.title for alert in alerts] == ["The samples have collapsed"]
     assert "at iteration 4" in alerts[0].text

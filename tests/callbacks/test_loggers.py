@@ -10,7 +10,7 @@ import sys
 from collections import defaultdict
 
 import pytest
-from helpers import CONFIGS, ROOT, run_command, wandb_records
+from helpers import CONFIGS, ROOT, read_wandb_records, run_command
 
 from callbacks import MetricsCSV
 
@@ -47,7 +47,7 @@ class TestOfflineFile:
     def history(self, offline_run):
         """The logged values, by key and iteration."""
         values = defaultdict(dict)
-        for record in wandb_records(offline_run):
+        for record in read_wandb_records(offline_run):
             row = {".".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
             for key, value in row.items():
                 values[key][json.loads(row["trainer/global_step"])] = json.loads(value)
@@ -75,7 +75,7 @@ class TestOfflineFile:
 
     def test_the_whole_configuration_is_logged(self, offline_run):
         config = {}
-        for record in wandb_records(offline_run):
+        for record in read_wandb_records(offline_run):
             for update in (*record.config.update, *record.run.config.update):
                 config[".".join(update.nested_key) or update.key] = json.loads(update.value_json)
         assert config["seed_everything"] == 0
@@ -85,7 +85,7 @@ class TestOfflineFile:
 
     def test_the_final_metrics_are_in_the_summary(self, offline_run, history):
         summary = {}
-        for record in wandb_records(offline_run):
+        for record in read_wandb_records(offline_run):
             for update in record.summary.update:
                 summary[".".join(update.nested_key) or update.key] = json.loads(update.value_json)
         assert summary["val/elbo"] == history["val/elbo"][8]
@@ -116,7 +116,7 @@ def test_online_without_a_key_trains_offline_and_asks_for_nothing(tmp_path):
     os.close(ours)
     assert process.returncode == 0
     assert "no API key is configured" in process.stdout
-    assert wandb_records(only_run(tmp_path))
+    assert read_wandb_records(only_run(tmp_path))
 
 
 @pytest.mark.slow
@@ -133,7 +133,7 @@ def test_a_server_that_does_not_answer_is_given_up(tmp_path):
         )
     assert finished.returncode == 0, finished.stderr
     assert "Logging offline" in finished.stderr
-    assert wandb_records(only_run(tmp_path))
+    assert read_wandb_records(only_run(tmp_path))
 
 
 @pytest.mark.slow

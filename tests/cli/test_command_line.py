@@ -1,4 +1,4 @@
-"""The command line: what it writes, and how it answers mistakes."""
+"""The command line: the files that each verb writes, resumed runs, and reports."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import CONFIGS, ROOT, load, run_command, run_until, vae, wandb_records
+from helpers import CONFIGS, ROOT, load, read_wandb_records, run_command, run_until, vae
 from lightning.pytorch.profilers import SimpleProfiler
 from PIL import Image
 
@@ -32,7 +32,7 @@ DIGITS = ["--data.source=digits", "--data.batch_size=256", "--trainer.logger=fal
 
 @pytest.fixture(scope="module")
 def vae_run(tmp_path_factory):
-    """A run of the VAE, by the command line."""
+    """A run of the VAE on the command line."""
     folder = tmp_path_factory.mktemp("vae")
     finished = run_command("fit", *VAE, *DIGITS[:2], "--trainer.max_epochs=2", "--model.latent_dim=6", cwd=folder)
     assert finished.returncode == 0, finished.stderr
@@ -42,7 +42,7 @@ def vae_run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def gan_checkpoint(tmp_path_factory):
-    """A checkpoint of the DCGAN at 32 x 32 with nothing around it."""
+    """A checkpoint of the DCGAN at 32 x 32, alone in its directory."""
     folder = tmp_path_factory.mktemp("gan")
     arguments = [*DCGAN, *DIGITS, "--trainer.max_steps=1", "--data.image_size=32", "--trainer.limit_val_batches=0"]
     finished = run_command("fit", *arguments, cwd=folder)
@@ -55,20 +55,20 @@ def gan_checkpoint(tmp_path_factory):
 
 
 class TestFit:
-    def test_leaves_a_complete_run(self, vae_run):
+    def test_writes_all_files_of_a_run(self, vae_run):
         for name in ("config.yaml", "metrics.csv", "metrics.json", "summary.txt", "checkpoints/last.ckpt"):
             assert (vae_run / name).is_file(), name
         assert (vae_run / "checkpoints/best.ckpt").is_file()
         assert (vae_run / "samples/iteration_0000008.png").is_file()
         assert (vae_run / "reconstructions/iteration_0000004.png").is_file()
 
-    def test_config_holds_what_was_asked(self, vae_run):
+    def test_the_config_holds_the_given_options(self, vae_run):
         config = yaml.safe_load((vae_run / "config.yaml").read_text())
         assert config["model"]["init_args"]["latent_dim"] == 6
         assert config["data"]["init_args"]["batch_size"] == 256
         assert config["trainer"]["max_epochs"] == 2
 
-    def test_summary_names_what_exists(self, vae_run):
+    def test_the_files_in_the_summary_exist(self, vae_run):
         summary = (vae_run / "summary.txt").read_text()
         assert "FID (val/fid/mnist_cnn/240):" in summary
         for line in summary.splitlines():
@@ -93,7 +93,7 @@ class TestFit:
         equal = [all(torch.equal(weights[0][name], other[name]) for name in weights[0]) for other in weights[1:]]
         assert equal == [True, False]
 
-    def test_the_precision_of_products_is_of_one_run(self, fit):
+    def test_the_precision_of_products_applies_to_one_run(self, fit):
         folder = fit(*MLP, *DIGITS, "--trainer.max_steps=1", "--float32_matmul_precision=high")
         assert torch.get_float32_matmul_precision() == "high"
         assert torch.backends.cudnn.allow_tf32
@@ -105,7 +105,7 @@ class TestFit:
 
 
 class TestResume:
-    def test_goes_on_in_the_same_folder_behind_a_corrupt_checkpoint(self, fit):
+    def test_a_corrupt_checkpoint_is_skipped_and_the_run_continues_in_its_folder(self, fit):
         folder = fit(*MLP, *DIGITS, "--trainer.max_epochs=1", "--checkpoint.every_n_iterations=2")
         best, last = folder / "checkpoints/best.ckpt", folder / "checkpoints/last.ckpt"
         last.write_bytes(last.read_bytes()[:1000])
@@ -114,8 +114,8 @@ class TestResume:
             assert fit("--resume", str(folder), "--trainer.max_epochs=2") is None
         assert load(last)["global_step"] == 8
 
-    def test_passes_over_weights_alone(self, tmp_path, capsys):
-        """Which a ModelCheckpoint may have saved last."""
+    def test_checkpoints_without_optimizer_states_are_skipped(self, tmp_path, capsys):
+        """A ModelCheckpoint may have saved only weights last."""
         folder = tmp_path / "checkpoints"
         folder.mkdir()
         torch.save({"global_step": 8, "optimizer_states": []}, folder / "last.ckpt")
@@ -129,13 +129,13 @@ class TestResume:
             train.main(["fit", *MLP, "--ckpt_path", str(folder / "best.ckpt")])
         assert "best.ckpt holds only weights" in capsys.readouterr().err
 
-    def test_of_a_finished_run_keeps_its_metrics(self, fit):
+    def test_a_finished_run_keeps_its_metrics(self, fit):
         folder = fit(*MLP, *DIGITS, "--trainer.max_epochs=1")
         before = {name: (folder / name).read_text() for name in ("metrics.json", "metrics.csv", "summary.txt")}
         fit("--resume", str(folder))
         assert {name: (folder / name).read_text() for name in before} == before
 
-    def test_a_mistaken_override_does_not_stick(self, fit, capsys):
+    def test_a_mistaken_override_is_not_stored(self, fit, capsys):
         folder = fit(*MLP, *DIGITS, "--trainer.max_epochs=1")
         for mistake in ("--model.latent_dim=99", "--data.batch_size=5000"):
             with pytest.raises(SystemExit):
@@ -144,7 +144,7 @@ class TestResume:
         fit("--resume", str(folder), "--trainer.max_epochs=2")
         assert load(folder / "checkpoints/last.ckpt")["global_step"] == 8
 
-    def test_keeps_the_overrides_of_the_first_start_and_takes_new_ones(self, fit):
+    def test_earlier_overrides_are_kept_and_new_ones_are_applied(self, fit):
         folder = fit(*MLP, *DIGITS, "--trainer.max_steps=1", "--model.latent_dim=5")
         fit("--resume", str(folder), "--trainer.max_steps=2", "--trainer.log_every_n_steps=1")
         config = yaml.safe_load((folder / "config.yaml").read_text())
@@ -152,7 +152,7 @@ class TestResume:
         assert (config["trainer"]["max_steps"], config["trainer"]["log_every_n_steps"]) == (2, 1)
 
     def test_after_sigkill_it_ends_like_the_uninterrupted_run(self, tmp_path):
-        """W&B included: the resumed part goes on under the same run id."""
+        """The resumed part has the same W&B run id."""
         arguments = [
             *VAE,
             "--data.source=digits",
@@ -190,7 +190,7 @@ class TestResume:
 
 
 class TestCompare:
-    def test_puts_tested_runs_side_by_side(self, fit, tmp_path, capsys):
+    def test_tested_runs_are_compared_side_by_side(self, fit, tmp_path, capsys):
         arguments = ["--trainer.max_epochs=1", "--trainer.logger=false"]
         runs = [fit(*recipe, *DIGITS, *arguments) for recipe in (MLP, VAE)]
         with pytest.raises(SystemExit):
@@ -207,7 +207,7 @@ class TestCompare:
 
 
 class TestTestAndSample:
-    def test_test_needs_the_checkpoint_alone(self, vae_run, tmp_path):
+    def test_test_needs_only_the_checkpoint(self, vae_run, tmp_path):
         finished = run_command("test", "--ckpt_path", str(vae_run / "checkpoints/last.ckpt"), cwd=tmp_path)
         assert finished.returncode == 0, finished.stderr
         assert list(tmp_path.iterdir()) == []
@@ -224,7 +224,7 @@ class TestTestAndSample:
         assert (report["seed"], report["seconds"] > 0, "CPU threads" in report["hardware"]) == (0, True, True)
 
     def test_sigterm_ends_a_measurement(self, vae_run, tmp_path):
-        """One that would take hours, behind the last batch."""
+        """The measurement begins after the last batch and would take hours."""
         hours = [
             "--trainer.callbacks+=callbacks.ImportanceSampledLikelihood",
             "--trainer.callbacks.num_samples=10000000",
@@ -233,7 +233,7 @@ class TestTestAndSample:
         status = run_until(lambda output: "100%" in output, signal.SIGTERM, *arguments, cwd=tmp_path)
         assert status == 128 + signal.SIGTERM
 
-    def test_what_all_callbacks_measure_is_one_report(self, vae_run, capsys):
+    def test_the_rows_of_all_callbacks_are_one_report(self, vae_run, capsys):
         likelihood = ["--trainer.callbacks+=callbacks.ImportanceSampledLikelihood", "--trainer.callbacks.num_samples=2"]
         train.main(["test", "--ckpt_path", str(vae_run / "checkpoints/last.ckpt"), *likelihood])
         printed = capsys.readouterr().out
@@ -244,9 +244,9 @@ class TestTestAndSample:
         assert [row[0] for row in newest["data"]] == list(metrics)
         assert all(f"\n{name} " in printed for name in metrics)
 
-    def test_test_is_logged_to_the_run(self, vae_run):
+    def test_a_test_is_logged_to_its_run(self, vae_run):
         train.main(["test", "--ckpt_path", str(vae_run / "checkpoints/last.ckpt"), "--num_samples=100"])
-        records = wandb_records(vae_run)
+        records = read_wandb_records(vae_run)
         assert {record.run.run_id for record in records if record.HasField("run")} == {vae_run.name}
         rows = [
             {item.key or item.nested_key[0]: item.value_json for item in record.history.item}
@@ -257,7 +257,7 @@ class TestTestAndSample:
         assert float(row["trainer/global_step"]) == 8
         assert any("test/report" in row for row in rows)
 
-    def test_another_extractor_is_given_by_its_weights(self, vae_run, tmp_path):
+    def test_an_extractor_is_chosen_by_its_weights(self, vae_run, tmp_path):
         before = json.loads((vae_run / "metrics.json").read_text())["test"]
         weights = tmp_path / "mine.safetensors"
         shutil.copy(ROOT / "gen_lightning/metrics/mnist_cnn.safetensors", weights)
@@ -298,7 +298,7 @@ class TestTestAndSample:
         grid = np.asarray(Image.open(tmp_path / "a/grid.png"))
         assert (grid[2:34, 2:34, :1] == a[0]).mean() > 0.99  # save_image rounds halves otherwise
 
-    def test_samples_beyond_the_greys_are_black_and_white(self, fit, tmp_path):
+    def test_samples_outside_the_grey_values_become_black_or_white(self, fit, tmp_path):
         unbounded = "{class_path: gen_lightning.vae.Gaussian, init_args: {squash: torch.nn.Identity}}"
         grey = [*DIGITS, "--data.binarization=none", f"--model.likelihood={unbounded}", "--trainer.callbacks=null"]
         folder = fit(*VAE, *grey, "--trainer.max_steps=1", "--trainer.limit_val_batches=0")
@@ -308,7 +308,7 @@ class TestTestAndSample:
         assert (array == 0).mean() > 0.1
         assert abs(grid[2:30, 2:30, 0] - array[0, :, :, 0]).max() <= 1
 
-    def test_sample_draws_the_classes_that_are_named(self, fit, tmp_path, capsys):
+    def test_sample_draws_the_given_classes(self, fit, tmp_path, capsys):
         recipe = ["--config", str(CONFIGS / "gan/conditional.yaml")]
         folder = fit(*recipe, *DIGITS, "--trainer.max_steps=1", "--trainer.limit_val_batches=0")
 
@@ -328,20 +328,20 @@ class TestTestAndSample:
         with pytest.raises(ValueError, match="--labels is empty"):
             cycle_labels([], 3)
 
-    def test_samples_of_the_aggregate_posterior(self, vae_run, gan_checkpoint, tmp_path, capsys, monkeypatch):
-        """In another report than the prior's, under names of their own."""
+    def test_samples_from_the_aggregate_posterior(self, vae_run, gan_checkpoint, tmp_path, capsys, monkeypatch):
+        """Their report and their metrics' names differ from those of the prior's samples."""
         checkpoint = ["--ckpt_path", str(vae_run / "checkpoints/last.ckpt")]
         arrays = {}
         for latents in ("prior", "gmm"):
             train.main(["sample", *checkpoint, f"--latents={latents}", f"--output={tmp_path / latents}"])
             arrays[latents] = np.load(tmp_path / latents / "samples.npz")["arr_0"]
         assert (arrays["prior"] != arrays["gmm"]).any()
-        # The mixture lies beside the checkpoint, and that of other data is another.
+        # The mixture is stored in the checkpoint's directory. Other data have another mixture.
         with monkeypatch.context() as patched:
-            for latents, of_other_data in (("other", ["--data.val_fraction=0.5"]), ("again", [])):
-                train.main(["sample", *checkpoint, "--latents=gmm", f"--output={tmp_path / latents}", *of_other_data])
+            for latents, data_options in (("other", ["--data.val_fraction=0.5"]), ("again", [])):
+                train.main(["sample", *checkpoint, "--latents=gmm", f"--output={tmp_path / latents}", *data_options])
                 arrays[latents] = np.load(tmp_path / latents / "samples.npz")["arr_0"]
-                # Which would fail if it were called.
+                # A second fit would call it and fail.
                 patched.setattr(MNISTDataModule, "examples", None)
         assert np.array_equal(arrays["again"], arrays["gmm"])
         assert not np.array_equal(arrays["other"], arrays["gmm"])
@@ -360,14 +360,14 @@ class TestTestAndSample:
         assert "GANModule infers no latents to fit a mixture to. Remove --latents" in capsys.readouterr().err
 
 
-def test_a_density_of_dequantized_images_is_another_than_one_of_levels():
+def test_densities_of_dequantized_images_and_of_levels_are_different_kinds():
     model = vae(likelihood=Gaussian)
     for dequantize, kind in ((False, "a density"), (True, "a density, of dequantized images")):
         assert describe_likelihood(model, MNISTDataModule(dequantize=dequantize)) == kind
 
 
 class TestPointsAndStacks:
-    def test_points_are_trained_on_drawn_measured_and_sampled(self, fit, tmp_path):
+    def test_points_are_trained_on_plotted_measured_and_sampled(self, fit, tmp_path):
         folder = fit(
             *MLP,
             "--data=datamodules.GaussianMixtureDataModule",
@@ -392,7 +392,7 @@ class TestPointsAndStacks:
         assert (points.shape, points.dtype) == ((600, 2), np.float32)
         assert len(np.unique(points, axis=0)) == 600
 
-    def test_stacks_are_measured_by_their_modes(self, fit, tmp_path):
+    def test_the_modes_of_stacks_are_measured(self, fit, tmp_path):
         folder = fit(
             *MLP,
             "--data=datamodules.StackedMNISTDataModule",
@@ -411,6 +411,6 @@ class TestPointsAndStacks:
 
 
 @pytest.mark.parametrize(("options", "profiler"), [([], NoProfiler), (["--trainer.profiler=simple"], SimpleProfiler)])
-def test_a_profiler_is_what_was_asked_for(tmp_path, options, profiler):
+def test_the_given_profiler_is_used(tmp_path, options, profiler):
     fit = ["fit", *VAE, *DIGITS, f"--trainer.default_root_dir={tmp_path}", "--trainer.fast_dev_run=true", *options]
     assert type(CommandLine(fit).trainer.profiler) is profiler

@@ -1,4 +1,4 @@
-"""Mistakes on the command line, and the one sentence that answers each."""
+"""Mistakes on the command line, and the sentence that answers each of them."""
 
 import importlib.util
 import sys
@@ -56,7 +56,7 @@ MISTAKES = {
         ["fit", *MLP, "--trainer.max_epochs=x"],
         "`--trainer.max_epochs` is x. Expected a whole number or null.",
     ),
-    "class that is not there": (
+    "class that does not exist": (
         ["fit", *MLP, "--model.generator=nowhere.Class"],
         "`--model.generator` cannot be imported: No module named 'nowhere'.",
     ),
@@ -66,13 +66,13 @@ MISTAKES = {
     ),
     "unknown verb": (["fti", *MLP], "There is no command fti. Did you mean fit?"),
     "no config": (["fit"], "fit.data, fit.model are required. Add --config FILE"),
-    "config that is not there": (["fit", "--config=nowhere.yaml"], "There is no configuration nowhere.yaml."),
+    "config that does not exist": (["fit", "--config=nowhere.yaml"], "There is no configuration nowhere.yaml."),
     "bad value": (["fit", *MLP, "--model.latent_dim=0"], "`GANModule.latent_dim` is 0. Choose at least 1."),
     "no run folder": (["fit", "--resume=nowhere"], "There is no checkpoint to resume in nowhere"),
-    "no checkpoint named": (["test"], "`test` has no checkpoint. Add --ckpt_path FILE."),
+    "no checkpoint option": (["test"], "`test` has no checkpoint. Add --ckpt_path FILE."),
     "no checkpoint to start from": (["fit", *MLP, "--ckpt_path=nowhere.ckpt"], "There is no checkpoint nowhere.ckpt"),
     "misspelt class": (["fit", *MLP, "--trainer.callbacks=callbacks.FIDD"], "has no attribute 'FIDD'"),
-    "folder that cannot be": (
+    "folder that cannot be made": (
         ["fit", *MLP, *DIGITS, "--trainer.default_root_dir=/proc/no"],
         "No such file or directory",
     ),
@@ -84,11 +84,11 @@ MISTAKES = {
         ["fit", *DCGAN, "--model.regularizers=[gen_lightning.gan.R1]"],
         "r1 needs the gradient of each example, and batch normalization mixes examples.",
     ),
-    "modes of data that have none": (
+    "modes of data without modes": (
         ["fit", *MLP, *DIGITS, "--trainer.callbacks=callbacks.ModeCoverage"],
         "ModeCoverage needs data with known modes, but MNISTDataModule has no `mixture` and no `mode_weights`.",
     ),
-    "two clocks": (["fit", *VAE, *DIGITS, "--trainer.accumulate_grad_batches=2"], "raise data.batch_size"),
+    "accumulated gradients": (["fit", *VAE, *DIGITS, "--trainer.accumulate_grad_batches=2"], "raise data.batch_size"),
     "unknown key in a file": (["fit", "--config=wrong.yaml"], "Did you mean --trainer.max_epochs?"),
     "misspelt command": (["compar", "runs/a"], "There is no command compar. Did you mean compare?"),
     "no run to compare": (["compare", "."], "There is no run in .. Give a directory runs/NAME/VERSION"),
@@ -102,7 +102,7 @@ MISTAKES = {
         ["fit", *VAE, "--trainer.callbacks+=callbacks.SampleGrid", "--trainer.callbacks.every_n_iterations=abc"],
         "`--trainer.callbacks.every_n_iterations` is abc. Expected a whole number.",
     ),
-    "type of the average's argument": (
+    "type of the weight average's argument": (
         ["fit", *DCGAN, "--model.ema=gen_lightning.gan.EMA", "--model.ema.half_life=abc"],
         "`--model.ema.half_life` is abc. Expected a number or a class path.",
     ),
@@ -209,15 +209,15 @@ MISTAKES = {
         ["fit", *MLP, *DIGITS, "--trainer.devices=0"],
         "Lightning refuses `--trainer.devices 0`:",
     ),
-    "devices that are no number": (
+    "text for devices": (
         ["fit", *MLP, *DIGITS, "--trainer.devices=abc"],
         "Lightning refuses `--trainer.devices abc`:",
     ),
-    "limit of the time": (
+    "wrong time limit": (
         ["fit", *MLP, *DIGITS, "--trainer.max_time=abc"],
         "Lightning refuses `--trainer.max_time abc`:",
     ),
-    "validation after more batches than there are": (
+    "validation after more batches than an epoch has": (
         ["fit", *MLP, *DIGITS, "--trainer.val_check_interval=100000"],
         "`val_check_interval` (100000) must be less than or equal to the number of the training batches (4)",
     ),
@@ -283,7 +283,7 @@ MISTAKES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_answered_in_one_sentence(mistake, tmp_path, monkeypatch, capsys):
+def test_a_mistake_is_answered_in_one_line(mistake, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "wrong.yaml").write_text("trainer: {max_epoch: 3}")
     arguments, sentence = MISTAKES[mistake]
@@ -297,7 +297,7 @@ def test_mistakes_are_answered_in_one_sentence(mistake, tmp_path, monkeypatch, c
 
 
 @pytest.mark.slow
-def test_what_fails_in_training_ends_the_line_of_its_bar(tmp_path, monkeypatch, capsys):
+def test_a_mistake_found_in_training_ends_the_line_of_the_progress_bar(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     free_bits = "{class_path: gen_lightning.vae.FreeBits, init_args: {free_nats: 0.1}}"
     model = [f"--model.objective={free_bits}", "--model.prior=gen_lightning.vae.MixtureOfGaussians"]
@@ -325,7 +325,7 @@ def test_a_corrupt_checkpoint_is_named(tmp_path, monkeypatch, capsys, content):
     assert "broken.ckpt is corrupt" in capsys.readouterr().err
 
 
-def test_weights_without_a_checkpoint_around_them_are_named(tmp_path):
+def test_weights_that_are_not_a_checkpoint_are_named(tmp_path):
     torch.save({"weight": torch.zeros(2)}, tmp_path / "weights.pt")
     with pytest.raises(ValueError, match=r"weights\.pt is corrupt or is not a checkpoint"):
         load_checkpoint(tmp_path / "weights.pt")
@@ -346,7 +346,7 @@ class FaultyCallback(Callback):
 
 
 class FaultyLogging(Callback):
-    """A callback that calls a method of Lightning where it must not."""
+    """A callback that calls a method of Lightning in a hook that forbids it."""
 
     def on_fit_start(self, trainer, pl_module):
         pl_module.log("x", 1.0)
@@ -360,20 +360,20 @@ class UnrecordedCallback(Callback):
 
 
 class FaultyLoss(NonSaturating):
-    """A loss with a fault that raises the type of a user's mistake."""
+    """A loss with a fault that raises ValueError, the base class of UserError."""
 
     def discriminator(self, real_logits, fake_logits):
         raise ValueError("a fault in the loss")
 
 
-def importable_path(name, monkeypatch):
-    """The class path of a class of this file, under which jsonargparse can import it."""
+def make_importable(name, monkeypatch):
+    """Return the class path by which jsonargparse can import a class of this file."""
     monkeypatch.setitem(sys.modules, "pieces", sys.modules[__name__])
     return f"pieces.{name}"
 
 
 def test_a_callback_that_refuses_its_arguments_is_named_with_its_reason(monkeypatch, capsys):
-    path = importable_path("RefusingCallback", monkeypatch)
+    path = make_importable("RefusingCallback", monkeypatch)
     with pytest.raises(SystemExit):
         train.main(["fit", *VAE, f"--trainer.callbacks+={path}", "--trainer.callbacks.number=13"])
     sentence = capsys.readouterr().err.splitlines()[-1]
@@ -381,22 +381,22 @@ def test_a_callback_that_refuses_its_arguments_is_named_with_its_reason(monkeypa
 
 
 def test_a_fault_in_a_constructor_keeps_its_exception(monkeypatch):
-    path = importable_path("FaultyCallback", monkeypatch)
+    path = make_importable("FaultyCallback", monkeypatch)
     with pytest.raises(KeyError, match="missing") as info:
         train.main(["fit", *VAE, f"--trainer.callbacks+={path}"])
     assert info.value.__notes__ == [f"`--trainer.callbacks` is {path}, whose constructor raised this error."]
 
 
 def test_a_fault_in_a_callback_keeps_the_exception_of_lightning(tmp_path, monkeypatch):
-    callback = f"--trainer.callbacks={importable_path('FaultyLogging', monkeypatch)}"
+    callback = f"--trainer.callbacks={make_importable('FaultyLogging', monkeypatch)}"
     with pytest.raises(MisconfigurationException, match="inside `on_fit_start`"):
         train.main(["fit", *MLP, *DIGITS, callback, f"--trainer.default_root_dir={tmp_path}"])
 
 
 def test_a_value_that_a_configuration_file_cannot_hold_is_refused(monkeypatch, capsys):
-    """A resumed run would get a text instead of the value."""
+    """A resumed run would get text instead of the value."""
     with pytest.raises(SystemExit):
-        train.main(["fit", *VAE, *DIGITS, f"--trainer.callbacks={importable_path('UnrecordedCallback', monkeypatch)}"])
+        train.main(["fit", *VAE, *DIGITS, f"--trainer.callbacks={make_importable('UnrecordedCallback', monkeypatch)}"])
     sentence = capsys.readouterr().err.splitlines()[-1]
     assert "`--trainer.callbacks.activation` is ReLU(), which config.yaml cannot hold." in sentence
 
@@ -410,7 +410,7 @@ def test_a_timer_is_recorded_with_its_unit(fit):
 
 @pytest.mark.slow
 def test_a_fault_in_a_loss_keeps_its_exception(tmp_path, monkeypatch):
-    loss = f"--model.loss={importable_path('FaultyLoss', monkeypatch)}"
+    loss = f"--model.loss={make_importable('FaultyLoss', monkeypatch)}"
     with pytest.raises(ValueError, match="a fault in the loss") as info:
         train.main(["fit", *MLP, *DIGITS, loss, f"--trainer.default_root_dir={tmp_path}"])
     assert not isinstance(info.value, UserError)

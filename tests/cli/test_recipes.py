@@ -12,7 +12,7 @@ def test_a_recipe_is_found_from_another_directory(name, tmp_path, monkeypatch):
     assert find_recipe(name) == str(RECIPES / "vae/vae.yaml")
 
 
-def test_a_file_of_the_working_directory_comes_first(tmp_path, monkeypatch):
+def test_a_file_in_the_working_directory_comes_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae/vae").write_text("{}")

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from helpers import exact_log_likelihood, posterior_gradients, standardized_differences, vae
+from helpers import compute_exact_log_likelihood, compute_posterior_gradients, standardize_differences, vae
 from torch import nn
 
 from gen_lightning.networks import MLPEncoder
@@ -116,7 +116,7 @@ def correlated_model():
 def test_with_the_exact_correlated_posterior_every_log_weight_is_the_log_likelihood():
     model = correlated_model()
     x = torch.randn(8, 4, dtype=torch.float64)
-    torch.testing.assert_close(model.log_weights(x, 3), exact_log_likelihood(model, x).expand(3, 8))
+    torch.testing.assert_close(model.log_weights(x, 3), compute_exact_log_likelihood(model, x).expand(3, 8))
 
 
 @pytest.mark.parametrize("objective", [STL(num_samples=1), STL(num_samples=8), DReG(num_samples=8)])
@@ -142,11 +142,11 @@ def test_dreg_is_unbiased_for_a_flow_and_stl_is_not():
         for parameter in (*model.encoder.parameters(), *model.posterior.parameters()):
             parameter += 0.15 * torch.randn_like(parameter)
     iwae, dreg, stl = (
-        posterior_gradients(model, objective(num_samples=8), x, seed)
+        compute_posterior_gradients(model, objective(num_samples=8), x, seed)
         for objective, seed in ((IWAE, 0), (DReG, 1000), (STL, 2000))
     )
-    assert standardized_differences(iwae, dreg).abs().max() < 4
-    assert standardized_differences(iwae, stl).abs().max() > 8
+    assert standardize_differences(iwae, dreg).abs().max() < 4
+    assert standardize_differences(iwae, stl).abs().max() > 8
 
 
 @pytest.mark.parametrize("objective", [FreeBits(0.1), BetaTC(5)])

@@ -9,12 +9,12 @@ import itertools
 import pytest
 import torch
 from helpers import (
-    exact_log_likelihood,
-    gradients,
+    compute_exact_log_likelihood,
+    compute_gradients,
+    compute_posterior_gradients,
     ladder_linear_gaussian,
     linear_gaussian,
-    posterior_gradients,
-    standardized_differences,
+    standardize_differences,
     two_layer_linear_gaussian,
 )
 
@@ -55,7 +55,7 @@ def x():
 
 @torch.no_grad()
 def test_with_the_exact_posterior_every_log_weight_is_the_log_likelihood(exact, x):
-    torch.testing.assert_close(exact.log_weights(x, 3), exact_log_likelihood(exact, x).expand(3, 8))
+    torch.testing.assert_close(exact.log_weights(x, 3), compute_exact_log_likelihood(exact, x).expand(3, 8))
 
 
 @pytest.mark.slow
@@ -64,7 +64,7 @@ def test_bounds_rise_with_k_to_the_log_likelihood(model, x):
     """ELBO <= IWAE_k <= IWAE_m <= log p(x) for k < m (Burda et al. 2016, theorem 1)."""
     ks = [1, 4, 16, 64]
     bounds = [importance_weighted_bound(model.log_weights(x, k * 1000).view(k, 1000, 8)) for k in ks]
-    exact, means = exact_log_likelihood(model, x), torch.stack([bound.mean(0) for bound in bounds])
+    exact, means = compute_exact_log_likelihood(model, x), torch.stack([bound.mean(0) for bound in bounds])
     errors = torch.stack([bound.std(0) / 1000**0.5 for bound in bounds])
     elbo = torch.stack([model.elbo(x) for _ in range(500)])
     assert ((elbo.mean(0) - means[0]).abs() < 4 * (elbo.var(0) / 500 + errors[0] ** 2).sqrt()).all()
@@ -81,11 +81,11 @@ def test_bounds_rise_with_k_to_the_log_likelihood(model, x):
 def test_dreg_is_unbiased_with_less_variance_and_stl_is_biased(model, x):
     """For k = 8 (Tucker et al. 2019). STL is in the same test to show that the check of DReG can fail."""
     iwae, dreg, stl = (
-        posterior_gradients(model, objective(num_samples=8), x, seed)
+        compute_posterior_gradients(model, objective(num_samples=8), x, seed)
         for objective, seed in ((IWAE, 0), (DReG, 1000), (STL, 2000))
     )
-    assert standardized_differences(iwae, dreg).abs().max() < 4
-    assert standardized_differences(iwae, stl).abs().max() > 8
+    assert standardize_differences(iwae, dreg).abs().max() < 4
+    assert standardize_differences(iwae, stl).abs().max() > 8
     assert dreg.var(0).sum() < 0.3 * iwae.var(0).sum()
 
 
@@ -96,41 +96,41 @@ def test_dreg_is_unbiased_for_the_prior_of_a_ladder(x):
 
     def prior_gradients(objective, seed):
         for i in range(40):
-            gradients(model, objective(num_samples=8), x.repeat(200, 1), seed + i)
+            compute_gradients(model, objective(num_samples=8), x.repeat(200, 1), seed + i)
             yield torch.cat([parameter.grad.flatten() for parameter in model.prior.parameters()])
 
     iwae, dreg, stl = (
         torch.stack(list(prior_gradients(objective, seed)))
         for objective, seed in ((IWAE, 0), (DReG, 1000), (STL, 2000))
     )
-    assert standardized_differences(iwae, dreg).abs().max() < 4
-    assert standardized_differences(iwae, stl).abs().max() > 8
+    assert standardize_differences(iwae, dreg).abs().max() < 4
+    assert standardize_differences(iwae, stl).abs().max() > 8
 
 
 @pytest.mark.slow
 def test_stl_is_unbiased_for_one_sample(model, x):
-    iwae, stl = (posterior_gradients(model, objective(num_samples=1), x, 0) for objective in (IWAE, STL))
-    assert standardized_differences(iwae, stl).abs().max() < 4
+    iwae, stl = (compute_posterior_gradients(model, objective(num_samples=1), x, 0) for objective in (IWAE, STL))
+    assert standardize_differences(iwae, stl).abs().max() < 4
 
 
 @pytest.mark.parametrize("estimator", [STL, DReG])
 def test_gradients_of_prior_and_decoder_equal_those_of_the_bound(model, estimator, x):
-    expected = gradients(model, IWAE(num_samples=8), x)[1]
-    torch.testing.assert_close(gradients(model, estimator(num_samples=8), x)[1], expected)
+    expected = compute_gradients(model, IWAE(num_samples=8), x)[1]
+    torch.testing.assert_close(compute_gradients(model, estimator(num_samples=8), x)[1], expected)
 
 
 @pytest.mark.parametrize("estimator", [STL(num_samples=1), STL(num_samples=8), DReG(num_samples=8)])
 def test_path_gradients_vanish_at_the_exact_posterior(exact, estimator, x):
     """They have no variance (Roeder et al. 2017, section 3), whereas the gradient of the bound itself is noise."""
-    assert gradients(exact, estimator, x)[0].abs().max() < 1e-12
-    assert gradients(exact, IWAE(estimator.num_samples), x)[0].abs().max() > 1e-2
+    assert compute_gradients(exact, estimator, x)[0].abs().max() < 1e-12
+    assert compute_gradients(exact, IWAE(estimator.num_samples), x)[0].abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("estimator", [STL, DReG])
 def test_path_gradients_equal_those_with_detached_parameters(estimator, x):
     """Both are derived again from the path derivative of each latent's log-weight."""
     model, k = linear_gaussian(posterior_error=0.15), 5
-    actual = gradients(model, estimator(num_samples=k), x, seed=3)[0]
+    actual = compute_gradients(model, estimator(num_samples=k), x, seed=3)[0]
     torch.manual_seed(3)
     noise = torch.randn(k, len(x), LATENT, dtype=torch.float64)
     mean, log_variance = model.encoder(x).chunk(2, -1)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from helpers import CONFIGS, ROOT, load, run_command, run_python, wandb_records
+from helpers import CONFIGS, ROOT, load, read_wandb_records, run_command, run_python
 from torch import nn
 
 from datamodules import MNISTDataModule
@@ -29,8 +29,8 @@ def fit(folder, *arguments):
     return max(folder.glob("runs/*/*"), key=lambda run: run.stat().st_mtime)
 
 
-def batches_of_both_ranks():
-    """The first batch of each rank, as the devices see it."""
+def make_rank_batches():
+    """Yield the first batch of each rank, as it is on the device."""
     for rank in (0, 1):
         data = MNISTDataModule("digits", batch_size=64, binarization="dynamic", seed=3)
         data.setup("fit")
@@ -38,8 +38,8 @@ def batches_of_both_ranks():
         yield data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)[0]
 
 
-def step_on_the_joined_batch(network: nn.Module, loss: torch.Tensor) -> None:
-    """One step of SGD."""
+def step_on_joined_batch(network: nn.Module, loss: torch.Tensor) -> None:
+    """Take one step of SGD."""
     for parameter, gradient in zip(
         network.parameters(), torch.autograd.grad(loss, list(network.parameters())), strict=True
     ):
@@ -51,16 +51,17 @@ def assert_equal_weights(model, checkpoint):
         torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-5, atol=1e-6)
 
 
-def sgd(*optimizers):
+def list_sgd_options(*optimizers):
+    """Yield the options that choose SGD for optimizers."""
     for optimizer in optimizers:
         yield f"--model.{optimizer}=torch.optim.SGD"
         yield f"--model.{optimizer}.lr={LEARNING_RATE}"
 
 
-def joined(model, draw):
-    """What `draw` gives on each rank's noise of iteration 0, joined."""
+def join(model, draw):
+    """Return the results of `draw` with each rank's batch and noise of iteration 0, joined over the ranks."""
     parts = []
-    for rank, batch in enumerate(batches_of_both_ranks()):
+    for rank, batch in enumerate(make_rank_batches()):
         torch.manual_seed(derive_seed(0, 3, rank, 0))
         parts.append(draw(batch))
     assert not torch.equal(*[torch.as_tensor(part[0]) for part in parts])
@@ -68,40 +69,46 @@ def joined(model, draw):
 
 
 def test_vae_gradients_equal_those_of_the_joined_batch(tmp_path):
-    arguments = ["--config", str(CONFIGS / "vae/vae.yaml"), *sgd("optimizer"), *ONE_STEP]
+    arguments = ["--config", str(CONFIGS / "vae/vae.yaml"), *list_sgd_options("optimizer"), *ONE_STEP]
     start = fit(tmp_path, *arguments, "--model.optimizer.lr=0")
     model = VAEModule.load_from_checkpoint(start / "checkpoints/last.ckpt", weights_only=True)
     run = fit(tmp_path, *arguments, *DDP)
-    noise, images = joined(model, lambda batch: (torch.randn(1, 64, model.latent_dim)[0], batch))
+    noise, images = join(model, lambda batch: (torch.randn(1, 64, model.latent_dim)[0], batch))
     posterior = model.encode(images)
     z = posterior.mean + posterior.stddev * noise
     kl = torch.distributions.kl_divergence(posterior, model.prior())
     loss = -(model.decode(z).log_prob(images) - kl).mean()
-    step_on_the_joined_batch(model, loss)
+    step_on_joined_batch(model, loss)
     assert_equal_weights(model, load(run / "checkpoints/last.ckpt"))
 
 
 def test_gan_gradients_equal_those_of_the_joined_batch(tmp_path):
     optimizers = ("generator_optimizer", "discriminator_optimizer")
-    arguments = ["--config", str(CONFIGS / "gan/mlp.yaml"), "--data.binarization=dynamic", *sgd(*optimizers), *ONE_STEP]
+    arguments = [
+        "--config",
+        str(CONFIGS / "gan/mlp.yaml"),
+        "--data.binarization=dynamic",
+        *list_sgd_options(*optimizers),
+        *ONE_STEP,
+    ]
     start = fit(tmp_path, *arguments, *(f"--model.{optimizer}.lr=0" for optimizer in optimizers))
     model = GANModule.load_from_checkpoint(start / "checkpoints/last.ckpt", weights_only=True)
-    # In two parts, of which the ranks exchange the second one's gradients only, with the first one's in them.
+    # With two micro-batches. The ranks exchange gradients once: the sums over both micro-batches.
     run = fit(tmp_path, *arguments, *DDP, "--model.micro_batches=2")
     shape = (64, model.latent_dim)
-    first, second, real = joined(model, lambda batch: (torch.randn(shape), torch.randn(shape), batch))
+    first, second, real = join(model, lambda batch: (torch.randn(shape), torch.randn(shape), batch))
     real.requires_grad_()
     real_logits, fake_logits = model.logits(real), model.logits(model.generator(first).detach())
     (slope,) = torch.autograd.grad(real_logits.sum(), real, create_graph=True)
     r1 = model.regularizers[0].gamma / 2 * slope.flatten(1).square().sum(1).mean()
-    step_on_the_joined_batch(model.discriminator, model.loss.discriminator(real_logits, fake_logits) + r1)
+    step_on_joined_batch(model.discriminator, model.loss.discriminator(real_logits, fake_logits) + r1)
     loss = model.loss.generator(None, model.logits(model.generator(second)))
-    step_on_the_joined_batch(model.generator, loss)
+    step_on_joined_batch(model.generator, loss)
     assert_equal_weights(model, load(run / "checkpoints/last.ckpt"))
 
 
 def test_an_average_over_two_ranks_counts_the_images_of_both(tmp_path):
-    """One iteration of 2 x 64 images is one half-life of 128: the average is half way to the new weights."""
+    """One iteration on 2 x 64 images is one half-life of 128 images: the average is half way to the new weights."""
     ema = tmp_path / "ema.yaml"
     average = "{class_path: gen_lightning.gan.EMA, init_args: {half_life: 128, ramp: null}}"
     ema.write_text(f"model: {{init_args: {{ema: {average}}}}}")
@@ -117,7 +124,7 @@ def test_an_average_over_two_ranks_counts_the_images_of_both(tmp_path):
 
 @pytest.mark.parametrize(("recipe", "num_images"), [("conv", 1197), ("autoregressive", 1427)])
 def test_ddp_resumes_exactly(recipe, num_images, tmp_path):
-    """With batch normalization; and in bfloat16, with layers of latents, the path gradient and Muon."""
+    """conv has batch normalization; autoregressive has bfloat16, stochastic layers, the path gradient and Muon."""
     arguments = ["--config", str(CONFIGS / f"vae/{recipe}.yaml"), "--trainer.logger=false", *DDP]
     reference = fit(tmp_path, *arguments, "--trainer.max_epochs=2")
     stopped = fit(tmp_path, *arguments, "--trainer.max_epochs=1")
@@ -129,7 +136,7 @@ def test_ddp_resumes_exactly(recipe, num_images, tmp_path):
 
 
 def test_a_report_over_two_ranks_equals_one_over_one(tmp_path):
-    """Of a decoder with batch normalization, trained on two ranks; the likelihood to the bit, image by image."""
+    """The decoder has batch normalization, and the model is trained on two ranks. Values per image are bit-equal."""
     run = fit(tmp_path, "--config", str(CONFIGS / "vae/conv.yaml"), "--trainer.logger=false", *DDP, *FEW_BATCHES)
     likelihood = ["--trainer.callbacks+=callbacks.ImportanceSampledLikelihood", "--trainer.callbacks.num_samples=2"]
     reports = []
@@ -140,7 +147,7 @@ def test_a_report_over_two_ranks_equals_one_over_one(tmp_path):
         reports.append(json.loads((run / "metrics.json").read_text())["test"]["metrics"])
     assert reports[0]["fid/mnist_cnn"]["n"] == 1200
     assert reports[0].keys() == reports[1].keys()
-    # Of one latent each, which is drawn batch by batch.
+    # These two have one latent per image, which is drawn batch by batch.
     for name in reports[0].keys() - {"elbo", "distortion"}:
         numbers = [[report[name][field] or 0 for field in ("value", "error", "floor")] for report in reports]
         assert numbers[1] == pytest.approx(numbers[0], rel=1e-4, abs=1e-6), name
@@ -152,7 +159,7 @@ def test_modes_over_two_ranks_equal_those_over_one(tmp_path):
     points = [
         "--data=datamodules.GaussianMixtureDataModule",
         "--data.mixture=datamodules.Ring",
-        "--data.mixture.sigma=1",  # so wide that an untrained model's samples are near some mode
+        "--data.mixture.sigma=1",  # so wide that some samples of an untrained model belong to a mode
         "--data.num_samples=256",
         "--data.num_held_out=64",
         "--model.generator=gen_lightning.networks.MLPDecoder",
@@ -170,7 +177,7 @@ def test_modes_over_two_ranks_equal_those_over_one(tmp_path):
 
 
 def test_torchrun_with_two_processes_makes_one_run(tmp_path):
-    """As a cluster starts it: each process by itself, told its rank by the environment."""
+    """As on a cluster: each process is started by itself, and reads its rank from the environment."""
     finished = run_python(
         *("-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d"),
         *("--rdzv_endpoint=127.0.0.1:0", "--local_addr=127.0.0.1"),
@@ -181,12 +188,12 @@ def test_torchrun_with_two_processes_makes_one_run(tmp_path):
     assert finished.returncode == 0, finished.stderr
     (run,) = tmp_path.glob("runs/*/*")
     assert load(run / "checkpoints/last.ckpt")["global_step"] == 1197 // 128
-    assert wandb_records(run)
+    assert read_wandb_records(run)
 
 
-def test_the_reference_step_is_one_of_sgd():
-    """A guard on the tool of the two gradient tests."""
+def test_the_reference_step_is_a_step_of_sgd():
+    """A check of the function that both gradient tests use."""
     network = nn.Linear(2, 1)
     before = copy.deepcopy(network)
-    step_on_the_joined_batch(network, network(torch.ones(1, 2)).sum())
+    step_on_joined_batch(network, network(torch.ones(1, 2)).sum())
     torch.testing.assert_close(network.weight, before.weight - LEARNING_RATE)

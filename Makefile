@@ -6,10 +6,10 @@ MNIST_ROOT ?= data
 RUNS ?= runs
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadscope
 DIGITS := --data.source digits --trainer.default_root_dir $(RUNS) --trainer.check_val_every_n_epoch 25
-last_run = $$(ls -td $(RUNS)/$(1)/*/ | head -n 1)
+last_run = $$(ls -d $(RUNS)/$(1)/*/ | tail -n 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help train check test lint format types docs wheel release-check clean
+.PHONY: help train check test campaign lint format types docs wheel release-check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ check: .venv/installed  ## run the quick tests, in less than 90 seconds on 2 cor
 
 test: .venv/installed  ## run all tests; MNIST_ROOT=DIRECTORY adds the tests of the real MNIST
 	MNIST_ROOT=$(MNIST_ROOT) $(PYTEST)
+
+campaign: .venv/installed  ## run the whole campaign of faults, in about 2 hours; `make test` runs a short part of it
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults --campaign
 
 lint: .venv/installed  ## check style and format
 	$(BIN)/ruff check .

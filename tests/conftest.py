@@ -54,3 +54,20 @@ def mnist_root() -> str:
     if not Path(root, "MNIST", "raw", "t10k-images-idx3-ubyte").is_file():
         pytest.skip(f"the real MNIST is not in {root}: set MNIST_ROOT to its folder")
     return root
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of the campaign in tests/faults."""
+    parser.addoption("--campaign", action="store_true", help="run the whole campaign of tests/faults, for hours")
+    parser.addoption("--campaign-seed", type=int, default=0, help="choose other trials of the campaign")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how many trials of each kind of fault were tried, survived and failed."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
+    rows = [value for report in reports for name, value in report.user_properties if name == "campaign"]
+    if rows:
+        terminalreporter.section("faults")
+        terminalreporter.write_line(f"{'fault':<72}{'tried':>8}{'survived':>10}{'failed':>8}")
+        for kind, tried, failed in sorted(map(tuple, rows)):
+            terminalreporter.write_line(f"{kind:<72}{tried:>8}{tried - failed:>10}{failed:>8}")

@@ -3,7 +3,7 @@
 import sys
 
 from cli.command_line import run_command
-from cli.errors import exit_with_one_sentence
+from cli.exit import exit_on_mistake
 from cli.process import keep_freed_memory, silence_libraries, skip_nvml_search
 
 
@@ -19,7 +19,7 @@ def main(args: list[str] | None = None) -> None:
     silence_libraries()
     skip_nvml_search()
     keep_freed_memory()
-    with exit_with_one_sentence():
+    with exit_on_mistake():
         run_command(sys.argv[1:] if args is None else args)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 import yaml
 
-from cli.errors import OptionParser
 from cli.recipes import find_recipe
 from cli.runs import RunFolder
+from cli.validation import OptionParser
 from gen_lightning.errors import UserError
 
 

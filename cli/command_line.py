@@ -29,21 +29,12 @@ from callbacks import (
 )
 from cli.checkpoints import add_stored_config, load_checkpoint
 from cli.compare import compare
-from cli.errors import (
-    REFUSALS,
-    ConstructionError,
-    OptionParser,
-    explain,
-    fail,
-    find_option,
-    is_refusal_by_lightning,
-    program_name,
-    refusal_sentence,
-)
-from cli.process import close_progress_bars
+from cli.exit import REFUSALS, ConstructionError, describe_refusal, fail, find_option, is_refusal_by_lightning
+from cli.process import close_progress_bars, find_command
 from cli.report import build_report, collect_rows, last_metrics, log_report, print_report
 from cli.runs import RunFolder
 from cli.trainer import NoProfiler, Trainer, check_trainer_options
+from cli.validation import OptionParser, explain
 from gen_lightning import GenerativeModule
 from gen_lightning.base import check_callbacks
 from gen_lightning.contracts import ShapedData, offers
@@ -60,7 +51,7 @@ train.py compare runs/dcgan/VERSION runs/vae/VERSION
 
 
 class Parser(LightningArgumentParser):
-    """A parser that accepts no abbreviations and answers a mistake with one sentence."""
+    """A parser that accepts no abbreviations and answers a mistake with one error message."""
 
     config = Namespace()
     """The parsed configuration, in which the option of a class is looked up."""
@@ -82,7 +73,7 @@ class Parser(LightningArgumentParser):
         super().add_instantiator(construct, class_type, *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Exit with status 2 after one sentence; raise while jsonargparse only tries a type, as it expects."""
+        """Exit with status 2 after one error message; raise while jsonargparse only tries a type, as it expects."""
         if not self.exit_on_error:
             super().error(message, ex)
         fail(explain(message, self.option_names()))
@@ -251,7 +242,7 @@ class CommandLine(LightningCLI):
         except REFUSALS as error:
             if not is_refusal_by_lightning(error):
                 raise
-            raise UserError(refusal_sentence(str(error), vars(config))) from error
+            raise UserError(describe_refusal(str(error), vars(config))) from error
         assert isinstance(trainer, Trainer)
         return trainer
 
@@ -327,7 +318,7 @@ def run_compare(args: list[str]) -> None:
     Args:
         args: the command line after `compare`
     """
-    parser = OptionParser(f"{program_name()} compare", description=compare.__doc__, allow_abbrev=False)
+    parser = OptionParser(f"{find_command()} compare", description=compare.__doc__, allow_abbrev=False)
     parser.add_argument("run_folders", nargs="+", type=Path, metavar="RUN_DIR", help="runs/NAME/VERSION")
     parser.add_argument("--output", type=Path, default=Path("comparison"), help="the directory of the table and figure")
     given = parser.parse_args(args)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
-from cli.process import started_command
+from cli.process import find_command
 from cli.runs import Curve, RunFolder
 from gen_lightning.errors import UserError
 from gen_lightning.evaluation import Row
@@ -80,7 +80,7 @@ def read_run(path: Path) -> TestedRun:
     test = folder.read_metrics().get("test", {})
     if "metrics" not in test:
         checkpoint = RunFolder(path).last_checkpoint
-        raise UserError(f"{path} has not been tested. Run `{started_command()} test --ckpt_path {checkpoint}` first.")
+        raise UserError(f"{path} has not been tested. Run `{find_command()} test --ckpt_path {checkpoint}` first.")
     data, likelihood = test.get("data", UNKNOWN)[:8], test.get("likelihood") or UNKNOWN
     return TestedRun(folder, test["iteration"], data, describe_extractor(test), likelihood, read_measurements(test))
 

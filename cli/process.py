@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 
-def started_command() -> str:
+def find_command() -> str:
     """Return the command that started the program, for sentences that tell the user what to run next."""
     return "gen-lightning" if Path(sys.argv[0]).name == "gen-lightning" else "python train.py"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from cli.process import started_command
+from cli.process import find_command
 from gen_lightning.errors import UserError
 from gen_lightning.storage import atomic_write
 
@@ -103,7 +103,7 @@ class RunFolder:
             return json.loads(self.metrics_json.read_text()) if self.metrics_json.is_file() else {}
         except json.JSONDecodeError as error:
             raise UserError(
-                f"{self.metrics_json} is corrupt. Remove it and run `{started_command()} test` again."
+                f"{self.metrics_json} is corrupt. Remove it and run `{find_command()} test` again."
             ) from error
 
     @rank_zero_only
@@ -149,8 +149,8 @@ class RunFolder:
         if shown.last_checkpoint.is_file():
             rows |= {
                 "Checkpoint": shown.last_checkpoint,
-                "Measure": f"{started_command()} test --ckpt_path {shown.last_checkpoint}",
-                "Continue": f"{started_command()} fit --resume {shown.path} --trainer.max_epochs N",
+                "Measure": f"{find_command()} test --ckpt_path {shown.last_checkpoint}",
+                "Continue": f"{find_command()} fit --resume {shown.path} --trainer.max_epochs N",
             }
         text = "".join(f"{name + ':':<32}{value}\n" for name, value in rows.items())
         self.summary.write_text(text)

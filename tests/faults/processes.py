@@ -17,9 +17,11 @@ from pathlib import Path
 
 import train
 
+Program = Callable[[list[str]], None]
 
-def _run_main(args: list[str], folder: str, output: str, environment: dict[str, str]) -> None:
-    """Run train.py in this process, with its output in a file."""
+
+def _run_program(program: Program, args: list[str], folder: str, output: str, environment: dict[str, str]) -> None:
+    """Run a program in this process, with its output in a file."""
     os.chdir(folder)
     os.environ.update(environment)
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -33,7 +35,7 @@ def _run_main(args: list[str], folder: str, output: str, environment: dict[str, 
 
     torch.set_num_threads(1)
     try:
-        train.main(args)
+        program(args)
     finally:
         # A process of multiprocessing ends without these functions, by which W&B ends its runs.
         atexit._run_exitfuncs()
@@ -50,18 +52,19 @@ class Run:
     """A process that runs train.py.
 
     Args:
-        args: arguments of train.py
+        args: arguments of the program
         folder: working directory
+        program: function of the arguments that runs in the process
         environment: variables to add to the environment
     """
 
-    def __init__(self, *args: str, folder: Path, **environment: str) -> None:
+    def __init__(self, *args: str, folder: Path, program: Program = train.main, **environment: str) -> None:
         rank = environment.get("RANK", "0")
         self.folder = folder
         self.output = folder / f"output.{time.monotonic_ns()}.{rank}.txt"
         self.output.touch()
         self._process: BaseProcess = _start_server().Process(
-            target=_run_main, args=(list(args), str(folder), str(self.output), environment)
+            target=_run_program, args=(program, list(args), str(folder), str(self.output), environment)
         )
         self._process.start()
 
@@ -110,7 +113,9 @@ class Run:
         return self._process.exitcode
 
 
-def start_ranks(*args: str, folder: Path, world_size: int = 2, **environment: str) -> list[Run]:
+def start_ranks(
+    *args: str, folder: Path, world_size: int = 2, program: Program = train.main, **environment: str
+) -> list[Run]:
     """Start the ranks of a run with the environment that torchrun gives them; the first one is rank 0."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -126,6 +131,6 @@ def start_ranks(*args: str, folder: Path, world_size: int = 2, **environment: st
     }
     devices = ["--trainer.accelerator=cpu", f"--trainer.devices={world_size}", "--trainer.strategy=ddp"]
     return [
-        Run(*args, *devices, folder=folder, **shared, RANK=str(rank), LOCAL_RANK=str(rank))
+        Run(*args, *devices, folder=folder, program=program, **shared, RANK=str(rank), LOCAL_RANK=str(rank))
         for rank in range(world_size)
     ]

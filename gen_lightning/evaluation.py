@@ -42,7 +42,7 @@ BETTER: dict[str, Better] = {
 }
 
 # Part of every floor's key in the cache. Raise it when the computation of a metric changes.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,16 @@ class Row:
 
     Args:
         value: the metric
-        error: standard error of the metric
+        error: standard error of the metric; None if it is unknown
         n: number of samples or images that the metric is computed on
         floor: the same metric with real training images instead of samples; None if there is no floor
-        floor_error: standard error of the floor
+        floor_error: standard error of the floor; None if it is unknown or there is no floor
         floor_n: number of training images that the floor is computed on
         better: which values are better; None if the metric is neither good nor bad
     """
 
     value: float
-    error: float
+    error: float | None
     n: int
     floor: float | None = None
     floor_error: float | None = None

@@ -118,7 +118,8 @@ class R2(R1):
 class GradientPenalty(DiscriminatorRegularizer):
     """weight * E[(|grad D(x')| - 1)^2], x' between a real and a generated example (Gulrajani et al. 2017, equation 3).
 
-    Each pair has its own x', drawn uniformly from the line between the two examples.
+    Each logit has its own x', drawn uniformly from the line between a real and a generated input. The input is one
+    example, or a pack of them (`Packing`).
 
     Args:
         weight: weight of the term, at least 0, or its schedule
@@ -136,8 +137,11 @@ class GradientPenalty(DiscriminatorRegularizer):
 
     def forward(self, state: DiscriminatorPass) -> Tensor:
         """Return the weighted penalty, a scalar."""
-        one_each = (len(state.real), *[1] * (state.real.dim() - 1))
+        num_logits = len(state.real_logits)
+        one_each = (num_logits, *[1] * (state.real.dim() - 1))
         epsilon = torch.rand(one_each, device=state.real.device, dtype=state.real.dtype)
+        # All examples of a pack share one epsilon: otherwise x' would leave the line between the two packs.
+        epsilon = epsilon.repeat_interleave(len(state.real) // num_logits, 0)
         between = state.fake.lerp(state.real, epsilon).detach().requires_grad_()
         excess = compute_example_gradients(state.compute_logits(between), between).norm(dim=1) - 1
         return state.evaluate_weight(self.weight) * (excess.relu() if self.one_sided else excess).square().mean()
@@ -148,14 +152,15 @@ class DRAGAN(DiscriminatorRegularizer):
 
     Args:
         weight: weight of the term, at least 0, or its schedule
-        noise: standard deviation of the normal noise, in units of the data; at least 0. The authors' code adds uniform
-            noise with a root mean square of 0.29 standard deviations of the data, which is 0.09 on MNIST.
+        noise: standard deviation of the normal noise, in units of the data; at least 0. The authors' code adds half of
+            the data's standard deviation, times a uniform number in [0, 1] for each pixel and another one for each
+            example. The root mean square is a sixth of the standard deviation: 0.051 on MNIST, the default.
     """
 
     name = "dragan"
     per_example = True
 
-    def __init__(self, weight: float | Schedule = 10.0, noise: float = 0.1) -> None:
+    def __init__(self, weight: float | Schedule = 10.0, noise: float = 0.051) -> None:
         super().__init__()
         check_range(self, at_least=0, weight=evaluate_schedule(weight, 0), noise=noise)
         self.weight = weight

@@ -1,8 +1,8 @@
 """The residual networks of SNGAN for CIFAR-10 (Miyato et al. 2018, appendix B.4, table 4).
 
 Details that the tables leave open follow the authors' code: nearest-neighbour upsampling, Glorot's uniform
-initialization, and sum pooling. The discriminator has no spectral normalization; `SpectralNorm` adds it. The paper has
-other tables for images larger than those of CIFAR-10.
+initialization, sum pooling, and a last layer of the discriminator without a bias. The discriminator has no spectral
+normalization; `SpectralNorm` adds it. The paper has other tables for images larger than those of CIFAR-10.
 """
 
 import math
@@ -58,12 +58,13 @@ class ResNetEncoder(nn.Module):
         data_shape: shape of one image, as for `ResNetGenerator`
         out_features: number of outputs
         width: number of channels of all maps
+        bias: whether the last layer has a bias
 
     Raises:
         UserError: the image size does not have the form that `ResNetGenerator` supports.
     """
 
-    def __init__(self, data_shape: Sequence[int], out_features: int, width: int = 128) -> None:
+    def __init__(self, data_shape: Sequence[int], out_features: int, width: int = 128, bias: bool = True) -> None:
         super().__init__()
         factor_image_size(data_shape, min_stages=2)
         self.blocks = nn.Sequential(
@@ -73,7 +74,7 @@ class ResNetEncoder(nn.Module):
             _build_block(width),
             nn.ReLU(),
         )
-        self.linear = _initialize(nn.Linear(width, out_features))
+        self.linear = _initialize(nn.Linear(width, out_features, bias=bias))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features `[N, out_features]`."""
@@ -89,7 +90,7 @@ class ResNetDiscriminator(ResNetEncoder):
     """
 
     def __init__(self, data_shape: Sequence[int], width: int = 128) -> None:
-        super().__init__(data_shape, 1, width)
+        super().__init__(data_shape, 1, width, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits `[N]`."""
@@ -153,6 +154,6 @@ _Layer = TypeVar("_Layer", nn.Conv2d, nn.Linear)
 
 def _initialize(layer: _Layer, gain: float = 1.0) -> _Layer:
     nn.init.xavier_uniform_(layer.weight, gain)
-    assert layer.bias is not None
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer

@@ -165,8 +165,10 @@ class STL(IWAE):
 class DReG(IWAE):
     """The importance-weighted bound with the doubly reparameterized gradient (Tucker et al. 2019).
 
-    Like the gradient of IWAE it is unbiased, with less variance for q. The gradient through a latent is multiplied by
-    the square of the latent's normalized weight, every other gradient by the weight.
+    Like the gradient of IWAE it is unbiased. The gradient through a latent is multiplied by the square of the latent's
+    normalized weight, every other gradient by the weight. For the encoder it usually has less variance, but not for a
+    prior that uses the encoder, such as `VampPrior`: the gradient through the prior has the variance that IWAE's has,
+    and is no longer cancelled in part by that of the posterior.
 
     Args:
         num_samples: number of latents for each example, k

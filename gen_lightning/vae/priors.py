@@ -99,7 +99,8 @@ class MixtureOfGaussians(Prior):
 class VampPrior(Prior):
     """The mean of the posteriors of learned pseudo-inputs (Tomczak & Welling 2018, equation 9).
 
-    It uses the model's own encoder. Each call of the prior runs the encoder on all pseudo-inputs.
+    It uses the model's own encoder. Each call of the prior runs the encoder on all pseudo-inputs. As in the authors'
+    code, those of images are clamped to [0, 1].
 
     Args:
         latent_dim: dimension of the latent, Z
@@ -138,7 +139,9 @@ class VampPrior(Prior):
     def forward(self) -> MixtureSameFamily:
         """Return p(z): batch shape `[]`, event shape `[Z]`."""
         equal = self.pseudo_inputs.new_zeros(self.num_components)
-        return _build_mixture(equal, self._encode(self.pseudo_inputs))
+        are_images = self.pseudo_inputs.ndim == 4
+        inputs = self.pseudo_inputs.clamp(0, 1) if are_images else self.pseudo_inputs
+        return _build_mixture(equal, self._encode(inputs))
 
 
 class TopDown(Prior):

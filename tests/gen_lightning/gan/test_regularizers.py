@@ -30,6 +30,7 @@ from gen_lightning.networks import (
     DCGANGenerator,
     DifferentiableAugmentation,
     MLPDiscriminator,
+    Packing,
 )
 from gen_lightning.schedules import Linear
 
@@ -143,6 +144,34 @@ def test_the_gradient_penalty_equals_a_penalty_by_hand(one_sided):
     assert (excess > 0).any()
     excess = np.maximum(excess, 0) if one_sided else excess
     assert penalty.item() == pytest.approx(2 * (excess**2).mean())
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3])
+def test_each_pack_has_its_own_interpolation_point(degree):
+    seen = []
+
+    class Recorder(nn.Module):
+        def forward(self, data):
+            seen.append(data.detach())
+            return data.flatten(1).sum(1)
+
+    network = Packing((2,), lambda shape: Recorder(), degree)
+    state = build_state(network, torch.ones(12, 2), torch.zeros(12, 2))
+    GradientPenalty()(state)
+    packs = seen[-1].flatten(1)
+    assert packs.shape == (12 // degree, 2 * degree)
+    assert (packs == packs[:, :1]).all()
+    assert len(packs[:, 0].unique()) == 12 // degree
+
+
+def test_the_noise_of_dragan_has_the_root_mean_square_of_the_authors_code():
+    """Half of MNIST's standard deviation, 0.3081, times a uniform number for each pixel and one for each example."""
+    rms = 0.5 * 0.3081 * (1 / 3) ** 0.5 * (1 / 3) ** 0.5
+    assert DRAGAN().noise == pytest.approx(rms, rel=0.01)
+    seen = []
+    data = torch.full((200, 2), 0.5)
+    DRAGAN()(build_state(lambda x: seen.append(x.detach()) or x.sum(1), data, data))
+    assert (seen[-1] - data).square().mean().sqrt().item() == pytest.approx(rms, rel=0.1)
 
 
 def test_each_pair_has_its_own_interpolation_point():

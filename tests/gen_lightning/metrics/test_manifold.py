@@ -33,21 +33,68 @@ def test_single_precision_far_from_the_origin_agrees_with_prdc():
 @pytest.mark.parametrize("block", [1, 7, 10_000])
 def test_the_block_size_and_the_order_of_rows_do_not_change_the_metrics(block, monkeypatch):
     real, fake, training = normal(100, 3), normal(80, 3, seed=1), normal(90, 3, seed=2)
-    expected = manifold_metrics(real, fake), memorization(fake, real, training, 0.1).value
+    expected = values(manifold_metrics(real, fake)), memorization(fake, real, training, 0.1).value
     monkeypatch.setattr(manifold, "_BLOCK", block)
+    monkeypatch.setattr(manifold, "_PAIRS", block)
     real, fake, training = real.flip(0), fake.roll(5, 0), training.roll(7, 0)
-    found = manifold_metrics(real, fake), memorization(fake, real, training, 0.1).value
+    found = values(manifold_metrics(real, fake)), memorization(fake, real, training, 0.1).value
     assert found[1] == expected[1]
-    for name, estimate in expected[0].items():
-        assert found[0][name] == pytest.approx(estimate)
+    assert found[0] == pytest.approx(expected[0])
 
 
-def test_errors_are_standard_errors_of_means_over_points():
+def find_members(real, fake, neighbours=5):
+    """Return which real images are recalled and covered, from all distances at once."""
+    radii = [torch.cdist(points, points).kthvalue(neighbours + 1).values for points in (real, fake)]
+    distances = torch.cdist(real, fake)
+    return (distances <= radii[1]).any(1), (distances <= radii[0][:, None]).any(1)
+
+
+def test_errors_of_precision_and_density_are_standard_errors_of_means_over_samples():
     metrics = manifold_metrics(normal(100, 3), normal(400, 3, seed=1) + 1)
-    for name, num_points in {"precision": 400, "recall": 100, "coverage": 100}.items():
-        value, error = metrics[name]
-        assert error == pytest.approx((value * (1 - value) / (num_points - 1)) ** 0.5)
+    value, error = metrics["precision"]
+    assert error == pytest.approx((value * (1 - value) / 399) ** 0.5)
     assert metrics["density"].error > 0
+
+
+def test_errors_of_recall_and_coverage_are_of_a_jackknife_over_groups_of_samples_and_of_the_real_images():
+    real, fake = normal(100, 3), normal(90, 3, seed=1) + 1
+    metrics = manifold_metrics(real, fake)
+    groups = torch.randperm(90, generator=torch.Generator().manual_seed(0)) % 20
+    without = [find_members(real, fake[groups != group]) for group in range(20)]
+    for name, members in zip(("recall", "coverage"), zip(*without, strict=True), strict=True):
+        deviations = torch.stack(members).double()
+        deviations = deviations - deviations.mean(0)
+        # The covariance of the terms of two different real images, by the samples that both depend on.
+        covariance = (deviations.sum(1).square() - deviations.square().sum(1)).sum() / 100**2 * 19 / 20
+        value, error = metrics[name]
+        assert error**2 == pytest.approx(value * (1 - value) / 99 + max(covariance.item(), 0))
+
+
+def draw_shifted(n, generator):
+    return torch.randn(n, 16, generator=generator) + 0.5
+
+
+def draw_with_outliers(n, generator):
+    outlying = torch.rand(n, 1, generator=generator) < 5 / n
+    return torch.randn(n, 16, generator=generator) * (0.6 + 3.4 * outlying)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_samples", [150, 500])
+@pytest.mark.parametrize("draw", [draw_shifted, draw_with_outliers])
+def test_errors_are_standard_deviations_over_sets_of_samples(draw, num_samples):
+    generator = torch.Generator().manual_seed(0)
+    real = normal(500, 16)
+    sets = [manifold_metrics(real, draw(num_samples, generator)) for _ in range(40)]
+    for name in ("precision", "recall", "density", "coverage"):
+        values, errors = torch.tensor([metrics[name] for metrics in sets]).T
+        assert 0.6 < (errors.mean() / values.std()).item() < 1.7, name
+
+
+@pytest.mark.parametrize("num_samples", [2, 3, 21])
+def test_a_few_samples_have_errors(num_samples):
+    for estimate in manifold_metrics(normal(30, 2), normal(num_samples, 2, seed=1), 1).values():
+        assert 0 <= estimate.error < 2
 
 
 def test_a_set_compared_with_itself_is_perfect():

@@ -58,6 +58,16 @@ def test_a_vamp_prior_is_the_mean_of_the_posteriors():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("data_shape", "clamped"), [((1, 2, 2), True), ((4,), False)])
+def test_the_pseudo_inputs_of_images_are_clamped_to_the_range_of_images(data_shape, clamped):
+    vamp = vae(prior=partial(VampPrior, num_components=1), data_shape=data_shape)
+    vamp.prior.pseudo_inputs.mul_(4).sub_(2)
+    inputs = vamp.prior.pseudo_inputs.clamp(0, 1) if clamped else vamp.prior.pseudo_inputs
+    z = torch.randn(5, 8)
+    torch.testing.assert_close(vamp.prior().log_prob(z), vamp.encode(inputs).log_prob(z))
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("prior", LEARNED)
 def test_densities_integrate_to_one(prior):
     distribution = model(prior, 3, latent_dim=1).double().prior()

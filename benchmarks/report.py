@@ -201,11 +201,11 @@ def make_floors(groups: dict[Group, list[tuple[Result, Measurements]]], metrics:
 
 def format_floor(column: list[Row | None]) -> str:
     """Return the mean floor of a metric ± the mean of its standard errors."""
-    rows = [row for row in column if row and row.floor is not None]
-    if not rows:
+    floors = [(row.floor, row.floor_error) for row in column if row and row.floor is not None]
+    if not floors:
         return ""
-    errors = [row.floor_error for row in rows if row.floor_error is not None]
-    return format_with_error(statistics.mean(row.floor for row in rows), statistics.mean(errors) if errors else None)
+    errors = [error for _, error in floors if error is not None]
+    return format_with_error(statistics.mean(value for value, _ in floors), statistics.mean(errors) if errors else None)
 
 
 def describe(results: list[Result], columns: Sequence[str] = ()) -> str:

@@ -1,7 +1,7 @@
 """Optimizers that combine several of torch's in one object, so that schedules and checkpoints see one optimizer."""
 
 from collections.abc import Callable, Iterable
-from typing import overload
+from typing import ClassVar, overload
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ class MuonWithAdam(Optimizer):
 
     Every parameter with two dimensions counts as a matrix, including embedding tables and the means of a mixture.
 
+    Schedules name the part that they are for, such as `optimizer.muon.weight_decay` and `optimizer.adam.beta1`.
+    `optimizer.lr` is the learning rate of both.
+
     Args:
         params: parameters; at least one with two dimensions, and one with another number of dimensions
         lr: learning rate; at least 0
@@ -34,6 +37,12 @@ class MuonWithAdam(Optimizer):
     Raises:
         UserError: momentum or ns_steps is out of range, no parameter is a matrix, or all are.
     """
+
+    parts: ClassVar[dict[str, tuple[str, ...]]] = {
+        "muon": ("lr", "momentum", "ns_steps", "weight_decay"),
+        "adam": ("lr", "beta1", "beta2", "eps"),
+    }
+    """The options of Muon's and Adam's parameters that can be scheduled, in the order of the parameter groups."""
 
     def __init__(
         self,

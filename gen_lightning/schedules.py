@@ -4,13 +4,17 @@ import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
-from typing import Any
+from itertools import accumulate, combinations
+from typing import Any, Protocol
 
 from torch.optim import Optimizer
 
 from gen_lightning.checks import check_range
+from gen_lightning.contracts import offers
 from gen_lightning.errors import UserError
+
+# Options of torch's optimizers that count something.
+_WHOLE_NUMBERS = ("ns_steps",)
 
 
 class Schedule(ABC):
@@ -164,6 +168,13 @@ def evaluate_schedule(schedule: float | Schedule, iteration: int) -> float:
     return schedule(iteration) if isinstance(schedule, Schedule) else schedule
 
 
+class CombinedOptimizer(Protocol):
+    """An optimizer that combines several ones."""
+
+    parts: Mapping[str, Sequence[str]]
+    """The options that can be scheduled, by the name of each parameter group, in the order of the groups."""
+
+
 def check_schedules(schedules: Mapping[str, Schedule], optimizers: Mapping[str, Optimizer]) -> None:
     """Refuse schedules of options that no optimizer has.
 
@@ -172,42 +183,65 @@ def check_schedules(schedules: Mapping[str, Schedule], optimizers: Mapping[str, 
         optimizers: optimizers by name
 
     Raises:
-        UserError: a schedule's name is not the name of an optimizer's option.
+        UserError: a schedule's name is not the name of an optimizer's option, or two names set the same option.
     """
-    names = [f"{name}.{option}" for name, optimizer in optimizers.items() for option in _list_options(optimizer)]
+    options = {f"{name}.{option}": groups for name, one in optimizers.items() for option, groups in _find(one).items()}
     for name in schedules:
-        if name not in names:
-            raise UserError(f"No optimizer has the scheduled option {name}. Choose among {', '.join(names)}.")
+        if name not in options:
+            raise UserError(f"No optimizer has the scheduled option {name}. Choose among {', '.join(options)}.")
+    for name, other in combinations(schedules, 2):
+        same_option = name.rpartition(".")[2] == other.rpartition(".")[2]
+        if same_option and any(group is one for group in options[name] for one in options[other]):
+            raise UserError(f"The schedules {name} and {other} set the same option. Remove one of them.")
 
 
 def follow_schedules(
     schedules: Mapping[str, Schedule], optimizers: Mapping[str, Optimizer], iteration: int
 ) -> dict[str, float]:
-    """Set the scheduled options, in all parameter groups, to their values in an iteration, and return the values.
+    """Set the scheduled options, in all their parameter groups, to their values in an iteration, and return the values.
+
+    Whole numbers, such as Muon's `ns_steps`, are rounded to the nearest one, and are at least 1.
 
     Args:
-        schedules: schedules by the name of an option, such as `optimizer.lr`; Adam's betas are `beta1` and `beta2`
+        schedules: schedules by the name of an option, such as `optimizer.lr`; Adam's betas are `beta1` and `beta2`. An
+            option of an optimizer with parts, such as `MuonWithAdam`, names its part: `optimizer.muon.momentum`. An
+            option that all parts have, such as `optimizer.lr`, is set in all of them if no part is named.
         optimizers: optimizers by name
         iteration: number of completed iterations
     """
-    values = {name: schedule(iteration) for name, schedule in schedules.items()}
-    for name, value in values.items():
-        optimizer, option = name.split(".")
-        for group in optimizers[optimizer].param_groups:
-            _set_option(group, option, value)
+    values = {}
+    for name, schedule in schedules.items():
+        optimizer, _, option = name.partition(".")
+        value = schedule(iteration)
+        for group in _find(optimizers[optimizer])[option]:
+            values[name] = _set_option(group, option.rpartition(".")[2], value)
     return values
 
 
-def _list_options(optimizer: Optimizer) -> list[str]:
-    defaults = optimizer.param_groups[0]
-    numbers = [name for name, value in defaults.items() if type(value) in (int, float)]
-    return [*numbers, *(["beta1", "beta2"] if "betas" in defaults else [])]
+def _find(optimizer: Optimizer) -> dict[str, list[dict[str, Any]]]:
+    """Return the parameter groups of each option that can be scheduled, by the option's name."""
+    groups = optimizer.param_groups
+    if not offers(optimizer, CombinedOptimizer):
+        return dict.fromkeys(_list_options(groups[0]), groups)
+    parts = dict(zip(optimizer.parts.items(), groups, strict=True))
+    shared = set.intersection(*(set(options) for options in optimizer.parts.values()))
+    by_part = {f"{part}.{option}": [group] for (part, options), group in parts.items() for option in options}
+    return dict.fromkeys(sorted(shared), groups) | by_part
 
 
-def _set_option(group: dict[str, Any], option: str, value: float) -> None:
+def _list_options(group: Mapping[str, Any]) -> list[str]:
+    numbers = [name for name, value in group.items() if type(value) in (int, float)]
+    return [*numbers, *(["beta1", "beta2"] if "betas" in group else [])]
+
+
+def _set_option(group: dict[str, Any], option: str, value: float) -> float:
+    """Set an option of a parameter group, and return the value that it is set to."""
+    if option in _WHOLE_NUMBERS:
+        value = max(1, round(value))
     if option == "beta1":
         group["betas"] = (value, group["betas"][1])
     elif option == "beta2":
         group["betas"] = (group["betas"][0], value)
     else:
         group[option] = value
+    return value

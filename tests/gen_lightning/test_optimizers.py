@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gen_lightning.optimizers import MuonWithAdam
-from gen_lightning.schedules import Linear, follow_schedules
+from gen_lightning.schedules import Linear, check_schedules, follow_schedules
 
 
 def build_network() -> nn.Module:
@@ -77,6 +77,69 @@ def test_a_schedule_sets_both_learning_rates() -> None:
     train(model, optimizer, iterations=range(1))
     for parameter, expected in zip(model.parameters(), before, strict=True):
         assert torch.equal(parameter, expected)
+
+
+def schedule_options(names: dict[str, float]) -> MuonWithAdam:
+    """Return an optimizer whose options have been set by schedules, after check_schedules has accepted them."""
+    optimizer = MuonWithAdam(build_network().parameters(), 0.01)
+    schedules = {name: Linear(value, value, 1) for name, value in names.items()}
+    check_schedules(schedules, {"optimizer": optimizer})
+    follow_schedules(schedules, {"optimizer": optimizer}, 0)
+    return optimizer
+
+
+def test_schedules_address_each_part_by_name() -> None:
+    muon, adam = schedule_options(
+        {
+            "optimizer.muon.lr": 0.1,
+            "optimizer.muon.momentum": 0.2,
+            "optimizer.muon.weight_decay": 0.3,
+            "optimizer.adam.lr": 0.4,
+            "optimizer.adam.beta1": 0.5,
+            "optimizer.adam.beta2": 0.6,
+            "optimizer.adam.eps": 0.7,
+        }
+    ).param_groups
+    before_muon, before_adam = MuonWithAdam(build_network().parameters(), 0.01).param_groups
+    scheduled = {"lr": 0.1, "momentum": 0.2, "weight_decay": 0.3}
+    assert {**muon, "params": 0} == {**before_muon, **scheduled, "params": 0}
+    scheduled = {"lr": 0.4, "betas": (0.5, 0.6), "eps": 0.7}
+    assert {**adam, "params": 0} == {**before_adam, **scheduled, "params": 0}
+
+
+def test_a_scheduled_weight_decay_leaves_biases_and_convolutions_alone() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 3))
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    optimizer = MuonWithAdam(model.parameters(), 0.1)
+    follow_schedules({"optimizer.muon.weight_decay": Linear(1.0, 1.0, 1)}, {"optimizer": optimizer}, 0)
+    (model(torch.zeros(1, 1, 4, 4)) * 0).sum().backward()
+    optimizer.step()
+    for parameter, expected in zip(model.parameters(), before, strict=True):
+        torch.testing.assert_close(parameter.detach(), expected * (0.9 if parameter.ndim == 2 else 1))
+
+
+def test_scheduled_newton_schulz_steps_are_whole_numbers() -> None:
+    model = build_network()
+    optimizer = MuonWithAdam(model.parameters(), 0.01)
+    schedules = {"optimizer.muon.ns_steps": Linear(0.0, 5.0, 10)}
+    used = [follow_schedules(schedules, {"optimizer": optimizer}, iteration) for iteration in (0, 3, 5, 10)]
+    assert [values["optimizer.muon.ns_steps"] for values in used] == [1, 2, 2, 5]
+    assert type(optimizer.param_groups[0]["ns_steps"]) is int
+    train(model, optimizer, iterations=range(1))
+
+
+@pytest.mark.parametrize(
+    "name", ["weight_decay", "eps", "beta1", "ns_steps", "adam.weight_decay", "muon.eps", "muon.beta1", "other.lr"]
+)
+def test_options_of_no_part_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"Choose among optimizer\.lr, optimizer\.muon\.lr, .*optimizer\.adam\.eps"):
+        schedule_options({f"optimizer.{name}": 0.1})
+
+
+def test_two_schedules_of_one_option_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"optimizer\.lr and optimizer\.adam\.lr set the same option"):
+        schedule_options({"optimizer.lr": 0.1, "optimizer.adam.lr": 0.1})
 
 
 @pytest.mark.parametrize(("option", "value"), [("momentum", 1.0), ("momentum", -0.1), ("ns_steps", 0)])

@@ -10,7 +10,8 @@ from callbacks.evaluation import Evaluation
 from callbacks.latent_metrics import LatentMetrics
 from callbacks.latent_pictures import LatentInterpolations, LatentManifold, LatentTraversals
 from callbacks.likelihood import ImportanceSampledLikelihood
-from callbacks.loggers import MetricsCSV, SafeWandbLogger, find_wandb_loggers, finish_wandb_runs
+from callbacks.loggers import SafeWandbLogger, find_wandb_loggers, finish_wandb_runs
+from callbacks.metrics_csv import MetricsCSV, read_metrics_rows
 from callbacks.modes import ModeCoverage
 from callbacks.pictures import LatentCodeGrid, Reconstructions, SampleGrid, ScatterPlot
 from callbacks.sampling import SampleMeasure
@@ -40,4 +41,5 @@ __all__ = [
     "StopOnNaN",
     "find_wandb_loggers",
     "finish_wandb_runs",
+    "read_metrics_rows",
 ]

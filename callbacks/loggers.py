@@ -1,60 +1,16 @@
-"""Loggers that lose no metrics and never stop a run."""
+"""The W&B logger, which never stops a run."""
 
-import csv
 import os
-import warnings
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import wandb
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
-
-
-class MetricsCSV(CSVLogger):
-    """Lightning's CSVLogger, which writes `metrics.csv`, but a resumed run continues the file instead of deleting it.
-
-    Args:
-        save_dir: directory of all runs
-        name: name of the recipe
-        version: version of the run; its directory is `save_dir/name/version`
-        last_step: iteration from which the run is resumed; later rows are dropped, because they are logged again
-    """
-
-    def __init__(self, save_dir: str, name: str, version: str, last_step: int = 0) -> None:
-        super().__init__(save_dir, name, version)
-        self._last_step = last_step
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> Any:
-        """Lightning's writer, with the rows that are kept from the file of the run."""
-        if self._experiment is None:
-            metrics, old = Path(self.log_dir, "metrics.csv"), Path(self.log_dir, "metrics.csv.old")
-            if metrics.exists() and not old.exists():
-                metrics.rename(old)
-            kept = self._read_kept_rows(old)
-            with warnings.catch_warnings():
-                # Lightning's writer warns about the other files of the run, and would delete an existing metrics.csv.
-                warnings.simplefilter("ignore")
-                writer = super().experiment
-            writer.metrics = kept
-            writer.save()
-            old.unlink(missing_ok=True)
-        return self._experiment
-
-    def _read_kept_rows(self, path: Path) -> list[dict[str, str]]:
-        if not path.exists():
-            return []
-        with path.open(newline="") as file:
-            # The last row of a killed run may be incomplete.
-            rows = [row for row in csv.DictReader(file) if (row.get("step") or "").isdigit()]
-        return [row for row in rows if int(row["step"]) <= self._last_step]
 
 
 class SafeWandbLogger(WandbLogger):

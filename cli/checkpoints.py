@@ -1,16 +1,22 @@
 """Checkpoints: loading them, and merging the configuration that is stored in them into a command line."""
 
+import os
+import stat
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
+from callbacks.checkpoint import check_checksum
 from cli.recipes import find_recipe
 from cli.runs import RunFolder
 from cli.validation import OptionParser
 from gen_lightning.errors import UserError
+from gen_lightning.storage import describe_os_error
 
 
 def add_stored_config(args: list[str]) -> list[str]:
@@ -68,17 +74,51 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Return the checkpoint, on the CPU.
 
     Raises:
-        UserError: there is no such file, or it is no checkpoint.
+        UserError: there is no such file, it cannot be read, or it is damaged or no checkpoint.
     """
-    if not Path(path).is_file():
-        raise UserError(f"There is no checkpoint {path}. Give the path of a .ckpt file.")
+    check_is_readable(path)
+    check_checksum(Path(path))
+    return read_checkpoint(path, mmap=False)
+
+
+def check_is_readable(path: str | Path) -> None:
+    """Check that a path is a regular file that this user may read.
+
+    Raises:
+        UserError: it is not.
+    """
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISREG(mode):
+            Path(path).open("rb").close()
+            return
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"There is no checkpoint {path}. Give the path of a .ckpt file.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {describe_os_error(error)}. Give another file.") from error
+    kind = "a directory" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+    raise UserError(f"{path} is {kind}. Give the path of a .ckpt file.")
+
+
+def read_checkpoint(path: str | Path, mmap: bool) -> dict[str, Any]:
+    """Return the checkpoint, on the CPU, without a check of its checksum.
+
+    Args:
+        path: the file
+        mmap: read tensors only when they are used
+
+    Raises:
+        UserError: the file is damaged or no checkpoint.
+    """
     sentence = f"{path} is corrupt or is not a checkpoint. Give another file."
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {describe_os_error(error)}. Give another file.") from error
     except Exception as error:
         # A truncated file makes the unpickler raise anything; the user needs to know which file it is.
         raise UserError(sentence) from error
-    if not isinstance(checkpoint, dict) or "global_step" not in checkpoint:
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("global_step"), int):
         raise UserError(sentence)
     return checkpoint
 
@@ -86,19 +126,37 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 def newest_checkpoint(run: RunFolder) -> tuple[Path, dict[str, Any]]:
     """Return the path and the content of a run's newest checkpoint that loads and holds the optimizers' states.
 
+    The newest one has the greatest `global_step`. A checkpoint of another run is not taken. One of an earlier version,
+    which does not name its run, is.
+
     Raises:
         UserError: there is none.
     """
-    for file in run.find_checkpoints():
-        try:
-            checkpoint = load_checkpoint(file)
-        except UserError as error:
-            warnings.warn(f"{error} The checkpoint before it is used instead.", stacklevel=2)
-            continue
-        # A ModelCheckpoint with save_weights_only stores no optimizer states.
-        if "optimizer_states" in checkpoint:
-            return file, checkpoint
+    found = []
+    for path in run.find_checkpoints():
+        with warn_and_go_on():
+            check_is_readable(path)
+            checkpoint = read_checkpoint(path, mmap=True)
+            owner = checkpoint.get("run", run.identity)
+            if owner != run.identity:
+                raise UserError(f"{path} is a checkpoint of the run {owner}, not of {run.identity}.")
+            # A ModelCheckpoint with save_weights_only stores no optimizer states.
+            if "optimizer_states" in checkpoint:
+                found.append((checkpoint["global_step"], path.name == run.last_checkpoint.name, path))
+    for *_, path in sorted(found, reverse=True):
+        with warn_and_go_on():
+            return path, load_checkpoint(path)
     raise UserError(f"There is no checkpoint to resume in {run.checkpoints}. Give a directory runs/NAME/VERSION.")
+
+
+@contextmanager
+def warn_and_go_on() -> Iterator[None]:
+    """Turn a UserError within the context into a warning."""
+    try:
+        yield
+    except UserError as error:
+        reason = str(error).removesuffix(" Give another file.")
+        warnings.warn(f"{reason} Another checkpoint of the run is used instead.", stacklevel=3)
 
 
 def read_config(checkpoint: dict[str, Any], path: str | Path) -> str:

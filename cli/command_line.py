@@ -3,6 +3,7 @@
 import argparse
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from enum import Enum
 from functools import wraps
 from pathlib import Path
@@ -33,7 +34,7 @@ from cli.exit import REFUSALS, ConstructionError, describe_refusal, fail, find_o
 from cli.process import close_progress_bars, find_command
 from cli.report import build_report, collect_rows, last_metrics, log_report, print_report
 from cli.runs import RunFolder
-from cli.trainer import NoProfiler, Trainer, check_trainer_options
+from cli.trainer import NoProfiler, Trainer, check_trainer_options, run_on_rank_zero
 from cli.validation import OptionParser, explain
 from gen_lightning import GenerativeModule
 from gen_lightning.base import check_callbacks
@@ -86,25 +87,35 @@ class Parser(LightningArgumentParser):
 
 
 class RunConfig(SaveConfigCallback):
-    """Writes the run's configuration to config.yaml, to every checkpoint and to W&B."""
+    """Writes the run's configuration to config.yaml, to every checkpoint and to W&B.
 
-    def __init__(self, parser: LightningArgumentParser, config: Namespace, **kwargs: Any) -> None:
+    Args:
+        parser: the parser of the command's options
+        config: the parsed options
+        run: the run's directory
+    """
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, run: RunFolder) -> None:
         config = config.clone()
         for key in ("resume", "ckpt_path"):
             config.pop(key, None)
-        super().__init__(parser, config, overwrite=True, **kwargs)
+        super().__init__(parser, config, save_to_log_dir=False)
+        self.run = run
+        self.identity = run.identity
         self.text = parser.dump(config, skip_none=False)
 
     def save_config(self, trainer: LightningTrainer, pl_module: LightningModule, stage: str) -> None:
-        """Log the configuration to W&B."""
+        """Write the configuration to the run's directory, and log it to W&B; called on rank 0 only."""
+        self.run.write_config(self.text)
         for logger in find_wandb_loggers(trainer):
             logger.log_hyperparams(yaml.safe_load(self.text))
 
     def on_save_checkpoint(
         self, trainer: LightningTrainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Store the configuration in the checkpoint, so that the checkpoint needs no other file."""
+        """Store the configuration in the checkpoint, so that it needs no other file, and the identity of the run."""
         checkpoint["config"] = self.text
+        checkpoint["run"] = self.identity
 
 
 class CommandLine(LightningCLI):
@@ -117,20 +128,22 @@ class CommandLine(LightningCLI):
     trainer: Trainer
 
     def __init__(self, args: list[str]) -> None:
-        super().__init__(
-            GenerativeModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            trainer_class=Trainer,
-            trainer_defaults={"default_root_dir": "runs"},
-            seed_everything_default=0,
-            parser_class=Parser,
-            save_config_callback=RunConfig,
-            auto_configure_optimizers=False,
-            parser_kwargs={"description": USAGE, "formatter_class": argparse.RawDescriptionHelpFormatter},
-            args=args,
-        )
+        # The lock of the run's directory is held until the command ends.
+        with ExitStack() as self.held:
+            super().__init__(
+                GenerativeModule,
+                LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                trainer_class=Trainer,
+                trainer_defaults={"default_root_dir": "runs"},
+                seed_everything_default=0,
+                parser_class=Parser,
+                save_config_callback=RunConfig,
+                auto_configure_optimizers=False,
+                parser_kwargs={"description": USAGE, "formatter_class": argparse.RawDescriptionHelpFormatter},
+                args=args,
+            )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -204,6 +217,7 @@ class CommandLine(LightningCLI):
         if self.subcommand == "fit" and checkpoint and "optimizer_states" not in checkpoint:
             raise UserError(f"{config.ckpt_path} holds only weights. Give a checkpoint with the optimizers' states.")
         self.run = self._choose_run(config)
+        self.save_config_kwargs = {"run": self.run}
         if self.subcommand != "fit":
             self.save_config_callback = None
         identify_wandb_run(config.trainer.logger, self.run)
@@ -247,9 +261,19 @@ class CommandLine(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
-        """Make the run's directory, now that the command line is known to be right."""
-        if not self.config.fit.resume and not self.config.fit.trainer.fast_dev_run:
+        """Make and lock the run's directory, now that the command line is known to be right.
+
+        Raises:
+            UserError: another process trains the run, or its files are damaged.
+        """
+        if not self.trainer.fast_dev_run:
+            run_on_rank_zero(self.trainer, self._open_run)
+
+    def _open_run(self) -> None:
+        if not self.config.fit.resume:
             self.run.make()
+        self.held.enter_context(self.run.lock())
+        self.run.check_metrics()
 
     def fit(self, **arguments: Any) -> None:
         """Train; a diverged training is logged and summarized like any other, and then fails with status 1."""
@@ -272,9 +296,18 @@ class CommandLine(LightningCLI):
             self.run.write_summary(iteration)
 
     def before_validate(self) -> None:
-        """Let SIGTERM end a verb that has nothing to save at once; Lightning would wait for the next batch."""
+        """Let SIGTERM end a verb that has nothing to save at once; Lightning would wait for the next batch.
+
+        Also check that the results can be stored.
+
+        Raises:
+            UserError: metrics.json is corrupt.
+            StorageError: metrics.json cannot be written.
+        """
         # Lightning calls the handler that was set before its own.
         signal.signal(signal.SIGTERM, terminate)
+        if not self.trainer.fast_dev_run:
+            run_on_rank_zero(self.trainer, self.run.check_metrics)
 
     before_test = before_validate
 
@@ -295,10 +328,10 @@ class CommandLine(LightningCLI):
             "iteration": self.checkpoint_iteration,
             "seed": self.config.test.seed_everything,
         }
+        print_report(rows, self.trainer.test_seconds)
         self.run.write_metrics("test", report)
         log_report(self.trainer, rows, self.checkpoint_iteration)
         finish_wandb_runs(self.trainer)
-        print_report(rows, self.trainer.test_seconds, self.run)
 
 
 def run_command(args: list[str]) -> None:

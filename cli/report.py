@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import os
 import platform
 import re
 from dataclasses import asdict, astuple, fields
@@ -16,7 +15,6 @@ from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks import find_wandb_loggers
-from cli.runs import RunFolder
 from cli.trainer import Trainer, find_evaluation
 from gen_lightning.contracts import (
     DequantizableData,
@@ -61,10 +59,9 @@ def log_report(trainer: LightningTrainer, rows: dict[str, Row], iteration: int) 
 
 
 @rank_zero_only
-def print_report(rows: dict[str, Row], seconds: float, run: RunFolder) -> None:
-    """Print a report, its time and the path of its file, on rank 0."""
-    print(f"\n{format_table(rows)}")
-    print(f"\n{seconds:.1f} s; written to {os.path.relpath(run.metrics_json)}")
+def print_report(rows: dict[str, Row], seconds: float) -> None:
+    """Print a report and its time, on rank 0."""
+    print(f"\n{format_table(rows)}\n\n{seconds:.1f} s", flush=True)
 
 
 def describe_data(datamodule: LightningDataModule) -> dict[str, str]:

@@ -1,21 +1,28 @@
 """RunFolder: the paths of a run, and the only reader and writer of its metrics and summary."""
 
-import csv
 import json
 import os
 import secrets
 import time
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from callbacks import read_metrics_rows
 from cli.process import find_command
 from gen_lightning.errors import UserError
-from gen_lightning.storage import atomic_write
+from gen_lightning.storage import acquire_lock, atomic_write, check_space, describe_os_error, remove_stale_files
 
 Curve = list[tuple[int, float]]
 """(iteration, value) pairs of one metric."""
+
+IDENTITY_MARK = "# run "
+"""The start of config.yaml's first line, which the run's identity follows."""
+
+SPACE_FOR_METRICS = 2**18
+"""Number of bytes that a long measurement finds free before it begins; a report has some thousands."""
 
 
 class RunFolder:
@@ -53,6 +60,16 @@ class RunFolder:
         return self.config.is_file()
 
     @property
+    def identity(self) -> str:
+        """The name that the run began with, which config.yaml and its checkpoints keep when the directory is moved."""
+        try:
+            with self.config.open(encoding="utf-8") as file:
+                mark, _, identity = file.readline().strip().partition(IDENTITY_MARK)
+        except (OSError, UnicodeDecodeError):
+            return self.name
+        return identity if identity and not mark else self.name
+
+    @property
     def recipe(self) -> str:
         """The name of the run's recipe, NAME."""
         return self.path.parent.name
@@ -82,11 +99,36 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True)
         except OSError as error:
-            raise UserError(f"The run's directory cannot be made: {error}. Set --trainer.default_root_dir.") from error
+            reason = describe_os_error(error)
+            raise UserError(f"{self.path} cannot be made: {reason}. Set --trainer.default_root_dir.") from error
+
+    def lock(self) -> IO[str]:
+        """Lock the directory for this process, and remove what killed processes of the run have left half-written.
+
+        Returns:
+            The open file that holds the lock.
+
+        Raises:
+            UserError: another process trains the run.
+            StorageError: the directory cannot be written.
+        """
+        path = self.path / ".lock"
+        lock = acquire_lock(path, wait=False)
+        if lock is None:
+            raise UserError(f"{self.path} is in use by {path.read_text()}. Wait for its end, or start a new run.")
+        for folder in (self.path, *(path for path in self.path.iterdir() if path.is_dir())):
+            remove_stale_files(folder)
+        return lock
+
+    def write_config(self, text: str) -> None:
+        """Write config.yaml, whose first line names the run."""
+        data = f"{IDENTITY_MARK}{self.identity}\n{text}".encode()
+        with atomic_write(self.config) as file:
+            file.write(data)
 
     def find_checkpoints(self) -> list[Path]:
-        """Return the run's checkpoints, the newest first."""
-        return sorted(self.checkpoints.glob("*.ckpt"), key=os.path.getmtime, reverse=True)
+        """Return the run's checkpoints by name."""
+        return sorted(self.checkpoints.glob("*.ckpt"))
 
     def find_sample_grids(self) -> list[Path]:
         """Return the pictures of samples in the order of their iterations."""
@@ -97,18 +139,43 @@ class RunFolder:
         """Return metrics.json: the metrics of each verb; empty if there is no file.
 
         Raises:
-            UserError: the file is corrupt.
+            UserError: the file is corrupt or cannot be read.
         """
         try:
-            return json.loads(self.metrics_json.read_text()) if self.metrics_json.is_file() else {}
-        except json.JSONDecodeError as error:
+            return json.loads(self.metrics_json.read_text())
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise UserError(f"{self.metrics_json} cannot be read: {describe_os_error(error)}.") from error
+        except ValueError as error:
             raise UserError(
                 f"{self.metrics_json} is corrupt. Remove it and run `{find_command()} test` again."
             ) from error
 
+    def check_metrics(self) -> None:
+        """Check that `write_metrics` will be able to read and write metrics.json, before a long measurement.
+
+        Raises:
+            UserError: the file is corrupt or cannot be read.
+            StorageError: it cannot be written, or the disk is full.
+        """
+        self.read_metrics()
+        check_space(self.metrics_json, SPACE_FOR_METRICS)
+
     @rank_zero_only
     def write_metrics(self, verb: str, values: dict[str, Any]) -> None:
-        """Store values under a verb in metrics.json, on rank 0; a different earlier test moves to `earlier_tests`."""
+        """Store values under a verb in metrics.json, on rank 0; a different earlier test moves to `earlier_tests`.
+
+        Two processes may do this at once, and neither loses what the other has stored.
+
+        Raises:
+            UserError: the file is corrupt or cannot be read.
+            StorageError: it cannot be written.
+        """
+        with acquire_lock(self.path / ".metrics.lock", wait=True) or nullcontext():
+            self._write_metrics(verb, values)
+
+    def _write_metrics(self, verb: str, values: dict[str, Any]) -> None:
         metrics = self.read_metrics()
         if verb == "fit":
             # A divergence belongs to an earlier part of the run, which was resumed from before it.
@@ -123,15 +190,12 @@ class RunFolder:
 
     def read_curves(self) -> dict[str, Curve]:
         """Return the validation metrics in metrics.csv by name."""
-        rows = csv.DictReader(self.metrics_csv.read_text().splitlines()) if self.metrics_csv.is_file() else []
         curves: dict[str, Curve] = {}
-        for row in rows:
-            # The last row of a killed run may be torn.
-            if not (row["step"] or "").isdigit():
-                continue
+        for row in read_metrics_rows(self.metrics_csv) if self.metrics_csv.is_file() else ():
             for name, value in row.items():
-                if name and name.startswith("val/") and value:
-                    curves.setdefault(name, []).append((int(row["step"]), float(value)))
+                with suppress(ValueError):
+                    if name.startswith("val/") and value:
+                        curves.setdefault(name, []).append((int(row["step"]), float(value)))
         return curves
 
     @rank_zero_only
@@ -153,7 +217,8 @@ class RunFolder:
                 "Continue": f"{find_command()} fit --resume {shown.path} --trainer.max_epochs N",
             }
         text = "".join(f"{name + ':':<32}{value}\n" for name, value in rows.items())
-        self.summary.write_text(text)
+        with atomic_write(self.summary) as file:
+            file.write(text.encode())
         print(f"\n{text}")
 
 

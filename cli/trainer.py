@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,9 @@ from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
@@ -21,7 +23,7 @@ from callbacks import Evaluation, SampleMeasure
 from cli.checkpoints import load_checkpoint
 from gen_lightning import GenerativeModule, VAEModule
 from gen_lightning.contracts import ExampleData, IdentifiedData, require
-from gen_lightning.errors import UserError
+from gen_lightning.errors import StorageError, UserError
 from gen_lightning.metrics import FeatureExtractor
 from gen_lightning.vae import fit_latent_mixture
 
@@ -121,6 +123,32 @@ class Trainer(LightningTrainer):
         arrays: dict[str, Any] = {} if classes is None else {"labels": classes.numpy()}
         np.savez_compressed(folder / "samples.npz", samples.numpy(), **arrays)
         print(f"Wrote {num_samples} samples to {folder}")
+
+
+def run_on_rank_zero(trainer: LightningTrainer, action: Callable[[], None]) -> None:
+    """Run a function on rank 0 before the training; if it refuses, all ranks do.
+
+    Raises:
+        UserError: the function has raised it, on rank 0.
+        StorageError: the function has raised it, on rank 0.
+    """
+
+    @rank_zero_only
+    def attempt() -> Exception | None:
+        try:
+            action()
+        except (UserError, StorageError) as error:
+            return error
+        return None
+
+    refusal = attempt()
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    # Lightning's own launcher starts the other ranks after this, so that a refusal leaves none of them.
+    if environment is not None and not isinstance(environment, LightningEnvironment):
+        trainer.strategy.setup_environment()
+        refusal = trainer.strategy.broadcast(refusal)
+    if refusal is not None:
+        raise refusal
 
 
 class NoProfiler(PassThroughProfiler):

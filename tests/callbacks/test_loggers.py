@@ -1,4 +1,4 @@
-"""Loggers: what a run writes to W&B and to metrics.csv, and that W&B never stops a run."""
+"""Loggers: what a run writes to W&B, and that W&B never stops a run."""
 
 import csv
 import json
@@ -11,8 +11,6 @@ from collections import defaultdict
 
 import pytest
 from helpers import CONFIGS, ROOT, read_wandb_records, run_command
-
-from callbacks import MetricsCSV
 
 ARGUMENTS = [
     "fit",
@@ -149,25 +147,3 @@ def test_a_killed_service_does_not_stop_the_run(tmp_path):
     assert "Traceback" not in finished.stderr
     with (only_run(tmp_path) / "metrics.csv").open(newline="") as file:
         assert [row["step"] for row in csv.DictReader(file) if row["train/elbo"]] == ["2", "4", "6", "8"]
-
-
-class TestMetricsCSV:
-    def test_a_row_cut_off_by_sigkill_is_left_out(self, tmp_path):
-        folder = tmp_path / "vae" / "1"
-        folder.mkdir(parents=True)
-        (folder / "metrics.csv").write_text("a,step\n1,1\n2")
-        logger = MetricsCSV(str(tmp_path), "vae", "1", last_step=5)
-        logger.log_metrics({"a": 2}, 2)
-        logger.save()
-        assert (folder / "metrics.csv").read_text().split() == ["a,step", "1,1", "2,2"]
-        assert [path.name for path in folder.iterdir()] == ["metrics.csv"]
-
-    def test_a_resumed_run_continues_after_the_last_step(self, tmp_path):
-        first = MetricsCSV(str(tmp_path), "vae", "1")
-        for step in (1, 2, 3):
-            first.log_metrics({"a": step}, step)
-        first.save()
-        second = MetricsCSV(str(tmp_path), "vae", "1", last_step=2)
-        second.log_metrics({"a": 30, "b": 1}, 3)
-        second.save()
-        assert (tmp_path / "vae/1/metrics.csv").read_text().split() == ["a,b,step", "1,,1", "2,,2", "30,1,3"]

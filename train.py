@@ -10,8 +10,8 @@ from cli.process import keep_freed_memory, silence_libraries, skip_nvml_search
 def main(args: list[str] | None = None) -> None:
     """Run a command.
 
-    A user's mistake ends it with one sentence and status 2, a diverged training with status 1, SIGTERM with status 143.
-    Any other error keeps its traceback. JSONARGPARSE_DEBUG=1 shows every traceback.
+    A user's mistake ends it with one sentence and status 2, a diverged training or a file that cannot be written with
+    status 1, SIGTERM with status 143. Any other error keeps its traceback. JSONARGPARSE_DEBUG=1 shows every traceback.
 
     Args:
         args: the command line; default: that of the process

@@ -53,7 +53,7 @@ class _LatentPictures(PeriodicPictures):
             noise, *condition = self.choose_noise(pl_module)
             z = transform_noise(pl_module, noise.flatten(0, 1))
             images = model(z, *(labels.flatten() for labels in condition)).float().cpu()
-        self.write(trainer, partial(save_image, make_grid(images, nrow=noise.shape[1])))
+        self.write(trainer, partial(save_image, make_grid(images, nrow=noise.shape[1]), format="png"))
 
     def choose_noise(self, pl_module: LightningModule) -> tuple[Tensor, ...]:
         """Return noise `[rows, columns, Z]` and, for a conditional model, labels `[rows, columns]`."""

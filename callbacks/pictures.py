@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from gen_lightning.contracts import (
     require,
 )
 from gen_lightning.errors import UserError
+from gen_lightning.storage import atomic_write, name_file_in_errors
 
 
 class PictureCallback(Callback):
@@ -39,12 +40,21 @@ class PictureCallback(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Determine the folder's path; all ranks do it, because `log_dir` is broadcast."""
         self._directory = Path(trainer.log_dir or trainer.default_root_dir) / self.folder
+        self._made = False
 
-    def write(self, trainer: Trainer, save: Callable[[Path], None]) -> None:
-        """Write a picture with a function of its path, and log it at the current iteration."""
-        self._directory.mkdir(parents=True, exist_ok=True)
+    def write(self, trainer: Trainer, save: Callable[[IO[bytes]], None]) -> None:
+        """Write a picture with a function that writes it to a file as PNG, and log it at the current iteration.
+
+        Raises:
+            StorageError: the picture cannot be written, or its directory has been removed.
+        """
         path = self._directory / f"iteration_{trainer.global_step:07d}.png"
-        save(path)
+        if not self._made:
+            with name_file_in_errors(path):
+                self._directory.mkdir(parents=True, exist_ok=True)
+            self._made = True
+        with atomic_write(path) as file:
+            save(file)
         for logger in find_wandb_loggers(trainer):
             # W&B would take the values of a tensor to be in 0 to 255, so it gets the file.
             logger.log_image(self.folder, [str(path)], step=trainer.global_step)
@@ -103,7 +113,7 @@ class _SamplePictures(PeriodicPictures):
         samples = model.sample(self._num_samples, generator=generator, labels=labels).cpu()
         self.write(trainer, partial(self._save, trainer, model.num_classes, samples))
 
-    def _save(self, trainer: Trainer, num_classes: int | None, samples: Tensor, path: Path) -> None:
+    def _save(self, trainer: Trainer, num_classes: int | None, samples: Tensor, file: IO[bytes]) -> None:
         raise NotImplementedError
 
 
@@ -132,8 +142,8 @@ class SampleGrid(_SamplePictures):
         super().setup(trainer, pl_module, stage)
         check_images(self, pl_module)
 
-    def _save(self, trainer: Trainer, num_classes: int | None, samples: Tensor, path: Path) -> None:
-        save_image(make_grid(samples, nrow=num_classes or round(self.num_images**0.5)), path)
+    def _save(self, trainer: Trainer, num_classes: int | None, samples: Tensor, file: IO[bytes]) -> None:
+        save_image(make_grid(samples, nrow=num_classes or round(self.num_images**0.5)), file, format="png")
 
 
 class LatentCodeGrid(PeriodicPictures):
@@ -177,7 +187,8 @@ class LatentCodeGrid(PeriodicPictures):
         assert codes is not None, "setup has refused models without codes"
         with model.evaluating(self.seed):
             images = model(codes.traverse(model.sample_latents(self.num_columns)))
-        self.write(trainer, partial(save_image, make_grid(images.float().cpu(), nrow=self.num_columns)))
+        grid = make_grid(images.float().cpu(), nrow=self.num_columns)
+        self.write(trainer, partial(save_image, grid, format="png"))
 
 
 class ScatterPlot(_SamplePictures):
@@ -211,9 +222,9 @@ class ScatterPlot(_SamplePictures):
             )
         require(find_datamodule(trainer), PointData, "ScatterPlot")
 
-    def _save(self, trainer: Trainer, num_classes: int | None, samples: Tensor, path: Path) -> None:
+    def _save(self, trainer: Trainer, num_classes: int | None, samples: Tensor, file: IO[bytes]) -> None:
         points = require(find_datamodule(trainer), PointData, "ScatterPlot").points("val")
-        save_scatter(points[: self.num_points], samples, path)
+        save_scatter(points[: self.num_points], samples, file)
 
 
 class Reconstructions(PictureCallback):
@@ -256,7 +267,7 @@ class Reconstructions(PictureCallback):
             reconstructions = model.reconstruct(images, *condition)
         rows = zip(_split_rows(images), _split_rows(reconstructions), strict=True)
         grid = make_grid(torch.cat([row for pair in rows for row in pair]).cpu(), nrow=8)
-        self.write(trainer, partial(save_image, grid))
+        self.write(trainer, partial(save_image, grid, format="png"))
 
 
 def check_images(callback: Callback, pl_module: LightningModule) -> None:
@@ -274,7 +285,7 @@ def check_images(callback: Callback, pl_module: LightningModule) -> None:
         )
 
 
-def save_scatter(real: Tensor, samples: Tensor, path: Path) -> None:
+def save_scatter(real: Tensor, samples: Tensor, file: IO[bytes]) -> None:
     """Draw samples over real points, `[N, 2]` each, as a PNG file."""
     # Matplotlib is slow to import, and most runs do not need it.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -289,7 +300,7 @@ def save_scatter(real: Tensor, samples: Tensor, path: Path) -> None:
     axes.scatter(samples[:, 0], samples[:, 1], s=4, color="C0", alpha=0.4, linewidths=0, label="samples")
     axes.set_aspect("equal")
     figure.legend(loc="outside upper center", ncols=2)
-    figure.savefig(path, dpi=100)
+    figure.savefig(file, format="png", dpi=100)
 
 
 def _split_rows(images: Tensor) -> tuple[Tensor, ...]:

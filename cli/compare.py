@@ -1,10 +1,11 @@
 """Comparison of tested runs: a table of their metrics, and a figure of their samples and validation curves."""
 
 import math
+import os
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
@@ -13,6 +14,7 @@ from cli.runs import Curve, RunFolder
 from gen_lightning.errors import UserError
 from gen_lightning.evaluation import Row
 from gen_lightning.metrics.estimates import format_with_error
+from gen_lightning.storage import atomic_write, name_file_in_errors
 
 if TYPE_CHECKING:
     from matplotlib.figure import SubFigure
@@ -59,12 +61,15 @@ def compare(run_folders: list[Path], output: Path) -> str:
     """
     runs = [read_run(folder) for folder in run_folders]
     table, picture = output / "comparison.md", output / "comparison.png"
-    if table.exists() or picture.exists():
+    if os.path.lexists(table) or os.path.lexists(picture):
         raise UserError(f"{output} holds a comparison already: remove it, or choose another folder with --output.")
     text = f"{tabulate_runs(runs)}\n\n{write_notes(runs)}\n"
-    output.mkdir(parents=True, exist_ok=True)
-    draw(runs, picture)
-    table.write_text(f"{text}\n![Samples and validation curves of the runs]({picture.name})\n")
+    with name_file_in_errors(output):
+        output.mkdir(parents=True, exist_ok=True)
+    with atomic_write(picture) as file:
+        draw(runs, file)
+    with atomic_write(table) as file:
+        file.write(f"{text}\n![Samples and validation curves of the runs]({picture.name})\n".encode())
     return text
 
 
@@ -192,8 +197,8 @@ def format_markdown(rows: Iterable[Iterable[str]]) -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
-def draw(runs: list[TestedRun], path: Path) -> None:
-    """Draw each run's newest samples side by side, and below them the validation metrics that runs share."""
+def draw(runs: list[TestedRun], file: IO[bytes]) -> None:
+    """Draw each run's newest samples side by side, and below them the validation metrics that runs share, as PNG."""
     # Imported here, since no other command needs it.
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -209,7 +214,7 @@ def draw(runs: list[TestedRun], path: Path) -> None:
         draw_curves(parts[1], curves)
     lines = [Line2D([], [], color=f"C{index}", label=run.name) for index, run in enumerate(runs)]
     figure.legend(handles=lines, loc="outside lower center", fontsize=8, frameon=False)
-    figure.savefig(path)
+    figure.savefig(file, format="png")
 
 
 def draw_samples(figure: "SubFigure", run: TestedRun, color: str) -> None:

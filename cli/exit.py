@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 
 from cli.process import find_command
 from cli.validation import shorten
-from gen_lightning.errors import UserError
+from gen_lightning.errors import StorageError, UserError
 
 # What a constructor raises to refuse its arguments, or because a package is missing. Anything else is a fault in code.
 REFUSALS = (ValueError, TypeError, ImportError, MisconfigurationException)
@@ -46,7 +46,9 @@ class ConstructionError(BaseException):
 
 @contextmanager
 def exit_on_mistake() -> Iterator[None]:
-    """End the program with one sentence on a user's mistake, and with status 143 on SIGTERM.
+    """End the program with one sentence on a user's mistake (status 2) or a file that cannot be written (status 1).
+
+    SIGTERM ends it with status 143.
 
     A user's mistake is a UserError, a refusal by a constructor that the configuration names, an option that Lightning
     refuses, or a checkpoint that does not fit the model. Every other error keeps its traceback; if a constructor raised
@@ -60,7 +62,7 @@ def exit_on_mistake() -> Iterator[None]:
     except (Exception, ConstructionError) as error:
         sentence = find_error_message(error)
         if sentence and os.environ.get("JSONARGPARSE_DEBUG", "false") == "false":
-            fail(sentence)
+            fail(sentence, status=1 if isinstance(error, StorageError) else 2)
         if isinstance(error, ConstructionError):
             error.error.add_note(f"`--{error.option}` is {error.class_path}, whose constructor raised this error.")
             raise error.error from None
@@ -68,14 +70,14 @@ def exit_on_mistake() -> Iterator[None]:
 
 
 def find_error_message(error: BaseException) -> str | None:
-    """Return the sentence for a user's mistake; None for a fault in code."""
+    """Return the sentence for a user's mistake or a file that cannot be written; None for a fault in code."""
     if isinstance(error, ConstructionError):
         if isinstance(error.error, UserError):
             return shorten(str(error.error))
         if isinstance(error.error, REFUSALS):
             return f"`--{error.option}` is {error.class_path}, which cannot be built: {shorten(str(error.error))}"
         return None
-    if isinstance(error, UserError):
+    if isinstance(error, UserError | StorageError):
         return shorten(str(error))
     if is_refusal_by_lightning(error):
         return describe_refusal(str(error), {})

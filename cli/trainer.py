@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from gen_lightning import GenerativeModule, VAEModule
 from gen_lightning.contracts import ExampleData, IdentifiedData, require
 from gen_lightning.errors import StorageError, UserError
 from gen_lightning.metrics import FeatureExtractor
+from gen_lightning.storage import atomic_write, check_space, name_file_in_errors
 from gen_lightning.vae import fit_latent_mixture
 
 Latents = Literal["prior", "gmm"]
@@ -87,6 +89,7 @@ class Trainer(LightningTrainer):
         latents: Latents = "prior",
         output: str = "samples",
         seed: NonNegativeInt = 0,
+        overwrite: bool = False,
     ) -> None:
         """Write samples of a checkpoint as a picture and as an array.
 
@@ -102,7 +105,11 @@ class Trainer(LightningTrainer):
             output: directory of grid.png (at most 400 samples) and samples.npz (arr_0: uint8 [N, H, W, C], or float32
                 [N, ...] if the data are not images; labels: int64 [N] if the model is conditional)
             seed: seed of the samples
+            overwrite: replace the files that are in the directory
         """
+        folder = Path(output)
+        grid_path, samples_path = folder / "grid.png", folder / "samples.npz"
+        check_output([grid_path, samples_path], overwrite)
         model.load_state_dict(load_checkpoint(ckpt_path)["state_dict"])
         model.to(self.strategy.root_device)
         if latents == "gmm":
@@ -115,13 +122,14 @@ class Trainer(LightningTrainer):
             for block in torch.arange(num_samples).split(500)
         ]
         samples = torch.cat(blocks)
-        folder = Path(output)
-        folder.mkdir(parents=True, exist_ok=True)
         if len(model.data_shape) == 3:
-            save_image(make_grid(samples[:400], nrow=math.ceil(min(num_samples, 400) ** 0.5)), folder / "grid.png")
+            grid = make_grid(samples[:400], nrow=math.ceil(min(num_samples, 400) ** 0.5))
             samples = (samples.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+            with atomic_write(grid_path) as file:
+                save_image(grid, file, format="png")
         arrays: dict[str, Any] = {} if classes is None else {"labels": classes.numpy()}
-        np.savez_compressed(folder / "samples.npz", samples.numpy(), **arrays)
+        with atomic_write(samples_path) as file:
+            np.savez_compressed(file, samples.numpy(), **arrays)
         print(f"Wrote {num_samples} samples to {folder}")
 
 
@@ -180,6 +188,21 @@ def check_trainer_options(options: Namespace) -> None:
     for name in ("log_every_n_steps", "check_val_every_n_epoch"):
         if options[name] is not None and options[name] < 1:
             raise UserError(f"`--trainer.{name}` is {options[name]}. Choose at least 1.")
+
+
+def check_output(paths: list[Path], overwrite: bool) -> None:
+    """Make the directory of files that will be written, and check that none of them exists.
+
+    Raises:
+        UserError: a file exists, if only as a symbolic link, and is not to be overwritten.
+        StorageError: the directory cannot be made or written.
+    """
+    for path in paths:
+        if not overwrite and os.path.lexists(path):
+            raise UserError(f"{path} exists already. Add --overwrite true, or choose another directory with --output.")
+        with name_file_in_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        check_space(path, 0)
 
 
 def fit_mixture_prior(model: GenerativeModule, datamodule: LightningDataModule | None, folder: Path) -> None:

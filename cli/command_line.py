@@ -1,6 +1,7 @@
 """CommandLine: LightningCLI with run directories, resumption and configurations stored in checkpoints."""
 
 import argparse
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks import (
@@ -78,6 +80,11 @@ class Parser(LightningArgumentParser):
         if not self.exit_on_error:
             super().error(message, ex)
         fail(explain(message, self.option_names()))
+
+    def make_switch(self, option: str) -> None:
+        """Let a boolean option be given without a value, for true."""
+        (action,) = (action for action in self._actions if option in action.option_strings)
+        action.nargs, action.const = "?", True
 
     def option_names(self) -> list[str]:
         """Return the names of all options, those of subcommands included."""
@@ -181,10 +188,13 @@ class CommandLine(LightningCLI):
         parser.link_arguments("seed_everything", "model.init_args.seed", int)
         parser.link_arguments("seed_everything", "data.init_args.seed", int)
 
-    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> Parser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        assert isinstance(parser, Parser)
         if subcommand == "fit":
             parser.add_argument("--resume", type=str, default=None, help="The directory of a run to continue.")
+        if subcommand == "sample":
+            parser.make_switch("--overwrite")
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -330,6 +340,7 @@ class CommandLine(LightningCLI):
         }
         print_report(rows, self.trainer.test_seconds)
         self.run.write_metrics("test", report)
+        rank_zero_only(print)(f"Written to {os.path.relpath(self.run.metrics_json)}")
         log_report(self.trainer, rows, self.checkpoint_iteration)
         finish_wandb_runs(self.trainer)
 

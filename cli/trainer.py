@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
-from callbacks import Evaluation, SampleMeasure
+from callbacks import Evaluation, SampleMeasure, StopOnNaN
 from cli.checkpoints import load_checkpoint
 from gen_lightning import GenerativeModule, VAEModule
 from gen_lightning.contracts import ExampleData, IdentifiedData, require
@@ -39,6 +39,21 @@ class Trainer(LightningTrainer):
     callbacks: list[Callback]
     fast_dev_run: bool | int
     test_seconds: float
+
+    def save_checkpoint(
+        self, filepath: str | Path, weights_only: bool | None = None, storage_options: Any | None = None
+    ) -> None:
+        """Save a checkpoint.
+
+        Raises:
+            DivergenceError: a weight or a state is not finite.
+            StorageError: the file cannot be written.
+        """
+        for callback in self.callbacks:
+            # Lightning calls the callbacks' own hook only for a checkpoint of the full training state.
+            if weights_only and isinstance(callback, StopOnNaN):
+                callback.check_states(self, self.lightning_module)
+        super().save_checkpoint(filepath, weights_only, storage_options)
 
     # Lightning's test takes other arguments; the command line takes this method's for its options.
     def test(  # type: ignore[override]
@@ -199,7 +214,7 @@ def check_output(paths: list[Path], overwrite: bool) -> None:
     """
     for path in paths:
         if not overwrite and os.path.lexists(path):
-            raise UserError(f"{path} exists already. Add --overwrite true, or choose another directory with --output.")
+            raise UserError(f"{path} exists already. Add --overwrite, or choose another directory with --output.")
         with name_file_in_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         check_space(path, 0)

@@ -11,6 +11,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import DivergenceError, LastCheckpoint, StopOnNaN
+from cli.trainer import Trainer as CommandLineTrainer
 from gen_lightning.networks import MLPDecoder
 
 
@@ -61,11 +62,13 @@ class Poison(Callback):
             next(pl_module.generator.parameters()).data.view(-1)[0] = torch.nan
 
 
-def train(folder, *callbacks, **arguments):
+def train(folder, *callbacks, scale=1.0, trainer_class=Trainer, **arguments):
     model = gan(generator=MLPDecoder, data_shape=(2,))
-    loader = DataLoader(TensorDataset(torch.randn(100, 2), torch.zeros(100)), 10)
+    loader = DataLoader(TensorDataset(scale * torch.randn(100, 2), torch.zeros(100)), 10)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    trainer = Trainer(max_epochs=1, default_root_dir=folder, callbacks=[*callbacks, StopOnNaN()], **quiet | arguments)
+    trainer = trainer_class(
+        max_epochs=1, default_root_dir=folder, callbacks=[*callbacks, StopOnNaN()], **quiet | arguments
+    )
     trainer.fit(model, loader)
     return trainer
 
@@ -81,6 +84,69 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, checkpoint, at):
     (kept,) = tmp_path.rglob("*.ckpt")
     assert load(kept)["global_step"] == 2
     assert all(value.isfinite().all() for value in load(kept)["state_dict"].values())
+
+
+class PoisonState(Callback):
+    """A callback that makes one state of Adam infinite after iteration 3, which leaves the weights finite."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == 3:
+            next(iter(trainer.optimizers[1].state.values()))["exp_avg_sq"].fill_(torch.inf)
+
+
+def test_states_that_are_not_finite_are_not_saved(tmp_path):
+    with pytest.raises(DivergenceError, match="at iteration 4: some states of an optimizer are not finite"):
+        train(tmp_path, PoisonState(), LastCheckpoint(2))
+    (kept,) = tmp_path.rglob("*.ckpt")
+    assert load(kept)["global_step"] == 2
+
+
+@pytest.mark.parametrize("poison", [Poison, PoisonState])
+def test_the_weights_of_a_diverged_run_are_not_saved_alone_either(tmp_path, poison):
+    """Lightning calls no hook of a callback for them."""
+    best = ModelCheckpoint(tmp_path, "best", every_n_train_steps=1, save_weights_only=True)
+    with pytest.raises(DivergenceError, match="at iteration 3: some"):
+        train(tmp_path, poison(), best, trainer_class=CommandLineTrainer)
+    assert load(tmp_path / "best.ckpt")["global_step"] == 2
+
+
+def test_data_whose_squared_gradients_overflow_are_told_before_anything_is_saved(tmp_path):
+    """Adam's states become infinite and its steps zero, while each weight and most losses stay finite."""
+    with pytest.raises(DivergenceError, match="not finite"):
+        train(tmp_path, LastCheckpoint(1), scale=1e30)
+    for path in tmp_path.rglob("*.ckpt"):
+        assert all(value.isfinite().all() for state in load(path)["optimizer_states"] for value in find_tensors(state))
+
+
+def find_tensors(optimizer_state):
+    return [value for state in optimizer_state["state"].values() for value in state.values()]
+
+
+class Score(Callback):
+    """A callback that logs the values of a score, one at each iteration."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        pl_module.log("val/score", torch.tensor(self.values[batch_idx % len(self.values)]))
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "best"),
+    [
+        ("min", [torch.nan, 2.0, 1.0, -torch.inf], 1.0),
+        ("max", [torch.inf, 1.0, 2.0, torch.nan], 2.0),
+        ("min", [torch.nan], None),
+    ],
+)
+def test_no_checkpoint_is_chosen_by_a_score_that_is_not_finite(tmp_path, mode, values, best):
+    checkpoint = ModelCheckpoint(tmp_path, "best", monitor="val/score", mode=mode, every_n_train_steps=1)
+    with pytest.warns(UserWarning, match=r"val/score is (nan|inf) at iteration 1\. No checkpoint is chosen") as warned:
+        train(tmp_path, Score(values), checkpoint, limit_train_batches=4)
+    assert checkpoint.best_model_score == best
+    assert (tmp_path / "best.ckpt").is_file() == (best is not None)
+    assert len([one for one in warned if "val/score" in str(one.message)]) == 1
 
 
 def test_the_sentence_without_a_checkpoint_says_to_start_a_new_run(tmp_path):

@@ -22,7 +22,7 @@ class DivergenceError(Exception):
 
 
 class StopOnNaN(Callback):
-    """Stops all ranks with a `DivergenceError` and a W&B alert if a loss, a gradient, a weight or a state is not finite.
+    """Stops all ranks with a `DivergenceError` and a W&B alert if a loss, gradient, weight or state is not finite.
 
     Losses, the scalars named `train/...loss`, and gradients are checked whenever scalars are logged. Weights, buffers
     and the optimizers' states are checked before any callback writes a checkpoint of the full training state. A step

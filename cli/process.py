@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import logging
 import os
 import sys
 import warnings
@@ -27,6 +28,12 @@ def silence_libraries() -> None:
     )
     for message in hidden:
         warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_advertisement)
+
+
+def is_no_advertisement(record: logging.LogRecord) -> bool:
+    """Return whether a message of Lightning is not a tip to install another product."""
+    return "try installing [lit" not in record.getMessage()
 
 
 def skip_nvml_search() -> None:

@@ -37,12 +37,21 @@ def adam(parameters):
     return torch.optim.Adam(parameters, lr=1e-3)
 
 
-class KillsWandbService(Callback):
-    """Kills W&B's process after three iterations, as an operating system does that runs out of memory."""
+class SignalsWandbService(Callback):
+    """Sends W&B's process a signal after three iterations.
+
+    An operating system that runs out of memory sends SIGKILL; a cluster that suspends a job sends SIGSTOP.
+
+    Args:
+        name: name of the signal
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def on_train_batch_end(self, trainer: Trainer, *_) -> None:
         if trainer.global_step == 3:
-            subprocess.run(["pkill", "-KILL", "-f", f"wandb-core.*--pid {os.getpid()}"], check=True)
+            subprocess.run(["pkill", f"-{self.name}", "-P", str(os.getpid()), "wandb-core"], check=True)
 
 
 def gan(**arguments) -> GANModule:

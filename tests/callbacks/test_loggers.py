@@ -1,6 +1,7 @@
 """Loggers: what a run writes to W&B, and that W&B never stops a run."""
 
 import csv
+import inspect
 import json
 import os
 import pty
@@ -11,6 +12,9 @@ from collections import defaultdict
 
 import pytest
 from helpers import CONFIGS, ROOT, read_wandb_records, run_command
+
+from callbacks import SafeWandbLogger
+from gen_lightning.errors import UserError
 
 ARGUMENTS = [
     "fit",
@@ -121,29 +125,78 @@ def test_online_without_a_key_trains_offline_and_asks_for_nothing(tmp_path):
 def test_a_server_that_does_not_answer_is_given_up(tmp_path):
     """The server accepts the connection and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
         finished = run_command(
             *ARGUMENTS,
             "--trainer.logger.init_timeout=3",
             cwd=tmp_path,
             WANDB_MODE="online",
-            WANDB_BASE_URL=f"http://127.0.0.1:{server.getsockname()[1]}",
+            WANDB_BASE_URL=url,
             WANDB_API_KEY="0" * 40,
         )
     assert finished.returncode == 0, finished.stderr
+    assert f"Waiting for W&B's server {url}, for at most 3 s." in finished.stderr
     assert "Logging offline" in finished.stderr
+    assert "litlogger" not in finished.stderr
     assert read_wandb_records(only_run(tmp_path))
 
 
+def test_the_default_wait_for_a_server_is_20_seconds():
+    assert inspect.signature(SafeWandbLogger).parameters["init_timeout"].default == 20
+
+
 @pytest.mark.slow
-def test_a_killed_service_does_not_stop_the_run(tmp_path):
+@pytest.mark.parametrize("name", ["KILL", "STOP"])
+def test_a_service_that_dies_or_freezes_does_not_stop_the_run(tmp_path, name):
     finished = run_command(
         *ARGUMENTS,
-        "--trainer.callbacks+=helpers.KillsWandbService",
+        "--trainer.logger.call_timeout=1",
+        "--trainer.logger.finish_timeout=1",
+        f"--trainer.callbacks+={{class_path: helpers.SignalsWandbService, init_args: {{name: {name}}}}}",
         cwd=tmp_path,
         PYTHONPATH=str(ROOT / "tests"),
     )
     assert finished.returncode == 0, finished.stderr
-    assert "W&B's service has died" in finished.stderr
+    assert finished.stderr.count("W&B's service has died") == 1
     assert "Traceback" not in finished.stderr
     with (only_run(tmp_path) / "metrics.csv").open(newline="") as file:
         assert [row["step"] for row in csv.DictReader(file) if row["train/elbo"]] == ["2", "4", "6", "8"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WANDB_MODE", "nonsense"),
+        ("WANDB_BASE_URL", "nonsense"),
+        ("WANDB_BASE_URL", "http://"),
+        ("WANDB_INIT_TIMEOUT", "x"),
+        ("WANDB_CONSOLE", "x"),
+    ],
+)
+def test_a_wrong_variable_is_refused_in_a_sentence(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError) as refusal:
+        SafeWandbLogger()
+    advice = {"WANDB_MODE": ". Choose online, offline or disabled."}
+    expected = advice.get(name, ", which W&B refuses. Correct the variable, or unset it.")
+    assert str(refusal.value) == f"`{name}` is {value}{expected}"
+
+
+def test_a_wrong_project_is_refused_in_a_sentence():
+    with pytest.raises(UserError, match="`--trainer.logger.project` is a/b, which W&B refuses"):
+        SafeWandbLogger("a/b")
+
+
+@pytest.mark.parametrize("obstacle", ["a file in its place", "a file in its parent's place"])
+def test_a_directory_that_cannot_be_written_does_not_stop_the_run(tmp_path, obstacle):
+    """W&B itself would write to TMPDIR."""
+    place = tmp_path / "run" if obstacle == "a file in its parent's place" else tmp_path / "run/wandb"
+    place.parent.mkdir(exist_ok=True)
+    place.touch()
+    logger = SafeWandbLogger(save_dir=str(tmp_path / "run"), mode="offline")
+    with pytest.warns(
+        UserWarning, match=r"run/wandb cannot be written: a file is in the place of its directory\. The run"
+    ):
+        logger.log_metrics({"a": 1}, 1)
+    logger.log_metrics({"a": 2}, 2)
+    assert logger.experiment.disabled

@@ -183,7 +183,7 @@ def test_a_wrong_variable_is_refused_in_a_sentence(monkeypatch, name, value):
 
 
 def test_a_wrong_project_is_refused_in_a_sentence():
-    with pytest.raises(UserError, match="`--trainer.logger.project` is a/b, which W&B refuses"):
+    with pytest.raises(UserError, match=r"`--trainer\.logger\.project` is a/b, which W&B refuses"):
         SafeWandbLogger("a/b")
 
 

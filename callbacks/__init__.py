@@ -7,6 +7,7 @@ from callbacks.compile import Compile
 from callbacks.conditional import ConditionalAccuracy
 from callbacks.divergence import DivergenceError, StopOnNaN
 from callbacks.evaluation import Evaluation
+from callbacks.example_means import ExampleMeans
 from callbacks.latent_metrics import LatentMetrics
 from callbacks.latent_pictures import LatentInterpolations, LatentManifold, LatentTraversals
 from callbacks.likelihood import ImportanceSampledLikelihood
@@ -24,6 +25,7 @@ __all__ = [
     "ConditionalAccuracy",
     "DivergenceError",
     "Evaluation",
+    "ExampleMeans",
     "ImportanceSampledLikelihood",
     "LastCheckpoint",
     "LatentCodeGrid",

@@ -30,6 +30,7 @@ class CodeClasses(Callback):
 
     def __init__(self) -> None:
         self.rows: dict[str, Row] = {}
+        self.identifying_row = _METRIC
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse models without categorical codes, and data without labels.

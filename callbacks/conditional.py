@@ -62,13 +62,17 @@ class ConditionalAccuracy(SampleMeasure):
                 " Choose another `ConditionalAccuracy.extractor`."
             )
 
+    @property
+    def identifying_row(self) -> str:
+        """The name of the row, which no other callback writes."""
+        return f"{_METRIC}/{self.extractor.name}"
+
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the accuracy."""
         if trainer.sanity_checking:
             return
         value = self._estimate(trainer, pl_module).value
-        pl_module.log(f"val/{_METRIC}/{self.extractor.name}/{self.num_samples}", value)
-        pl_module.log(f"val/{_METRIC}", value, logger=False)
+        self.log_validation(pl_module, _METRIC, self.identifying_row, value, self.num_samples)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute the accuracy and its floor, and log the accuracy."""

@@ -1,7 +1,7 @@
 """Evaluation of samples against held-out images: the FID after each validation, all metrics in `test`."""
 
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -9,19 +9,18 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
+from callbacks.example_means import ExampleMeans
 from callbacks.sampling import SampleMeasure, choose_device
 from gen_lightning.checks import check_range
 from gen_lightning.contracts import GenerativeModel, ImageData, SplitName, find_datamodule, require
 from gen_lightning.errors import UserError
 from gen_lightning.evaluation import (
     RealFeatures,
-    Row,
     extract_features,
     extract_real_features,
-    make_row,
     make_sample_rows,
 )
-from gen_lightning.metrics import Estimate, FeatureExtractor, MNISTFeatures
+from gen_lightning.metrics import FeatureExtractor, MNISTFeatures
 from gen_lightning.metrics.frechet import frechet_distance
 
 # The features of so many samples, and the distances between blocks of them, fit in the memory of any machine.
@@ -57,7 +56,12 @@ class Evaluation(SampleMeasure):
         super().__init__(num_samples, seed)
         self.extractor = extractor or MNISTFeatures()
         self._real: dict[str, RealFeatures] = {}
-        self._sums: dict[str, Tensor] = {}
+        self._means = ExampleMeans()
+
+    @property
+    def identifying_row(self) -> str:
+        """The name of a row that no other callback writes."""
+        return f"fid/{self.extractor.name}"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse, before training starts, what could not be evaluated after it.
@@ -92,12 +96,11 @@ class Evaluation(SampleMeasure):
         except UserError as error:
             rank_zero_warn(f"There is no FID at iteration {trainer.global_step}: {error}")
             value = torch.tensor(torch.nan)
-        pl_module.log(f"val/fid/{self.extractor.name}/{len(samples)}", value)
-        pl_module.log("val/fid", value, logger=False, prog_bar=True)
+        self.log_validation(pl_module, "fid", self.identifying_row, value, len(samples), prog_bar=True)
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Discard the results of an earlier test."""
-        self._sums = {}
+        self._means.on_test_epoch_start(trainer, pl_module)
 
     def on_test_batch_end(
         self,
@@ -109,11 +112,7 @@ class Evaluation(SampleMeasure):
         dataloader_idx: int = 0,
     ) -> None:
         """Add up the values per example that `test_step` has returned."""
-        # Lightning allows a tensor as well; the test steps of generative models return values by name, or nothing.
-        for name, values in cast(dict[str, Tensor], outputs or {}).items():
-            values = values.cpu().double()
-            powers = torch.stack([torch.ones_like(values), values, values.square()]).sum(1)
-            self._sums[name] = self._sums.get(name, 0) + powers
+        self._means.on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute and log all metrics."""
@@ -122,16 +121,14 @@ class Evaluation(SampleMeasure):
         # Every rank computes the metrics, so that an error stops all ranks.
         rows = self.label_latents(make_sample_rows(self.extractor, samples, held_out, training))
         pl_module.log_dict({f"test/{name}/{row.n}": row.value for name, row in rows.items()})
-        for name, sums in self._sums.items():
-            sums = trainer.strategy.reduce(sums.to(self._move_extractor(trainer)), reduce_op="sum")
-            rows[name] = _summarize(name, sums)
-        self.rows = rows
+        self._means.on_test_epoch_end(trainer, pl_module)
+        self.rows = rows | self._means.rows
 
     def provenance(self) -> dict[str, Any]:
-        """Return the extractor, the data and the seed of the last test, in JSON types."""
+        """Return the extractor, a digest of the test images and the seed of the last test, in JSON types."""
         return {
             "extractor": {"name": self.extractor.name, "sha256": self.extractor.sha256},
-            "data": self._real["test"].fingerprint.rpartition(" ")[2],
+            "images": self._real["test"].fingerprint.rpartition(" ")[2],
             "sample_seed": self.seed,
         }
 
@@ -160,10 +157,3 @@ class Evaluation(SampleMeasure):
         device = choose_device(trainer)
         self.extractor.to(device)
         return device
-
-
-def _summarize(name: str, sums: Tensor) -> Row:
-    """Return the row of a mean, from the number of values, their sum and the sum of their squares."""
-    n, total, squares = sums.tolist()
-    variance = max(squares - total**2 / n, 0) / (n - 1)
-    return make_row(name, Estimate(total / n, (variance / n) ** 0.5), int(n))

@@ -67,6 +67,7 @@ class LatentMetrics(Callback):
         self.num_training_images = num_training_images
         self.seed = seed
         self.rows: dict[str, Row] = {}
+        self.identifying_row = "active_units"
         self._warned = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

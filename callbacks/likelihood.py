@@ -11,11 +11,10 @@ from tqdm import tqdm
 from gen_lightning.checks import check_range
 from gen_lightning.clock import Stream, derive_seed, draws_from
 from gen_lightning.contracts import (
-    DequantizableData,
     ExampleData,
     LikelihoodModel,
     find_datamodule,
-    offers,
+    is_dequantized,
     require,
 )
 from gen_lightning.evaluation import Row, make_row
@@ -63,6 +62,7 @@ class ImportanceSampledLikelihood(Callback):
         self.num_images = num_images
         self.seed = seed
         self.rows: dict[str, Row] = {}
+        self.identifying_row = "bound/1"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse models without a likelihood, and data without examples.
@@ -81,7 +81,7 @@ class ImportanceSampledLikelihood(Callback):
         estimates = {f"bound/{k}": bounds[:, i] for i, k in enumerate(ks)}
         estimates[f"nll/{self.num_samples}"] = -bounds[:, -1]
         data = find_datamodule(trainer)
-        dequantized = offers(data, DequantizableData) and data.dequantize
+        dequantized = is_dequantized(data)
         if dequantized or model.levels == _GREY_LEVELS:
             bits = bits_per_dimension(-bounds[:, -1], model.data_shape)
             # A level is 1 / 256 wide, and the density's mean over it bounds its probability (Theis et al. 2016, 3.1).

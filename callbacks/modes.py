@@ -94,13 +94,17 @@ class ModeCoverage(SampleMeasure):
                 " ModeCoverage."
             )
 
+    @property
+    def identifying_row(self) -> str:
+        """The name of a row that no other callback writes, known from `setup` on."""
+        return self._modes.measures["modes"]
+
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the measures."""
         if trainer.sanity_checking:
             return
         for measure, (value, _) in self._measure(trainer, pl_module).items():
-            pl_module.log(f"val/{self._modes.measures[measure]}/{self.num_samples}", value)
-            pl_module.log(f"val/{measure}", value, logger=False)
+            self.log_validation(pl_module, measure, self._modes.measures[measure], value, self.num_samples)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute and log the measures and their floors."""

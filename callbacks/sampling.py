@@ -35,6 +35,13 @@ class SampleMeasure(Callback):
         suffix = "" if self.latents == "prior" else f"/{self.latents}"
         return {name + suffix: row for name, row in rows.items()}
 
+    def log_validation(
+        self, pl_module: LightningModule, metric: str, row: str, value: Tensor | float, n: int, prog_bar: bool = False
+    ) -> None:
+        """Log a metric of n samples as `val/ROW/N`, and as `val/METRIC` for checkpoints to monitor."""
+        pl_module.log(f"val/{row}/{n}", value)
+        pl_module.log(f"val/{metric}", value, logger=False, prog_bar=prog_bar)
+
     def map_samples(
         self,
         describe: Callable[[Tensor], Tensor],

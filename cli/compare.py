@@ -31,11 +31,22 @@ ARROWS = {"lower": " ↓", "higher": " ↑", None: ""}
 
 
 class TestedRun(NamedTuple):
-    """A run and its test: the iteration, the data's digest, the extractor, the kind of likelihood and the metrics."""
+    """A run and its test.
+
+    Args:
+        folder: the run
+        iteration: iteration of the tested checkpoint
+        data: digest of the data's identity, which tells binary images from others
+        images: digest of the test images of sample metrics, which are never binarized
+        extractor: name and digest of the feature extractor
+        likelihood: kind of likelihood
+        metrics: rows by name
+    """
 
     folder: RunFolder
     iteration: int
     data: str
+    images: str
     extractor: str
     likelihood: str
     metrics: dict[str, Row]
@@ -86,8 +97,9 @@ def read_run(path: Path) -> TestedRun:
     if "metrics" not in test:
         checkpoint = RunFolder(path).last_checkpoint
         raise UserError(f"{path} has not been tested. Run `{find_command()} test --ckpt_path {checkpoint}` first.")
-    data, likelihood = test.get("data", UNKNOWN)[:8], test.get("likelihood") or UNKNOWN
-    return TestedRun(folder, test["iteration"], data, describe_extractor(test), likelihood, read_measurements(test))
+    data, images = (test.get(name, UNKNOWN)[:8] for name in ("data", "images"))
+    extractor, likelihood = describe_extractor(test), test.get("likelihood") or UNKNOWN
+    return TestedRun(folder, test["iteration"], data, images, extractor, likelihood, read_measurements(test))
 
 
 def read_measurements(test: dict[str, Any]) -> dict[str, Row]:
@@ -163,8 +175,10 @@ def find_differences(runs: list[TestedRun], metric: str) -> list[str]:
     # A feature metric, such as fid/mnist_cnn, is also held against fid/inception of another run. nll/5000 is not one.
     family = f"{name}/" if subject and not subject.isdigit() else None
     feature_runs = [run for run in runs if family and any(other.startswith(family) for other in run.metrics)]
+    # Sample metrics compare images, which are the same for all binarizations.
+    have_images = family and all(run.images != UNKNOWN for run in tested)
     facts = {
-        "on different data": {run.name: run.data for run in tested},
+        "on different data": {run.name: run.images if have_images else run.data for run in tested},
         "at different N": {run.name: f"{run.metrics[metric].n:,}" for run in tested},
         "with different extractors": {run.name: run.extractor for run in feature_runs},
         "of different likelihoods": {run.name: run.likelihood for run in tested if name in LIKELIHOOD_METRICS},

@@ -12,27 +12,31 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from callbacks import find_wandb_loggers
 from cli.trainer import Trainer, find_evaluation
 from gen_lightning.contracts import (
-    DequantizableData,
     IdentifiedData,
     LikelihoodModel,
     Measurement,
     get_settings,
+    is_dequantized,
     offers,
 )
 from gen_lightning.evaluation import Row, format_table
 
 
 def collect_rows(trainer: LightningTrainer) -> dict[str, Row]:
-    """Return the rows that all callbacks have measured in `test`, by name."""
+    """Return the rows that all callbacks have measured in `test`, by name; of two different rows, the first one."""
     rows: dict[str, Row] = {}
     for callback in get_settings(trainer).callbacks:
         if offers(callback, Measurement):
-            rows |= callback.rows
+            for name, row in callback.rows.items():
+                if rows.setdefault(name, row) != row:
+                    rank_zero_warn(
+                        f"{type(callback).__name__} writes the row {name} of another callback. It is left out."
+                    )
     return rows
 
 
@@ -43,7 +47,8 @@ def build_report(
     evaluation = find_evaluation(trainer)
     return {
         "metrics": {name: asdict(row) for name, row in rows.items()},
-        **(evaluation.provenance() if evaluation else describe_data(datamodule)),
+        **describe_data(datamodule),
+        **(evaluation.provenance() if evaluation else {}),
         "likelihood": describe_likelihood(model, datamodule),
         "seconds": round(trainer.test_seconds, 1),
         "versions": {name: version(name) for name in ("gen_lightning", "torch", "lightning", "torchmetrics")},
@@ -65,7 +70,7 @@ def print_report(rows: dict[str, Row], seconds: float) -> None:
 
 
 def describe_data(datamodule: LightningDataModule) -> dict[str, str]:
-    """Return a digest of the data's identity, for a test without an evaluation; empty if the data have none."""
+    """Return a digest of the data's identity; empty if the data have none."""
     if not offers(datamodule, IdentifiedData):
         return {}
     return {"data": hashlib.sha256(datamodule.identity.encode()).hexdigest()}
@@ -75,8 +80,8 @@ def describe_likelihood(model: LightningModule, datamodule: LightningDataModule)
     """Return the kind of likelihood of a VAE's bounds, with "of dequantized images" where that applies."""
     if not offers(model, LikelihoodModel):
         return None
-    dequantized = offers(datamodule, DequantizableData) and datamodule.dequantize
-    return f"{model.likelihood_kind}, of dequantized images" if dequantized else model.likelihood_kind
+    kind = model.likelihood_kind
+    return f"{kind}, of dequantized images" if is_dequantized(datamodule) else kind
 
 
 def describe_hardware(trainer: LightningTrainer) -> str:

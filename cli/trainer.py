@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
-from callbacks import Evaluation, SampleMeasure, StopOnNaN
+from callbacks import Evaluation, ExampleMeans, SampleMeasure, StopOnNaN
 from cli.checkpoints import load_checkpoint
 from gen_lightning import GenerativeModule, VAEModule
 from gen_lightning.contracts import ExampleData, IdentifiedData, require
@@ -79,8 +79,8 @@ class Trainer(LightningTrainer):
         """
         # The default extractor takes grey images.
         grey = len(model.data_shape) == 3 and model.data_shape[0] == 1
-        if (grey or extractor) and find_evaluation(self) is None:
-            self.callbacks.append(Evaluation())
+        if find_evaluation(self) is None:
+            self.callbacks.append(Evaluation() if grey or extractor else ExampleMeans())
         for callback in self.callbacks:
             if isinstance(callback, SampleMeasure):
                 callback.num_samples = num_samples or callback.num_samples

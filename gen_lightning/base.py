@@ -30,7 +30,7 @@ from gen_lightning.clock import (
     seed_draws,
     set_logged_iteration,
 )
-from gen_lightning.contracts import get_settings
+from gen_lightning.contracts import get_settings, refuse_equal_rows
 from gen_lightning.errors import UserError
 from gen_lightning.numerics import promote_to_float32
 from gen_lightning.schedules import Schedule, check_schedules, follow_schedules
@@ -188,6 +188,14 @@ class GenerativeModule(LightningModule, ABC):
                     " networks."
                 )
             self._check_classes(batch[1], len(batch[0]))
+
+    def setup(self, stage: str) -> None:
+        """Check the callbacks before anything runs.
+
+        Raises:
+            UserError: two callbacks write the same row of the report of `test`.
+        """
+        refuse_equal_rows(get_settings(self.trainer).callbacks)
 
     def on_fit_start(self) -> None:
         """Check the schedules before training starts.

@@ -227,6 +227,13 @@ class Measurement(Protocol):
     """The rows of the last test by name; empty before."""
 
 
+class IdentifiedMeasurement(Measurement, Protocol):
+    """A callback that contributes rows to the report of `test`, and names one of them before the test."""
+
+    identifying_row: str
+    """The name of a row that every test writes; two callbacks of a run must not write the same row."""
+
+
 class TrainerSettings(Protocol):
     """The attributes that the connectors of Lightning 2.6 assign to a Trainer, and that no class declares."""
 
@@ -262,6 +269,29 @@ def require(candidate: object, contract: type[_Contract], for_whom: str) -> _Con
             f"{for_whom} needs {_describe(contract)}, but {found}. Choose another one, or do without {for_whom}."
         )
     return candidate
+
+
+def is_dequantized(datamodule: LightningDataModule | None) -> bool:
+    """Return whether a data module adds uniform noise to the discrete levels of its images."""
+    return offers(datamodule, DequantizableData) and datamodule.dequantize
+
+
+def refuse_equal_rows(callbacks: Sequence[Callback]) -> None:
+    """Refuse two callbacks that write the same row of the report of `test`.
+
+    Raises:
+        UserError: two callbacks have the same `identifying_row`.
+    """
+    writers: dict[str, object] = {}
+    for callback in callbacks:
+        if offers(callback, IdentifiedMeasurement):
+            other = writers.setdefault(callback.identifying_row, callback)
+            if other is not callback:
+                names = " and ".join(dict.fromkeys(type(one).__name__ for one in (other, callback)))
+                raise UserError(
+                    f"Two callbacks ({names}) write the row {callback.identifying_row} of the report. Remove one of"
+                    " them from trainer.callbacks."
+                )
 
 
 def find_datamodule(trainer: Trainer) -> LightningDataModule | None:

@@ -1,13 +1,17 @@
 """The comparison of runs: its table, its notes and its picture."""
 
 import json
+from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 from matplotlib import pyplot
 from PIL import Image
 
-from cli.compare import compare, format_with_error
+from cli.compare import compare, format_with_error, is_best
+from gen_lightning.evaluation import make_row
+from gen_lightning.metrics.manifold import manifold_metrics
 
 MAGENTA, CYAN, YELLOW = (255, 0, 255), (0, 255, 255), (255, 255, 0)
 DIRECTIONS = {"fid": "lower", "recall": "higher", "rate": None}
@@ -155,6 +159,39 @@ def test_bounds_do_not_depend_on_the_extractor(make_run, tmp_path):
     text = compare([a, b], tmp_path / "out")
     assert "Not comparable" not in text
     assert find_cells(text, "a/20260101-000000-abcd")["nll/5000 ↓"] == "**1.00 ± 0.10**"
+
+
+def test_bounds_of_other_binarizations_are_not_comparable_and_distances_of_the_same_images_are(make_run, tmp_path):
+    """Sample metrics compare images that are never binarized; bounds are those of the binary images."""
+    rows = {"elbo": make_measurement(9.0), "fid/mnist_cnn": make_measurement(9.0)}
+    better = {"elbo": make_measurement(1.0), "fid/mnist_cnn": make_measurement(1.0)}
+    a = make_run("a", better, data="0123" * 16, images="1a9e" * 16)
+    b = make_run("b", rows, data="da7a" * 16, images="1a9e" * 16)
+    text = compare([a, b], tmp_path / "out")
+    assert "never bold: elbo, tested on different data (a/20260101-000000-abcd: 01230123; b/" in text
+    assert find_cells(text, "a/20260101-000000-abcd")["fid/mnist_cnn ↓"] == "**1.00 ± 0.10**"
+
+
+def test_a_run_without_an_evaluation_has_comparable_bounds(make_run, tmp_path):
+    a = make_run("a", {"elbo": make_measurement(1.0)}, images="1a9e" * 16)
+    b = make_run("b", {"elbo": make_measurement(9.0)})
+    text = compare([a, b], tmp_path / "out")
+    assert find_cells(text, "a/20260101-000000-abcd")["elbo ↓"] == "**1.00 ± 0.10**"
+
+
+def test_sets_of_samples_of_one_model_are_seldom_called_different():
+    """Standard errors over images alone would call most pairs different, since few samples have large balls."""
+    generator = torch.Generator().manual_seed(0)
+    real = torch.randn(500, 16, generator=generator)
+    sets = []
+    for _ in range(8):
+        outlying = torch.rand(500, 1, generator=generator) < 0.01
+        samples = torch.randn(500, 16, generator=generator) * (0.6 + 3.4 * outlying)
+        sets.append({name: make_row(name, estimate, 500) for name, estimate in manifold_metrics(real, samples).items()})
+    for name in ("precision", "recall", "density", "coverage"):
+        pairs = [(one[name], other[name]) for one, other in combinations(sets, 2)]
+        different = sum(not (is_best(one, [other]) and is_best(other, [one])) for one, other in pairs)
+        assert different <= 4, (name, len(pairs))
 
 
 def test_runs_on_unknown_data_are_not_comparable(make_run, tmp_path):

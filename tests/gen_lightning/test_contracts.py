@@ -152,7 +152,7 @@ OFFERS = [
     (stacks, IMAGE_CONTRACTS | {"StackedData"}),
     (lambda: GaussianMixtureDataModule(Ring()), {"ShapedData", "IdentifiedData", "PointData", "MixtureData"}),
     (Ring, {"Mixture"}),
-    (callbacks.LatentMetrics, {"Measurement"}),
+    (callbacks.LatentMetrics, {"Measurement", "IdentifiedMeasurement"}),
     (callbacks.SampleGrid, set()),
 ]
 PROTOCOLS = {

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import get_args
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -13,10 +14,12 @@ from gen_lightning.clock import Stream, derive_seed, draws_from
 from gen_lightning.contracts import (
     ExampleData,
     LikelihoodModel,
+    SplitName,
     find_datamodule,
     is_dequantized,
     require,
 )
+from gen_lightning.errors import UserError
 from gen_lightning.evaluation import Row, make_row
 from gen_lightning.metrics.bounds import bits_per_dimension, mean_bound
 from gen_lightning.metrics.estimates import estimate_mean
@@ -29,7 +32,7 @@ _GREY_LEVELS = 256
 
 
 class ImportanceSampledLikelihood(Callback):
-    """The negative log-likelihood of the test images, from k latents of each image's posterior (Burda et al. 2016).
+    """The negative log-likelihood of held-out images, from k latents of each image's posterior (Burda et al. 2016).
 
     The rows of `test`, logged as `test/...`, are means over the images in nats, with standard errors:
 
@@ -38,6 +41,9 @@ class ImportanceSampledLikelihood(Callback):
     - `nll/K`: the negative of the last bound, an upper bound of the negative log-likelihood;
     - `bits_per_dimension/K`: `nll/K` in bits per dimension, if the likelihood is a probability of 256 levels. For
       dequantized images it is 8 bits more than the density's, which bounds the bits of the levels.
+
+    If the split is not the test split, its name is appended to each row's name, as in `nll/5000/val`. Choose between
+    models on validation images, and test only the chosen one.
 
     The latents of an image are a function of the seed, its index in the split and the kind of device. Images are
     evaluated one by one, so that the bounds are bit-identical for any batch size and any number of ranks. If the
@@ -50,19 +56,26 @@ class ImportanceSampledLikelihood(Callback):
         num_samples: number of latents for each image, k; at least 1
         num_images: number of images, the first ones of the split; at least 2, by default all
         seed: seed of the latents; at least 0
+        split: split of the images: test, val or train
 
     Raises:
-        UserError: num_samples is less than 1, or num_images is less than 2.
+        UserError: num_samples is less than 1, num_images is less than 2, or there is no such split.
     """
 
-    def __init__(self, num_samples: int = 5000, num_images: int | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, num_samples: int = 5000, num_images: int | None = None, seed: int = 0, split: SplitName = "test"
+    ) -> None:
         check_range(self, at_least=1, num_samples=num_samples)
         check_range(self, at_least=2, num_images=num_images)
         self.num_samples = num_samples
         self.num_images = num_images
+        if split not in get_args(SplitName):
+            raise UserError(f"`ImportanceSampledLikelihood.split` is {split!r}. Choose test, val or train.")
         self.seed = seed
+        self.split: SplitName = split
+        self._suffix = "" if split == "test" else f"/{split}"
         self.rows: dict[str, Row] = {}
-        self.identifying_row = "bound/1"
+        self.identifying_row = f"bound/1{self._suffix}"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse models without a likelihood, and data without examples.
@@ -86,7 +99,10 @@ class ImportanceSampledLikelihood(Callback):
             bits = bits_per_dimension(-bounds[:, -1], model.data_shape)
             # A level is 1 / 256 wide, and the density's mean over it bounds its probability (Theis et al. 2016, 3.1).
             estimates[f"bits_per_dimension/{self.num_samples}"] = bits + (math.log2(_GREY_LEVELS) if dequantized else 0)
-        self.rows = {name: make_row(name, estimate_mean(values), len(values)) for name, values in estimates.items()}
+        self.rows = {
+            name + self._suffix: make_row(name, estimate_mean(values), len(values))
+            for name, values in estimates.items()
+        }
         pl_module.log_dict({f"test/{name}": row.value for name, row in self.rows.items()})
 
     def _compute_bounds(self, trainer: Trainer, model: LikelihoodModel, ks: list[int]) -> Tensor:
@@ -107,7 +123,7 @@ class ImportanceSampledLikelihood(Callback):
     def _read_examples(self, trainer: Trainer) -> Iterator[tuple[Tensor, ...]]:
         """Return batches of one image and its label."""
         data = require(find_datamodule(trainer), ExampleData, "ImportanceSampledLikelihood")
-        batches = data.examples("test", self.num_images)
+        batches = data.examples(self.split, self.num_images)
         return (example for batch in batches for example in zip(*(part.split(1) for part in batch), strict=True))
 
     def _bound_example(self, example: tuple[Tensor, ...], index: int, model: LikelihoodModel, ks: list[int]) -> Tensor:

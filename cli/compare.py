@@ -172,8 +172,9 @@ def find_differences(runs: list[TestedRun], metric: str) -> list[str]:
     """Return why a metric is not comparable between runs: different data, N, extractors or likelihoods."""
     tested = [run for run in runs if metric in run.metrics]
     name, _, subject = metric.partition("/")
-    # A feature metric, such as fid/mnist_cnn, is also held against fid/inception of another run. nll/5000 is not one.
-    family = f"{name}/" if subject and not subject.isdigit() else None
+    # A feature metric, such as fid/mnist_cnn, is also held against fid/inception of another run. nll/5000 and
+    # nll/5000/val are none.
+    family = f"{name}/" if subject and not subject.partition("/")[0].isdigit() else None
     feature_runs = [run for run in runs if family and any(other.startswith(family) for other in run.metrics)]
     # Sample metrics compare images, which are the same for all binarizations.
     have_images = family and all(run.images != UNKNOWN for run in tested)

@@ -9,6 +9,7 @@ from helpers import Examples, GivenModel, compute_exact_log_likelihood, gan, lin
 
 from callbacks import ImportanceSampledLikelihood
 from datamodules import MNISTDataModule
+from gen_lightning.contracts import refuse_equal_rows
 from gen_lightning.vae import Bernoulli, DiscretizedLogistic, Gaussian
 
 
@@ -53,6 +54,22 @@ def test_bounds_increase_with_k_to_the_exact_likelihood():
     exact = compute_exact_log_likelihood(model, x).mean().item()
     assert rows["bound/1"].value + 0.1 < rows["bound/64"].value < rows["bound/5000"].value
     assert rows["nll/5000"].value == pytest.approx(-exact, abs=0.01)
+
+
+def test_another_split_has_rows_of_its_own():
+    data, model = MNISTDataModule("digits", binarization="dynamic"), vae()
+    callbacks = [ImportanceSampledLikelihood(2, 5), ImportanceSampledLikelihood(2, 5, split="val")]
+    run_test(callbacks[0], model, data)
+    run_test(callbacks[1], model, data)
+    assert list(callbacks[1].rows) == [f"{name}/val" for name in callbacks[0].rows]
+    assert callbacks[1].rows["nll/2/val"].value != callbacks[0].rows["nll/2"].value
+    assert callbacks[1].rows["nll/2/val"].better == "lower"
+    refuse_equal_rows(callbacks)
+
+
+def test_unknown_splits_are_refused():
+    with pytest.raises(ValueError, match=r"split` is 'valid'\. Choose test, val or train\."):
+        ImportanceSampledLikelihood(split="valid")
 
 
 def test_all_bounds_use_the_same_log_weights():

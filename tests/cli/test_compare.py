@@ -154,7 +154,8 @@ def test_bounds_of_different_likelihoods_are_named_and_not_bold(make_run, tmp_pa
 
 def test_bounds_do_not_depend_on_the_extractor(make_run, tmp_path):
     """The suffix of these names is the number of latents or the layer, and no extractor."""
-    rows = {"nll/5000": make_measurement(1.0), "active_units/1": make_measurement(1.0)}
+    names = ("nll/5000", "nll/5000/val", "active_units/1")
+    rows = {name: make_measurement(1.0) for name in names}
     a, b = make_run("a", rows), make_run("b", {name: make_measurement(9.0) for name in rows}, extractor="inception")
     text = compare([a, b], tmp_path / "out")
     assert "Not comparable" not in text

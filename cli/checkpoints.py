@@ -3,7 +3,7 @@
 import os
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import yaml
 from callbacks.checkpoint import check_checksum
 from cli.recipes import find_recipe
 from cli.runs import RunFolder
+from cli.trust import StoredConfig
 from cli.validation import OptionParser
 from gen_lightning.errors import UserError
 from gen_lightning.storage import describe_os_error
@@ -33,20 +34,21 @@ def add_stored_config(args: list[str]) -> list[str]:
     given, rest = peek.parse_known_args(args[1:])
     for name in ("--resume", "--ckpt_path"):
         peek.add_argument(name)
+    peek.add_argument("--trust", action="append", default=[])
     named, _ = peek.parse_known_args(rest)
     verb, stored = args[:1], []
     configs = [drop_fit_options(find_recipe(config), verb) for config in given.config]
     if verb == ["fit"] and named.resume:
         path, checkpoint = newest_checkpoint(RunFolder(named.resume))
-        stored = [read_config(checkpoint, path)]
+        stored = [read_config(checkpoint, path, named.trust)]
         rest = [*rest, "--ckpt_path", str(path)]
     elif verb in (["validate"], ["test"], ["sample"]) and not {"-h", "--help"} & set(rest):
         if not named.ckpt_path:
             raise UserError(f"`{verb[0]}` has no checkpoint. Add --ckpt_path FILE.")
-        config = read_config(load_checkpoint(named.ckpt_path), named.ckpt_path)
         # A test in the run's directory is logged to the run.
         logged = verb == ["test"] and RunFolder.containing(named.ckpt_path).is_run
-        stored = [model_and_data_config(config, ("callbacks", "logger") if logged else ("callbacks",))]
+        used = () if verb == ["sample"] else ("callbacks", "logger") if logged else ("callbacks",)
+        stored = [read_config(load_checkpoint(named.ckpt_path), named.ckpt_path, named.trust, used)]
     return [*verb, *(f"--config={config}" for config in [*stored, *configs]), *rest]
 
 
@@ -159,24 +161,20 @@ def warn_and_go_on() -> Iterator[None]:
         warnings.warn(f"{reason} Another checkpoint of the run is used instead.", stacklevel=3)
 
 
-def read_config(checkpoint: dict[str, Any], path: str | Path) -> str:
-    """Return the configuration of the run that wrote a checkpoint, as YAML.
+def read_config(
+    checkpoint: dict[str, Any], path: str | Path, trusted: list[str], trainer_options: Sequence[str] | None = None
+) -> str:
+    """Return the configuration of the run that wrote a checkpoint, as YAML that names nothing but trusted classes.
+
+    Args:
+        checkpoint: the content of the checkpoint
+        path: the checkpoint
+        trusted: packages whose classes the user trusts
+        trainer_options: the Trainer's options to keep, for a verb that needs only the model and the data; default: all
 
     Raises:
-        UserError: the checkpoint holds no configuration.
+        UserError: the checkpoint holds no configuration, or one that is malformed or not trusted.
     """
     if "config" not in checkpoint:
         raise UserError(f"{path} contains no training configuration. Pass a full checkpoint written by train.py.")
-    return checkpoint["config"]
-
-
-def model_and_data_config(config: str, trainer_options: tuple[str, ...]) -> str:
-    """Return the part of a run's configuration that describes the model and the data, not the machine.
-
-    Args:
-        config: the whole configuration, as YAML
-        trainer_options: the Trainer's options to keep
-    """
-    stored = yaml.safe_load(config)
-    kept = {key: stored[key] for key in ("seed_everything", "name", "model", "data")}
-    return yaml.safe_dump(kept | {"trainer": {key: stored["trainer"][key] for key in trainer_options}})
+    return StoredConfig(checkpoint["config"], path, trusted, trainer_options).dump()

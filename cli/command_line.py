@@ -104,7 +104,7 @@ class RunConfig(SaveConfigCallback):
 
     def __init__(self, parser: LightningArgumentParser, config: Namespace, run: RunFolder) -> None:
         config = config.clone()
-        for key in ("resume", "ckpt_path"):
+        for key in ("resume", "ckpt_path", "trust"):
             config.pop(key, None)
         super().__init__(parser, config, save_to_log_dir=False)
         self.run = run
@@ -195,6 +195,12 @@ class CommandLine(LightningCLI):
             parser.add_argument("--resume", type=str, default=None, help="The directory of a run to continue.")
         if subcommand == "sample":
             parser.make_switch("--overwrite")
+        parser.add_argument(
+            "--trust",
+            action="append",
+            default=[],
+            help="A package whose classes the checkpoint's configuration may name; may be given several times.",
+        )
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

@@ -1,7 +1,11 @@
 """Frozen feature extractors: a small CNN, trained on MNIST or on other data, and Inception with a local file."""
 
 import hashlib
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from safetensors import SafetensorError
@@ -135,6 +139,19 @@ class MNISTFeatures(ClassifierFeatures):
             raise UserError(f"{_WEIGHTS} is not the published file: its SHA-256 differs. Reinstall the package.")
 
 
+@contextmanager
+def _write_plain_copy(content: bytes) -> Iterator[str]:
+    """Write the tensors of a file of torch's to a temporary file that holds nothing else, and yield its path.
+
+    torch-fidelity 0.4 unpickles the file that it is given, which would run code that a stranger may have put there.
+    """
+    tensors = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "weights.pth")
+        torch.save(tensors, path)
+        yield str(path)
+
+
 class InceptionFeatures(FeatureExtractor):
     """The 2,048 features of the Inception network that defines the FID (Heusel et al. 2017).
 
@@ -154,11 +171,13 @@ class InceptionFeatures(FeatureExtractor):
         super().__init__()
         if not Path(weights).is_file():
             raise UserError(f"There are no Inception weights at {weights}. Give the path of torch-fidelity's file.")
-        self.sha256 = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+        content = Path(weights).read_bytes()
+        self.sha256 = hashlib.sha256(content).hexdigest()
         try:
             from torchmetrics.image.fid import NoTrainInceptionV3
 
-            self.network = NoTrainInceptionV3("inception-v3-compat", ["2048"], weights)
+            with _write_plain_copy(content) as copy:
+                self.network = NoTrainInceptionV3("inception-v3-compat", ["2048"], copy)
         except ModuleNotFoundError as error:
             raise UserError(
                 "torch-fidelity, which Inception needs, is not installed. Run `pip install 'gen_lightning[inception]'`."

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import time
 from contextlib import nullcontext, suppress
@@ -43,7 +44,12 @@ class RunFolder:
 
     @classmethod
     def new(cls, root: str | Path, name: str) -> "RunFolder":
-        """Return a directory that no other run has: its version is the time and four random hexadecimal digits."""
+        """Return a directory that no other run has: its version is the time and four random hexadecimal digits.
+
+        Raises:
+            UserError: the name would lead out of `root`, or is no plain path.
+        """
+        check_name(name)
         version = time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2)
         return cls(Path(root).resolve() / name / version)
 
@@ -220,6 +226,16 @@ class RunFolder:
         with atomic_write(self.summary) as file:
             file.write(text.encode())
         print(f"\n{text}")
+
+
+def check_name(name: str) -> None:
+    """Check that the name of a run is one or more plain path parts.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not all(re.fullmatch(r"\w[\w.+=@ -]*", part) for part in name.split("/")):
+        raise UserError(f"`--name` is {name!r}. Choose letters, digits, _ and -, such as dcgan or mnist/dcgan.")
 
 
 def test_key(test: dict[str, Any]) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ from gen_lightning import GANModule, VAEModule, contracts, errors, gan, metrics,
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PACKAGES = [gen_lightning, gan, vae, networks, metrics, datamodules, callbacks]
 MODULES = [*PACKAGES, schedules, optimizers, contracts, errors]
 PATHS = r"`((?:benchmarks|cli|configs|docs|tests|gen_lightning|datamodules|callbacks)/[\w./*-]*|[A-Z]+\.md)`"
@@ -159,7 +159,7 @@ def is_option(option):
     if name:
         return any(name in inspect.signature(one).parameters for one in groups[group])
     verbs = {name for verb in (Trainer.test, Trainer.sample) for name in inspect.signature(verb).parameters}
-    return group in verbs | {"config", "resume", "data", "float32_matmul_precision", "seed_everything", "help"}
+    return group in verbs | {"config", "resume", "data", "float32_matmul_precision", "seed_everything", "help", "trust"}
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if OPENING.search(page.read_text())], ids=identify)

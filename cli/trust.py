@@ -72,7 +72,7 @@ OPTIONS = ("seed_everything", "float32_matmul_precision", "checkpoint", "trainer
 REPLACED_OPTIONS = {"name", "resume", "ckpt_path", "weights_only", "trainer.default_root_dir"}
 """The options that the run's directory and the command line decide, whatever is stored."""
 
-LOGGER_OPTIONS = {"project", "mode", "init_timeout", "finish_timeout", "group", "job_type", "notes", "tags"}
+LOGGER_OPTIONS = {*inspect.signature(SafeWandbLogger).parameters, "group", "job_type", "notes", "tags"} - {"kwargs"}
 """Options of the W&B logger that are taken from a stored configuration; servers, accounts and paths are not."""
 
 REPLACED_LOGGER_OPTIONS = {"name", "save_dir", "id"}

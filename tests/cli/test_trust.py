@@ -1,6 +1,7 @@
 """A stored configuration names nothing but trusted classes; a stranger's checkpoint runs no code."""
 
 import copy
+import inspect
 import os
 import pickle
 import sys
@@ -12,6 +13,7 @@ import yaml
 from helpers import CONFIGS
 
 import train
+from callbacks import SafeWandbLogger
 from cli.recipes import find_recipe, list_recipes
 from cli.trust import StoredConfig, allowed_objects
 from gen_lightning.errors import UserError
@@ -238,6 +240,13 @@ def test_of_a_logger_nothing_is_kept_that_says_where_it_logs_to():
     config = change("trainer/logger", logger(**arguments, entity=None, offline=False, prefix=""))
     kept = check(config)["trainer"]["logger"]
     assert kept == logger(project="mine", mode="online", tags=["a"])
+
+
+def test_every_argument_of_the_logger_of_this_project_is_kept():
+    own = set(inspect.signature(SafeWandbLogger).parameters) - {"kwargs"}
+    assert own == {"project", "mode", *(name for name in own if name.endswith("_timeout"))}
+    arguments = {name: 1.0 for name in own if name.endswith("_timeout")} | {"project": "a", "mode": "offline"}
+    assert check(change("trainer/logger", logger(**arguments)))["trainer"]["logger"] == logger(**arguments)
 
 
 def test_the_options_of_the_run_are_not_taken_from_the_configuration():

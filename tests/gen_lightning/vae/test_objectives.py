@@ -1,10 +1,12 @@
 """Terms and objectives, against closed forms."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from helpers import vae
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
 from gen_lightning.metrics.bounds import mean_bound
@@ -19,7 +21,9 @@ from gen_lightning.vae import (
     DReG,
     FreeBits,
     LinearWarmup,
+    StandardNormal,
     Terms,
+    VampPrior,
     importance_weighted_bound,
 )
 
@@ -163,3 +167,22 @@ def test_objectives_with_a_kl_per_dimension_refuse_a_posterior_that_does_not_fac
     terms = Terms(posterior, standard_normal(), posterior.sample(torch.Size([1])), torch.zeros(1, 3))
     with pytest.raises(ValueError, match="MultivariateNormal does not factorize"):
         objective(terms, iteration=0)
+
+
+def estimate_gradient_variance(objective, prior):
+    """Return the variance of the encoder's gradient over 50 draws of the latents, summed over all parameters."""
+    torch.manual_seed(0)
+    model = vae(prior=prior, data_shape=(20,))
+    data, gradients = torch.rand(16, 20).bernoulli(), []
+    for _ in range(50):
+        model.zero_grad()
+        objective(model.terms(data, 5), 0).mean().backward()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.encoder.parameters()]))
+    return torch.stack(gradients).var(0).sum()
+
+
+def test_dreg_has_less_variance_than_iwae_but_not_with_a_vamp_prior():
+    """Tucker et al. 2019 assume a prior without the encoder's parameters."""
+    for prior, less in ((StandardNormal, True), (partial(VampPrior, num_components=10), False)):
+        dreg, iwae = (estimate_gradient_variance(objective, prior) for objective in (DReG(5), IWAE(5)))
+        assert (dreg < iwae / 2) if less else (dreg > iwae)

@@ -138,6 +138,8 @@ def newest_checkpoint(run: RunFolder) -> tuple[Path, dict[str, Any]]:
     for path in run.find_checkpoints():
         with warn_and_go_on():
             check_is_readable(path)
+            # Checked first: a changed bit may have changed the iteration or the run.
+            check_checksum(path)
             checkpoint = read_checkpoint(path, mmap=True)
             owner = checkpoint.get("run", run.identity)
             if owner != run.identity:
@@ -147,7 +149,7 @@ def newest_checkpoint(run: RunFolder) -> tuple[Path, dict[str, Any]]:
                 found.append((checkpoint["global_step"], path.name == run.last_checkpoint.name, path))
     for *_, path in sorted(found, reverse=True):
         with warn_and_go_on():
-            return path, load_checkpoint(path)
+            return path, read_checkpoint(path, mmap=False)
     raise UserError(f"There is no checkpoint to resume in {run.checkpoints}. Give a directory runs/NAME/VERSION.")
 
 

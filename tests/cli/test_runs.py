@@ -1,10 +1,15 @@
-"""RunFolder: names of runs, and what is read from a run's files."""
+"""RunFolder: names of runs, its lock, what is read from a run's files, and what is checked before a measurement."""
+
+import os
+import subprocess
+import sys
 
 import pytest
+from helpers import make_environment
 
 import train
 from cli.runs import RunFolder
-from gen_lightning.errors import UserError
+from gen_lightning.errors import StorageError, UserError
 
 BAD_NAMES = [
     "../x",
@@ -47,3 +52,74 @@ def test_the_command_line_refuses_a_name_that_leads_out_of_the_directory_of_runs
         assert end.value.code == 2
         assert f"`--name` is {name!r}" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+LOCK = """
+import sys
+from cli.runs import RunFolder
+with RunFolder(sys.argv[1]).lock():
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = RunFolder(tmp_path / "vae/1")
+    run.path.mkdir(parents=True)
+    return run
+
+
+@pytest.mark.slow
+def test_the_lock_excludes_another_process_until_it_is_killed(run):
+    """The half-written files of that process are then removed."""
+    other = subprocess.Popen(
+        [sys.executable, "-c", LOCK, str(run.path)],
+        env=make_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert other.stdout.readline() == "locked\n"
+        sentence = rf"{run.path} is in use by process {other.pid} on \S+\. Wait for its end, or start a new run\."
+        with pytest.raises(UserError, match=sentence):
+            run.lock()
+    finally:
+        other.kill()
+        other.wait()
+    (run.path / ".metrics.json.0123.tmp").touch()
+    with run.lock():
+        assert os.listdir(run.path) == [".lock"]
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b""])
+def test_a_torn_metrics_json_is_told_before_a_measurement(run, content):
+    run.metrics_json.write_bytes(content)
+    with pytest.raises(UserError, match=r"metrics.json is corrupt\. Remove it"):
+        run.check_metrics()
+
+
+def test_a_place_that_cannot_be_written_is_told_before_a_measurement(run):
+    run.check_metrics()
+    assert os.listdir(run.path) == []
+    run.metrics_json.mkdir()
+    with pytest.raises(UserError, match=r"metrics.json cannot be read: a directory is in its place\."):
+        run.check_metrics()
+    missing = RunFolder(run.path / "removed")
+    with pytest.raises(
+        StorageError, match=r"metrics.json cannot be written: the file or its directory has been removed"
+    ):
+        missing.check_metrics()
+
+
+def test_the_files_of_a_run_follow_the_umask(run):
+    """A colleague may read them."""
+    before = os.umask(0o027)
+    try:
+        run.write_metrics("fit", {"a": 1})
+        run.write_config("a: 1")
+    finally:
+        os.umask(before)
+    for path in (run.metrics_json, run.config):
+        assert path.stat().st_mode & 0o777 == 0o640

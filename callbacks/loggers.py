@@ -108,7 +108,7 @@ class SafeWandbLogger(WandbLogger):
         folder = Path(self.save_dir or ".", "wandb")
         with name_file_in_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            check_space(folder / "space", SPACE_FOR_WANDB)
+            check_space(folder / "run.wandb", SPACE_FOR_WANDB)
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
         """Log a configuration."""
@@ -238,4 +238,7 @@ def finish_wandb_runs(trainer: Trainer, exit_code: int = 0) -> None:
     for logger in find_wandb_loggers(trainer):
         finish_timeout = getattr(logger, "finish_timeout", 0)
         with tolerate_wandb_failure(logger, finish_timeout):
-            logger.experiment.finish(exit_code=exit_code)
+            run = logger.experiment
+            run.finish(exit_code=exit_code)
+            if not run.disabled and not Path(run.dir).is_dir():
+                rank_zero_warn(f"{run.dir} has been removed, and what W&B had logged there is lost.")

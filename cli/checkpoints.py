@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from callbacks.checkpoint import check_checksum
+from cli.configuration import read_options
 from cli.recipes import find_recipe
 from cli.runs import RunFolder
 from cli.trust import StoredConfig
@@ -63,11 +64,8 @@ def drop_fit_options(config: str, verb: list[str]) -> str:
     """
     if verb == ["fit"] or not Path(config).is_file():
         return config
-    try:
-        options = yaml.safe_load(Path(config).read_text())
-    except yaml.YAMLError:
-        return config
-    if not isinstance(options, dict) or "weights_only" not in options:
+    options = read_options(config)
+    if "weights_only" not in options:
         return config
     return yaml.safe_dump({name: value for name, value in options.items() if name != "weights_only"})
 

@@ -3,7 +3,7 @@
 import argparse
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from enum import Enum
 from functools import wraps
@@ -32,12 +32,21 @@ from callbacks import (
 )
 from cli.checkpoints import add_stored_config, load_checkpoint
 from cli.compare import compare
-from cli.exit import REFUSALS, ConstructionError, describe_refusal, fail, find_option, is_refusal_by_lightning
+from cli.configuration import read_layers, spell, walk
+from cli.exit import (
+    REFUSALS,
+    ConstructionError,
+    accepts_call,
+    describe_refusal,
+    fail,
+    find_option,
+    is_refusal_by_lightning,
+)
 from cli.process import close_progress_bars, find_command
 from cli.report import build_report, collect_rows, last_metrics, log_report, print_report
 from cli.runs import RunFolder
-from cli.trainer import NoProfiler, Trainer, check_trainer_options, run_on_rank_zero
-from cli.validation import OptionParser, explain
+from cli.trainer import NoProfiler, Trainer, check_budget, check_trainer_options, run_on_rank_zero
+from cli.validation import CLASS_PARSERS, OptionParser, check_numbers, check_subcommand, explain
 from gen_lightning import GenerativeModule
 from gen_lightning.base import check_callbacks
 from gen_lightning.contracts import ShapedData, offers
@@ -53,8 +62,15 @@ train.py compare runs/dcgan/VERSION runs/vae/VERSION
 """
 
 
+class ParsingError(BaseException):
+    """What jsonargparse has refused.
+
+    It is no Exception, since an outer parser would take it for a value that fits no type.
+    """
+
+
 class Parser(LightningArgumentParser):
-    """A parser that accepts no abbreviations and answers a mistake with one error message."""
+    """A parser that accepts no abbreviations."""
 
     config = Namespace()
     """The parsed configuration, in which the option of a class is looked up."""
@@ -71,26 +87,28 @@ class Parser(LightningArgumentParser):
             try:
                 return instantiator(class_type, *args, **kwargs)
             except Exception as error:
-                raise ConstructionError(error, *find_option(self.config, class_type, kwargs)) from error
+                option, class_path = find_option(self.config, class_type, kwargs)
+                called = accepts_call(class_type, args, kwargs)
+                raise ConstructionError(error, option, class_path, called) from error
 
         super().add_instantiator(construct, class_type, *args, **kwargs)
 
+    def add_class_arguments(self, class_type: type, nested_key: str | None = None, **kwargs: Any) -> list[str]:
+        """Add the arguments of a class, and keep the parser for error messages if it has no others."""
+        if nested_key is None:
+            CLASS_PARSERS[class_type, frozenset(kwargs.get("skip") or ())] = self
+        return super().add_class_arguments(class_type, nested_key, **kwargs)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Exit with status 2 after one error message; raise while jsonargparse only tries a type, as it expects."""
+        """Raise the message; while jsonargparse only tries a type, as it expects."""
         if not self.exit_on_error:
             super().error(message, ex)
-        fail(explain(message, self.option_names()))
+        raise ParsingError(message)
 
     def make_switch(self, option: str) -> None:
         """Let a boolean option be given without a value, for true."""
         (action,) = (action for action in self._actions if option in action.option_strings)
         action.nargs, action.const = "?", True
-
-    def option_names(self) -> list[str]:
-        """Return the names of all options, those of subcommands included."""
-        names = [name for action in self._actions for name in action.option_strings]
-        subparsers = [action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)]
-        return names + [name for parsers in subparsers for parser in parsers.values() for name in parser.option_names()]
 
 
 class RunConfig(SaveConfigCallback):
@@ -204,11 +222,23 @@ class CommandLine(LightningCLI):
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the command line after the configuration that is stored in the checkpoint it names."""
-        self.config = parser.parse_args(add_stored_config(args))
+        """Parse the command line after the configuration that is stored in the checkpoint it names.
+
+        Raises:
+            UserError: the command line is wrong, or a configuration file cannot be read.
+        """
+        check_subcommand(args)
+        args = add_stored_config(args)
+        layers = read_layers(args[1:])
+        try:
+            self.config = parser.parse_args(args)
+        except ParsingError as error:
+            raise UserError(explain(self._parser(args[0]), layers, str(error))) from error
         assert isinstance(parser, Parser)
-        parser.config = self.config[self.config.subcommand]
-        replace_string_enums(parser.config)
+        config = self.config[self.config.subcommand]
+        replace_string_enums(config)
+        check_numbers(config)
+        parser.config = config
 
     def _add_instantiators(self) -> None:
         # Lightning's own, which store a model's hyperparameters, come first.
@@ -257,6 +287,7 @@ class CommandLine(LightningCLI):
         kwargs["plugins"] = [*to_list(config.plugins), AtomicCheckpointIO()]
         kwargs["profiler"] = config.profiler or NoProfiler()
         if self.subcommand == "fit":
+            check_budget(config)
             kwargs["default_root_dir"] = str(self.run.path)
             callbacks = [*to_list(config.callbacks), StopOnNaN()]
             check_callbacks(callbacks)
@@ -269,7 +300,7 @@ class CommandLine(LightningCLI):
             loggers.insert(0, csv)
         try:
             trainer = super().instantiate_trainer(logger=loggers or False, **kwargs)
-        except REFUSALS as error:
+        except (*REFUSALS, TypeError) as error:
             if not is_refusal_by_lightning(error):
                 raise
             raise UserError(describe_refusal(str(error), vars(config))) from error
@@ -411,24 +442,12 @@ def check_record(config: Any) -> None:
     Raises:
         UserError: jsonargparse has replaced a value, so that a resumed run would not get it.
     """
-    for option, value in walk_values(config, ""):
-        if value.startswith("Unable to serialize instance "):
+    for keys, value in walk(config):
+        if isinstance(value, str) and value.startswith("Unable to serialize instance "):
             given = value.removeprefix("Unable to serialize instance ")
             raise UserError(
-                f"`--{option}` is {given}, which config.yaml cannot hold. Give a number, text or a class path."
+                f"`{spell(keys)}` is {given}, which config.yaml cannot hold. Give a number, text or a class path."
             )
-
-
-def walk_values(node: Any, option: str) -> Iterator[tuple[str, str]]:
-    """Yield each text in a configuration with its option."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield from walk_values(value, option if key == "init_args" else f"{option}.{key}".lstrip("."))
-    elif isinstance(node, list):
-        for value in node:
-            yield from walk_values(value, option)
-    elif isinstance(node, str):
-        yield option, node
 
 
 def to_list(value: Any) -> list[Any]:

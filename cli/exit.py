@@ -1,13 +1,13 @@
 """How a command ends: its exit status, and a user's mistake as one error message without a traceback."""
 
-import importlib
 import inspect
 import os
 import re
 import signal
 import sys
+import sysconfig
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -15,12 +15,23 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
+from cli.configuration import is_class, shorten_value, spell, walk
 from cli.process import find_command
-from cli.validation import shorten
+from cli.validation import find_public_path, import_object, shorten
 from gen_lightning.errors import StorageError, UserError
 
-# What a constructor raises to refuse its arguments, or because a package is missing. Anything else is a fault in code.
-REFUSALS = (ValueError, TypeError, ImportError, MisconfigurationException)
+# What a constructor raises to refuse its arguments, or because a package is missing.
+REFUSALS = (ValueError, ImportError, MisconfigurationException)
+
+MAX_LENGTH = 190
+"""Number of characters of an error message, the program's name and paths of files not counted."""
+
+OWN_PACKAGES = ("__main__", "train", "cli", "gen_lightning", "callbacks", "datamodules")
+
+# Words of a message that its reader would have to know Python, and the code that raised it, to understand.
+PYTHON_WORDS = re.compile(
+    r"<class|NoneType|\bobject\b|Namespace|argument|__init__|\(\)|\btype\b|\bTensor\b|operand|indices"
+)
 
 # The packages between the command line and Lightning's own checks. Models, data and callbacks are in other packages.
 CALLERS = {"__main__", "train", "cli", "lightning", "torch", *sys.stdlib_module_names}
@@ -35,13 +46,15 @@ class ConstructionError(BaseException):
         error: the constructor's exception
         option: the option that names the class
         class_path: the class
+        accepts_call: whether the constructor has the arguments that it was called with
     """
 
-    def __init__(self, error: Exception, option: str, class_path: str) -> None:
+    def __init__(self, error: Exception, option: str, class_path: str, accepts_call: bool) -> None:
         super().__init__(str(error))
         self.error = error
         self.option = option
         self.class_path = class_path
+        self.accepts_call = accepts_call
 
 
 @contextmanager
@@ -62,9 +75,10 @@ def exit_on_mistake() -> Iterator[None]:
     except (Exception, ConstructionError) as error:
         sentence = find_error_message(error)
         if sentence and os.environ.get("JSONARGPARSE_DEBUG", "false") == "false":
-            fail(sentence, status=1 if isinstance(error, StorageError) else 2)
+            cause = error.error if isinstance(error, ConstructionError) else error
+            fail(sentence, status=1 if isinstance(cause, StorageError) else 2)
         if isinstance(error, ConstructionError):
-            error.error.add_note(f"`--{error.option}` is {error.class_path}, whose constructor raised this error.")
+            error.error.add_note(f"`{error.option}` is {error.class_path}, whose constructor raised this error.")
             raise error.error from None
         raise
 
@@ -72,11 +86,7 @@ def exit_on_mistake() -> Iterator[None]:
 def find_error_message(error: BaseException) -> str | None:
     """Return the sentence for a user's mistake or a file that cannot be written; None for a fault in code."""
     if isinstance(error, ConstructionError):
-        if isinstance(error.error, UserError):
-            return shorten(str(error.error))
-        if isinstance(error.error, REFUSALS):
-            return f"`--{error.option}` is {error.class_path}, which cannot be built: {shorten(str(error.error))}"
-        return None
+        return describe_construction_error(error)
     if isinstance(error, UserError | StorageError):
         return shorten(str(error))
     if is_refusal_by_lightning(error):
@@ -92,13 +102,60 @@ def find_error_message(error: BaseException) -> str | None:
     return None
 
 
+def describe_construction_error(failed: ConstructionError) -> str | None:
+    """Return the error message for a class that cannot be built; None for a fault in the user's own code."""
+    error, option = failed.error, failed.option
+    if isinstance(error, StorageError):
+        return shorten(str(error))
+    if isinstance(error, UserError):
+        class_name = failed.class_path.rpartition(".")[2]
+        message = shorten(str(error)).replace(f"`{class_name}.", f"`{option}.", 1)
+        return message if option in message else f"`{option}`: {message}"
+    if not failed.accepts_call:
+        return (
+            f"`{option}` is {failed.class_path}, which does not fit here: its constructor takes other arguments. Choose"
+            " another class."
+        )
+    if not isinstance(error, REFUSALS) and runs_user_code(error):
+        return None
+    reason = describe_reason(error)
+    return f"`{option}` is {failed.class_path}, which cannot be built{reason or ' with these arguments.'}"
+
+
+def describe_reason(error: Exception) -> str:
+    """Return the first line of a library's message after a colon; nothing if it speaks of Python's objects."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f": {shorten_value(lines[0], 110)}" if lines and not PYTHON_WORDS.search(lines[0]) else ""
+
+
+def runs_user_code(error: BaseException) -> bool:
+    """Return whether an exception passed through code that is neither of this project nor of an installed package."""
+    folders = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(
+        frame.f_globals.get("__name__", "").partition(".")[0] not in OWN_PACKAGES
+        and not frame.f_code.co_filename.startswith((*folders, "<"))
+        for frame in frames
+    )
+
+
+def limit_length(message: str) -> str:
+    """Return a message of at most `MAX_LENGTH` characters, paths of files not counted; its middle is left out."""
+    words = [word if "/" in word or len(word) <= 60 else f"{word[:40]}...{word[-15:]}" for word in message.split(" ")]
+    excess = len(" ".join(words)) - sum(len(word) for word in words if "/" in word) - MAX_LENGTH
+    message = " ".join(words)
+    if excess <= 0:
+        return message
+    return f"{message[: MAX_LENGTH // 2]} ... {message[-MAX_LENGTH // 2 + 5 :]}"
+
+
 def is_refusal_by_lightning(error: BaseException) -> bool:
     """Return whether Lightning refuses an option or misses a package, without any model, data or callback involved.
 
     The same exception from a call in somebody's callback, such as `self.log`, is a fault in that callback.
     """
     frames = [frame.f_globals["__name__"].partition(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return isinstance(error, REFUSALS) and frames[-1:] == ["lightning"] and CALLERS.issuperset(frames)
+    return isinstance(error, (*REFUSALS, TypeError)) and frames[-1:] == ["lightning"] and CALLERS.issuperset(frames)
 
 
 def describe_refusal(reason: str, options: Mapping[str, Any]) -> str:
@@ -114,14 +171,31 @@ def describe_refusal(reason: str, options: Mapping[str, Any]) -> str:
         for name, value in given.items():
             if value != parameters[name].default and re.search(rf"(?<![\w/]){re.escape(text(name))}(?!\w)", reason):
                 shown = f" {value}" if is_simple(value) else ""
-                return f"Lightning refuses `--trainer.{name}{shown}`: {shorten(reason)}"
+                return f"Lightning refuses `--trainer.{name}{shown}`: {take_first_sentence(reason)}"
     return shorten(reason)
+
+
+def take_first_sentence(text: str) -> str:
+    """Return the first sentence of a library's message; the others often tell what to do in Python."""
+    return re.split(r"(?<=[.!?])\s", shorten(text), maxsplit=1)[0]
 
 
 def fail(sentence: str, status: int = 2) -> NoReturn:
     """End the program with a sentence on standard error; status 2 stands for the user's mistake."""
-    sys.stderr.write(f"{find_command().removeprefix('python ')}: {sentence}\n")
+    sys.stderr.write(f"{find_command().removeprefix('python ')}: {limit_length(sentence)}\n")
     sys.exit(status)
+
+
+def accepts_call(class_type: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Return whether a class's constructor has the arguments of a call."""
+    try:
+        inspect.signature(class_type).bind(*args, **kwargs)
+    except TypeError:
+        return False
+    except ValueError:
+        # Some classes that are written in C have no signature.
+        return True
+    return True
 
 
 def find_option(config: Namespace, class_type: type, arguments: Mapping[str, Any]) -> tuple[str, str]:
@@ -133,34 +207,14 @@ def find_option(config: Namespace, class_type: type, arguments: Mapping[str, Any
         arguments: the arguments that the class was called with, to tell two of the same class apart
     """
     matches = []
-    for option, class_path, init_args in walk_classes(config, ""):
-        module, _, name = class_path.rpartition(".")
-        if getattr(importlib.import_module(module), name) is class_type:
-            equal = sum(value == arguments.get(key) for key, value in init_args.items() if is_simple(value))
-            matches.append((equal, option, class_path))
-    own = f"{class_type.__module__}.{class_type.__qualname__}"
+    for keys, node in walk(config):
+        if is_class(node) and import_object(node["class_path"], keys) is class_type:
+            given = node.get("init_args") or {}
+            equal = sum(is_simple(value) and value == given.get(key) for key, value in arguments.items())
+            matches.append((equal, spell(keys), node["class_path"]))
+    own = find_public_path(class_type)
     _, option, class_path = max(matches, key=lambda match: match[0], default=(0, own, own))
     return option, class_path
-
-
-def walk_classes(node: Any, option: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield the option, the class path and the arguments of each class in a configuration."""
-    if isinstance(node, list):
-        # The command line has no index for the members of a list.
-        for member in node:
-            yield from walk_classes(member, option)
-    elif isinstance(node, Namespace | dict):
-        content = vars(node) if isinstance(node, Namespace) else node
-        arguments = content.get("init_args") or Namespace()
-        if isinstance(content.get("class_path"), str):
-            yield (
-                option,
-                content["class_path"],
-                dict(vars(arguments) if isinstance(arguments, Namespace) else arguments),
-            )
-            content = vars(arguments) if isinstance(arguments, Namespace) else arguments
-        for key, value in content.items():
-            yield from walk_classes(value, f"{option}.{key}".lstrip("."))
 
 
 def is_simple(value: Any) -> bool:

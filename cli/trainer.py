@@ -220,6 +220,19 @@ def check_output(paths: list[Path], overwrite: bool) -> None:
         check_space(path, 0)
 
 
+def check_budget(options: Namespace) -> None:
+    """Refuse a training without an end, for which Lightning would choose 1,000 epochs.
+
+    Raises:
+        UserError: neither epochs, iterations nor time are limited.
+    """
+    if options.max_epochs is None and options.max_steps == -1 and not (options.max_time or options.fast_dev_run):
+        raise UserError(
+            "Nothing ends the training. Add --trainer.max_epochs N, --trainer.max_steps N or --trainer.max_time"
+            " DD:HH:MM:SS."
+        )
+
+
 def fit_mixture_prior(model: GenerativeModule, datamodule: LightningDataModule | None, folder: Path) -> None:
     """Replace the VAE's prior by a Gaussian mixture fitted to the training latents.
 

@@ -306,7 +306,7 @@ def check_regularizers(regularizers: Sequence[DiscriminatorRegularizer], discrim
         if regularizer.per_example and normalized:
             raise UserError(
                 f"The regularizer {regularizer.name} needs the gradient of each example, and batch normalization mixes"
-                " examples. Choose a discriminator without batch normalization, or remove the regularizer."
+                " examples. Choose a discriminator without it, or remove the regularizer."
             )
         if regularizer.conditional and (find_num_classes(discriminator) or 0) < 2:
             raise UserError(

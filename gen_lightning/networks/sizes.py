@@ -20,8 +20,7 @@ def factor_image_size(data_shape: Sequence[int], min_stages: int = 1) -> tuple[i
         size, num_stages = size // 2, num_stages + 1
     if len(data_shape) != 3 or data_shape[1] != data_shape[2] or not 4 <= size <= 7 or num_stages < min_stages:
         raise UserError(
-            f"The data have shape {tuple(data_shape)}, and convolutional networks need square images whose size is 4 to"
-            f" 7 times a power of 2, such as 28, 32 or 64, and at least {4 * 2**min_stages}. Pad the images, or choose"
-            " other networks."
+            f"The data have shape {tuple(data_shape)}. Convolutional networks need square images of at least"
+            f" {4 * 2**min_stages} pixels, 4 to 7 times a power of 2. Pad the images, or choose other networks."
         )
     return size, num_stages

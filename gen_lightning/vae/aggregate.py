@@ -54,9 +54,8 @@ def _compute_log_shares(batch_size: int, dataset_size: int) -> Tensor:
     """Return the log share of the dataset `[N, N]` that a column's example represents in the q(z) of a row's latent."""
     if not 2 <= batch_size <= dataset_size:
         raise UserError(
-            f"The batch has {batch_size} examples and `dataset_size` is {dataset_size}, but the aggregate posterior is"
-            " estimated from at least 2 examples, and at most the dataset. Set dataset_size to the number of training"
-            " images, and --data.batch_size to at least 2."
+            f"The batch has {batch_size} examples, and `dataset_size` is {dataset_size}. Set dataset_size to the number"
+            " of training images, and --data.batch_size to at least 2."
         )
     shares = torch.full((batch_size, batch_size), (dataset_size - 1) / (batch_size - 1), dtype=torch.float64)
     return (shares.fill_diagonal_(1) / dataset_size).log()
@@ -112,8 +111,8 @@ class MMD(Objective):
         """Return values `[N]` whose mean is the objective."""
         if not (terms.prior.has_rsample or self.kl_weight):
             raise UserError(
-                f"`MMD.kl_weight` is {self.kl_weight}, which would leave this prior untrained, because samples of a"
-                " mixture have no gradient. Choose a kl_weight above 0, or StandardNormal or TopDown as the prior."
+                f"`MMD.kl_weight` is {self.kl_weight}, which would leave this prior untrained, since its samples have"
+                " no gradient. Choose a kl_weight above 0, or StandardNormal or TopDown as the prior."
             )
         draw = terms.prior.rsample if terms.prior.has_rsample else terms.prior.sample
         discrepancy = squared_mmd(terms.z, draw(terms.z.shape[:-1])).mean()

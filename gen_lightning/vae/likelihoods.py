@@ -73,9 +73,8 @@ class Bernoulli(Likelihood):
         """Raise UserError unless every value is 0 or 1."""
         if not _is_binary(data):
             raise UserError(
-                "A Bernoulli likelihood is a probability of binary data, and these data are not binary. For"
-                " MNISTDataModule, set --data.binarization=dynamic (or static). For other data, choose"
-                " gen_lightning.vae.DiscretizedLogistic for 256 levels, or gen_lightning.vae.Gaussian."
+                "A Bernoulli likelihood needs binary data, and these are not binary. For MNISTDataModule, set"
+                " --data.binarization=dynamic. For other data, choose DiscretizedLogistic or Gaussian."
             )
 
     def forward(self, parameters: Tensor) -> Distribution:
@@ -381,6 +380,6 @@ def _check_levels(data: Tensor) -> None:
     _refuse_binary(data, "a probability of pixels of 256 levels")
     if not _is_levels(data):
         raise UserError(
-            "This likelihood is a probability of pixels of 256 levels, n / 255, and the data have other values. Set"
-            " --data.dequantize=false, round the data, or choose a density such as gen_lightning.vae.Gaussian."
+            "This likelihood is a probability of 256 levels, n / 255, and the data have other values. Set"
+            " --data.dequantize=false, or choose a density such as gen_lightning.vae.Gaussian."
         )

@@ -128,9 +128,8 @@ class VampPrior(Prior):
             )
         if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in parts.encoder.modules()):
             raise UserError(
-                "VampPrior runs the encoder on a batch of pseudo-inputs, and the encoder's batch normalization would"
-                " mix their statistics with those of the data. Choose an encoder without batch normalization, or"
-                " another prior."
+                "The encoder's batch normalization would mix VampPrior's pseudo-inputs with the data. Choose an encoder"
+                " without batch normalization, or another prior."
             )
         self.pseudo_inputs = nn.Parameter(torch.rand(self.num_components, *parts.data_shape))
         # A bound method is no submodule, so the encoder's parameters are not registered twice.

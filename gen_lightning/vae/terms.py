@@ -115,8 +115,7 @@ class Terms:
 def _get_factors(distribution: Distribution) -> Distribution:
     if not isinstance(distribution, Independent):
         raise UserError(
-            "This objective needs latents that are independent in each dimension, and a"
-            f" {type(distribution).__name__} does not factorize over dimensions. Choose a DiagonalGaussian posterior"
-            " with a StandardNormal prior, or another objective."
+            f"This objective needs independent latents, and a {type(distribution).__name__} does not factorize over"
+            " dimensions. Choose a DiagonalGaussian posterior with a StandardNormal prior, or another objective."
         )
     return distribution.base_dist

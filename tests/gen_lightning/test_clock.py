@@ -32,11 +32,13 @@ BATCHES_PER_EPOCH = 4
 
 # Private attributes of other packages that modules other than clock.py read, each with its reason.
 ALLOWED = {
+    "_actions": "argparse has no public list of a parser's options",
     "_BatchNorm": "torch has no public base class of its batch normalizations",
     "_ConvNd": "torch has no public base class of its convolutions",
     "_compiled_call_impl": "torch has no public test of whether a module is compiled",
     "_experiment": "WandbLogger.experiment would start a run that has not been started",
     "_instances": "tqdm has no public list of its open bars",
+    "_typehint": "jsonargparse has no public access to the type of an option",
     "_SubParsersAction": "argparse returns subcommands only as an object of this class",
 }
 

@@ -236,7 +236,7 @@ def spell(keys: Keys) -> str:
     No option of the command line addresses an element of a list.
     """
     names = [shorten_value(key, 40) for key in keys if key != "init_args"]
-    dashes = "" if any(isinstance(key, int) for key in keys) else "--"
+    dashes = "" if any(type(key) is int for key in keys) else "--"
     return dashes + ".".join(names)
 
 

@@ -30,7 +30,7 @@ OWN_PACKAGES = ("__main__", "train", "cli", "gen_lightning", "callbacks", "datam
 
 # Words of a message that its reader would have to know Python, and the code that raised it, to understand.
 PYTHON_WORDS = re.compile(
-    r"<class|NoneType|\bobject\b|Namespace|argument|__init__|\(\)|\btype\b|\bTensor\b|operand|indices"
+    r"<class|NoneType|\bobject\b|Namespace|argument|__init__|\(\)|\btype\b|\bTensor\b|operand|indices|division by zero"
 )
 
 # The packages between the command line and Lightning's own checks. Models, data and callbacks are in other packages.
@@ -172,7 +172,7 @@ def describe_refusal(reason: str, options: Mapping[str, Any]) -> str:
             if value != parameters[name].default and re.search(rf"(?<![\w/]){re.escape(text(name))}(?!\w)", reason):
                 shown = f" {value}" if is_simple(value) else ""
                 return f"Lightning refuses `--trainer.{name}{shown}`: {take_first_sentence(reason)}"
-    return shorten(reason)
+    return take_first_sentence(reason)
 
 
 def take_first_sentence(text: str) -> str:
@@ -210,11 +210,16 @@ def find_option(config: Namespace, class_type: type, arguments: Mapping[str, Any
     for keys, node in walk(config):
         if is_class(node) and import_object(node["class_path"], keys) is class_type:
             given = node.get("init_args") or {}
-            equal = sum(is_simple(value) and value == given.get(key) for key, value in arguments.items())
+            equal = sum(is_plain_data(value) and value == given.get(key) for key, value in arguments.items())
             matches.append((equal, spell(keys), node["class_path"]))
     own = find_public_path(class_type)
     _, option, class_path = max(matches, key=lambda match: match[0], default=(0, own, own))
     return option, class_path
+
+
+def is_plain_data(value: Any) -> bool:
+    """Return whether a value is a number or text, or a list of them."""
+    return all(map(is_plain_data, value)) if isinstance(value, list | tuple) else is_simple(value)
 
 
 def is_simple(value: Any) -> bool:

@@ -339,7 +339,7 @@ def find_component(value: dict[str, Any], expected: Any, keys: Keys, default: An
         )
     if "." not in path and inspect.isclass(kind):
         path = find_class_path(kind, path) or path
-    if "." not in path:
+    if "." not in path or not all(name.isidentifier() for name in path.split(".")):
         raise UserError(describe_mismatch(path, expected, keys, default))
     component = import_object(path, keys)
     if inspect.isclass(component) and (inspect.isabstract(component) or is_protocol(component)):
@@ -371,7 +371,8 @@ def check_arguments(arguments: dict[Any, Any], component: Any, factory: Any, key
         place = (*keys, name)
         if name not in parameters:
             nearest = suggest(str(name), list(parameters))
-            raise UserError(f"`{spell(place)}` cannot be set: {path} has no argument {shorten_value(name)}.{nearest}")
+            name = shorten_value(name)
+            raise UserError(f"`{spell(keys)}.{name}` cannot be set: {path} has no argument {name}.{nearest}")
         check(value, parameters[name]._typehint, place, complete, parameters[name].default)
     if complete:
         missing = [

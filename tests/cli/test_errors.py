@@ -77,7 +77,7 @@ MISTAKES = {
     ),
     "folder that cannot be made": (
         ["fit", *MLP, *DIGITS, "--trainer.default_root_dir=/proc/no"],
-        "No such file or directory",
+        "cannot be made: the file or its directory has been removed.",
     ),
     "no reconstructions": (
         ["fit", *MLP, *DIGITS, "--trainer.callbacks=callbacks.Reconstructions"],

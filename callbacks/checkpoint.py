@@ -15,6 +15,7 @@ from gen_lightning.checks import check_range
 from gen_lightning.clock import is_between_iterations
 from gen_lightning.contracts import get_settings
 from gen_lightning.errors import UserError
+from gen_lightning.stopping import Stop, begin_deferral, begin_end, check_stop, end_deferral
 from gen_lightning.storage import atomic_write, is_intact, name_file_in_errors, save_with_checksum
 
 
@@ -73,7 +74,8 @@ class LastCheckpoint(Checkpoint):
     The checkpoint before it remains as `previous.ckpt`, for the case that last.ckpt is damaged.
 
     The checkpoint is saved when the next iteration begins, so that it includes what followed the last iteration, such
-    as a validation. SIGTERM during a validation ends the validation; its metrics are not logged after a resume.
+    as a validation. A stop within a validation saves that the validation is due, and a resumed run begins with it.
+    All ranks stop and save together.
 
     Args:
         every_n_iterations: number of iterations that a killed run may lose; at least 1
@@ -88,20 +90,44 @@ class LastCheckpoint(Checkpoint):
         """Determine the path of the checkpoint; all ranks do it, because `log_dir` is broadcast."""
         self.path = os.path.join(trainer.log_dir or trainer.default_root_dir, "checkpoints", "last.ckpt")
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let SIGTERM and Ctrl-C wait for the moments at which a checkpoint can be saved."""
+        begin_deferral()
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Save a checkpoint if the number of completed iterations is a multiple of `every_n_iterations`."""
+        """Save a checkpoint if the number of completed iterations is a multiple of `every_n_iterations`.
+
+        Raises:
+            Stop: SIGTERM or Ctrl-C has come; `on_exception` saves.
+        """
         if trainer.global_step % self.every_n_iterations == 0:
             self._save(trainer)
+        check_stop(trainer.global_step)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Stop the validation if SIGTERM or Ctrl-C has come.
+
+        Raises:
+            Stop: SIGTERM or Ctrl-C has come; `on_exception` saves.
+        """
+        check_stop()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the trained model."""
         self._save(trainer)
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """End the program if SIGTERM or Ctrl-C has come since the last batch."""
+        end_deferral()
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save a checkpoint on SIGTERM or Ctrl-C, unless an iteration is incomplete."""
-        # Within an iteration one player may be updated and the other not, so the previous checkpoint is kept.
-        if trainer.state.fn == "fit" and is_between_iterations(trainer) and _may_save_after(exception, trainer):
+        begin_end()
+        if trainer.state.fn == "fit" and _may_save_after(exception, trainer):
             self._save(trainer)
+        end_deferral()
 
     def _save(self, trainer: Trainer) -> None:
         if trainer.global_step == self._saved_at or get_settings(trainer).fast_dev_run:
@@ -128,6 +154,10 @@ def _keep_previous(path: Path, is_global_zero: bool) -> Iterator[None]:
 
 
 def _may_save_after(exception: BaseException, trainer: Trainer) -> bool:
-    # After Ctrl-C the ranks are in different iterations, and saving, which they do together, would wait forever.
+    if isinstance(exception, Stop):
+        return exception.agreed
+    # Without train.py's handlers, Lightning's end a training. Within an iteration one player may be updated and the
+    # other not, so the previous checkpoint is kept. After Ctrl-C the ranks are in different iterations, and saving,
+    # which they do together, would wait forever.
     interrupted = isinstance(exception, KeyboardInterrupt) and trainer.world_size == 1
-    return interrupted or isinstance(exception, SIGTERMException)
+    return is_between_iterations(trainer) and (interrupted or isinstance(exception, SIGTERMException))

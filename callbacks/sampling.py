@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gen_lightning.contracts import GenerativeModel, require
 from gen_lightning.evaluation import Row
+from gen_lightning.stopping import check_stop
 
 # Samples are drawn in blocks of this size, each from its own seed, so that they do not depend on the number of ranks.
 _BLOCK = 500
@@ -65,7 +66,12 @@ class SampleMeasure(Callback):
         blocks = zeros.split(_BLOCK)
         classes: Sequence[Tensor | None] = [None] * len(blocks) if labels is None else labels.split(_BLOCK)
         seeds = torch.randint(2**62, (len(blocks),), generator=torch.Generator().manual_seed(self.seed)).tolist()
-        for block in range(trainer.global_rank, len(blocks), trainer.world_size):
+        for first in range(0, len(blocks), trainer.world_size):
+            # Every rank checks equally often, a rank without a last block too.
+            check_stop()
+            block = first + trainer.global_rank
+            if block >= len(blocks):
+                break
             generator = torch.Generator().manual_seed(seeds[block])
             samples = model.sample(len(blocks[block]), generator=generator, labels=classes[block])
             blocks[block].copy_(describe(samples.to(zeros.device)))

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import signal
 from collections.abc import Callable
 from contextlib import ExitStack
 from enum import Enum
@@ -19,7 +18,6 @@ from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks import (
     AtomicCheckpointIO,
@@ -51,6 +49,7 @@ from gen_lightning import GenerativeModule
 from gen_lightning.base import check_callbacks
 from gen_lightning.contracts import ShapedData, offers
 from gen_lightning.errors import UserError
+from gen_lightning.loops import answer_signals_together
 
 USAGE = """Train, validate, test, sample from and compare GANs and VAEs.
 
@@ -305,6 +304,7 @@ class CommandLine(LightningCLI):
                 raise
             raise UserError(describe_refusal(str(error), vars(config))) from error
         assert isinstance(trainer, Trainer)
+        answer_signals_together(trainer)
         return trainer
 
     def before_fit(self) -> None:
@@ -343,16 +343,12 @@ class CommandLine(LightningCLI):
             self.run.write_summary(iteration)
 
     def before_validate(self) -> None:
-        """Let SIGTERM end a verb that has nothing to save at once; Lightning would wait for the next batch.
-
-        Also check that the results can be stored.
+        """Check that the results can be stored.
 
         Raises:
             UserError: metrics.json is corrupt.
             StorageError: metrics.json cannot be written.
         """
-        # Lightning calls the handler that was set before its own.
-        signal.signal(signal.SIGTERM, terminate)
         if not self.trainer.fast_dev_run:
             run_on_rank_zero(self.trainer, self.run.check_metrics)
 
@@ -455,8 +451,3 @@ def to_list(value: Any) -> list[Any]:
     if not value or value is True:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def terminate(*_: Any) -> NoReturn:
-    """End the program on SIGTERM, after its cleanup."""
-    raise SIGTERMException

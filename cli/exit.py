@@ -3,7 +3,6 @@
 import inspect
 import os
 import re
-import signal
 import sys
 import sysconfig
 import traceback
@@ -13,7 +12,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from cli.configuration import is_class, shorten_value, spell, walk
 from cli.process import find_command
@@ -61,17 +60,12 @@ class ConstructionError(BaseException):
 def exit_on_mistake() -> Iterator[None]:
     """End the program with one sentence on a user's mistake (status 2) or a file that cannot be written (status 1).
 
-    SIGTERM ends it with status 143.
-
     A user's mistake is a UserError, a refusal by a constructor that the configuration names, an option that Lightning
     refuses, or a checkpoint that does not fit the model. Every other error keeps its traceback; if a constructor raised
     it, a note below the traceback names the option.
     """
     try:
         yield
-    except SIGTERMException:
-        # It is a SystemExit with status 0, which a cluster would take for success.
-        sys.exit(128 + signal.SIGTERM)
     except (Exception, ConstructionError) as error:
         sentence = find_error_message(error)
         if sentence and os.environ.get("JSONARGPARSE_DEBUG", "false") == "false":

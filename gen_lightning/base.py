@@ -32,6 +32,7 @@ from gen_lightning.clock import (
 )
 from gen_lightning.contracts import get_settings, refuse_equal_rows
 from gen_lightning.errors import UserError
+from gen_lightning.loops import find_due, resume_exactly
 from gen_lightning.numerics import promote_to_float32
 from gen_lightning.schedules import Schedule, check_schedules, follow_schedules
 
@@ -87,6 +88,7 @@ class GenerativeModule(LightningModule, ABC):
         self._scheduled_values: dict[str, float] = {}
         self.data_checked = False
         self._loaded_iteration = 0
+        self._loaded_metrics: dict[str, Tensor] = {}
 
     @property
     def iteration(self) -> int:
@@ -198,12 +200,17 @@ class GenerativeModule(LightningModule, ABC):
         refuse_equal_rows(get_settings(self.trainer).callbacks)
 
     def on_fit_start(self) -> None:
-        """Check the schedules before training starts.
+        """Check the schedules before training starts, and let it resume exactly.
 
         Raises:
             UserError: a schedule names an option that no optimizer has.
         """
+        resume_exactly(self.trainer)
         check_schedules(self.schedules, self._optimizers_by_name())
+
+    def on_train_start(self) -> None:
+        """Restore the last logged values, which callbacks monitor."""
+        self.trainer.callback_metrics.update(self._loaded_metrics)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed the iteration's draws and set the scheduled options, as functions of (seed, rank, iteration)."""
@@ -255,18 +262,23 @@ class GenerativeModule(LightningModule, ABC):
         self.log("step", float(self.iteration), batch_size=batch_size)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the checkpoint's iteration, which Lightning restores only in `fit`."""
+        """Keep the checkpoint's iteration, which Lightning restores only in `fit`, and its last logged values."""
         self._loaded_iteration = checkpoint["global_step"]
+        self._loaded_metrics = checkpoint.get("logged_values", {})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Drop hyperparameters that are not JSON, and rewrite the loop's state to that between two iterations."""
+        """Drop hyperparameters that are not JSON, and rewrite the loop's state to that between two iterations.
+
+        The last logged values are stored, because callbacks such as EarlyStopping read them after a resumption.
+        """
         hyperparameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         for name in [name for name, value in hyperparameters.items() if not _is_json(value)]:
             del hyperparameters[name]
         batches_per_epoch = self.trainer.num_training_batches
         if checkpoint.get("loops") and 0 < batches_per_epoch < float("inf"):
-            fit_loop = checkpoint["loops"]["fit_loop"]
-            checkpoint["epoch"] = rewind_to_iteration(fit_loop, self.global_step, int(batches_per_epoch))
+            fit_loop, due = checkpoint["loops"]["fit_loop"], find_due(self.trainer)
+            checkpoint["epoch"] = rewind_to_iteration(fit_loop, self.global_step, int(batches_per_epoch), due)
+            checkpoint["logged_values"] = {name: value.cpu() for name, value in self.trainer.callback_metrics.items()}
 
     def check_shape(self, data: Tensor) -> None:
         """Check the shape of data.

@@ -1,4 +1,4 @@
-"""Iterations, seeds and the state of Lightning's loop; the only module that uses internals of Lightning for them.
+"""Iterations, seeds and the state of Lightning's loop. Besides loops.py, no module uses internals of Lightning.
 
 An iteration is one generator update (with its discriminator updates) or one VAE update. Lightning's `global_step`,
 checkpoints, scalars and images all count iterations, and everything drawn in an iteration is a function of
@@ -139,24 +139,32 @@ def unscales_in_step(optimizer: Optimizer) -> bool:
     return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
 
-def rewind_to_iteration(fit_loop: dict[str, Any], iterations: int, batches_per_epoch: int) -> int:
+def rewind_to_iteration(
+    fit_loop: dict[str, Any], iterations: int, batches_per_epoch: int, due: str | None = None
+) -> int:
     """Rewrite the saved state of Lightning's fit loop to the state between two iterations, and return its epoch.
 
     Lightning 2.6 resumes differently from a checkpoint within an iteration, at an epoch's end or in a validation: it
     may skip a validation, count a batch twice, or train one batch too many (Lightning issues 19617, 19815). After
-    this, a checkpoint of iteration t resumes with batch t mod B of epoch t div B, whenever it was saved.
+    this, a checkpoint of iteration t resumes with batch t mod B of epoch t div B, whenever it was saved. If the
+    validation after iteration t or the epoch's end is due, it comes first, still within the epoch of iteration t.
 
     Args:
         fit_loop: `checkpoint["loops"]["fit_loop"]`, changed in place
         iterations: number of completed iterations, t
         batches_per_epoch: number of batches in an epoch, B
+        due: what follows iteration t and is not done yet, from `gen_lightning.loops.find_due`
     """
     epochs, batches = divmod(iterations, batches_per_epoch)
+    if due and batches == 0:
+        epochs, batches = epochs - 1, batches_per_epoch
     started = epochs + (batches > 0)
     _set_progress(fit_loop["epoch_progress"], ready=started, started=started, processed=epochs, completed=epochs)
+    # Lightning counts a batch here after the validation that follows it.
+    fit_loop["epoch_loop.state_dict"].update(due=due, _batches_that_stepped=iterations - (due is not None))
 
     batch_progress = fit_loop["epoch_loop.batch_progress"]
-    batch_progress["is_last_batch"] = False
+    batch_progress["is_last_batch"] = batches == batches_per_epoch
     _set_progress(batch_progress, iterations, iterations, iterations, iterations)
     _set_counts(batch_progress["current"], batches, batches, batches, batches)
 

@@ -18,11 +18,12 @@ MAY_IMPORT = {
         "gen_lightning.contracts",
         "gen_lightning.evaluation",
         "gen_lightning.metrics",
+        "gen_lightning.stopping",
         "gen_lightning.storage",
         *SHARED,
     },
     "cli": {"cli", "callbacks", "datamodules", "gen_lightning"},
-    "train.py": {"cli", "gen_lightning.errors"},
+    "train.py": {"cli", "gen_lightning.errors", "gen_lightning.stopping"},
 }
 CODE = ("train.py", "cli", "callbacks", "datamodules", "gen_lightning")
 

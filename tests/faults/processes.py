@@ -43,6 +43,8 @@ def _run_program(program: Program, args: list[str], folder: str, output: str, en
 
 @cache
 def _start_server() -> multiprocessing.context.ForkServerContext:
+    # Python 3.11 starts the server without this process's sys.path, so that it could import another installation.
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["train", "faults.processes"])
     return context

@@ -61,9 +61,11 @@ class EpochLoop(_TrainingEpochLoop):
 class FitLoop(_FitLoop):
     """Lightning's loop over epochs, in which a stop within an epoch is not the epoch's end.
 
-    Lightning 2.6 calls the hooks of an epoch's end when `max_steps` or a callback stops a run within an epoch. A resumed
-    run would call them again at the true end, where EarlyStopping counts a second time.
+    Lightning 2.6 calls the hooks of an epoch's end when `max_steps` or a callback stops a run within an epoch. A
+    resumed run would call them again at the true end, where EarlyStopping counts a second time.
     """
+
+    epoch_loop: EpochLoop
 
     @property
     def done(self) -> bool:
@@ -85,7 +87,8 @@ def resume_exactly(trainer: Trainer) -> None:
 
 def find_due(trainer: Trainer) -> str | None:
     """Return what follows the last iteration and is not done yet: VALIDATION, EPOCH_END or None."""
-    loop = trainer.fit_loop
+    # Lightning does not declare the types of its counters.
+    loop: Any = trainer.fit_loop
     progress = loop.epoch_loop.batch_progress.current
     within_validation = trainer.validating and trainer.interrupted
     if within_validation or progress.completed < progress.processed:

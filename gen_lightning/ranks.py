@@ -84,7 +84,8 @@ class Ranks:
             one.close()
 
     def _accept(self) -> None:
-        assert self._listener is not None and self._selector is not None
+        assert self._listener is not None
+        assert self._selector is not None
         with suppress(OSError):
             peer, _ = self._listener.accept()
             _notice_lost_machines(peer)

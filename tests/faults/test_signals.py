@@ -1,0 +1,90 @@
+"""SIGTERM and Ctrl-C at any moment, to any rank: the run ends in time, together, and resumes exactly."""
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from faults.processes import Run, start_ranks
+from faults.resumption import (
+    OPTIONS,
+    assert_equal_runs,
+    assert_whole_files,
+    find_checkpoint,
+    find_run,
+    wait_for_all,
+)
+
+pytestmark = pytest.mark.slow
+
+# Seconds between a signal and the end of all ranks.
+LIMIT = 10
+FIT = ("fit", *OPTIONS, "--data.batch_size=64", "--trainer.max_steps=30")
+
+
+def has_written(text: str) -> Callable[[list[Run]], bool]:
+    return lambda ranks: text in ranks[0].text
+
+
+def has_made(pattern: str) -> Callable[[list[Run]], bool]:
+    return lambda ranks: any(ranks[0].folder.glob(pattern))
+
+
+MOMENTS = {
+    "start": lambda ranks: True,
+    "connection": has_written("Initializing distributed"),
+    "data": has_written("All distributed processes registered"),
+    "first iteration": has_written("Epoch 0"),
+    "validation": has_written("Validation DataLoader"),
+    "picture": has_made("runs/*/*/samples/*.png"),
+    "checkpoint": has_made("runs/*/*/checkpoints/.*"),
+    "second epoch": has_written("Epoch 1"),
+    "end": has_written("`Trainer.fit` stopped"),
+    "summary": has_made("runs/*/*/metrics.json"),
+}
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory) -> Path:
+    """The uninterrupted run of two ranks."""
+    folder = tmp_path_factory.mktemp("reference")
+    assert wait_for_all(start_ranks(*FIT, folder=folder), 120) == [0, 0]
+    return find_run(folder)
+
+
+def signal_at_a_moment(ranks: list[Run], draws, moment: str) -> float | None:
+    """Send signals to one or both ranks after a moment, and return the time; None if the run had ended."""
+    ranks[0].wait_until(lambda: MOMENTS[moment](ranks))
+    time.sleep(draws.choice([0, 0.05, 0.3, 1]) * draws.random())
+    if not all(rank.is_alive for rank in ranks):
+        return None
+    number = draws.choice([signal.SIGTERM, signal.SIGTERM, signal.SIGINT])
+    for rank in draws.choice([ranks, ranks[::-1], ranks[:1], ranks[1:]]):
+        rank.send(number)
+    return time.monotonic()
+
+
+def test_two_ranks_end_in_time_and_resume_exactly(trials, tmp_path, reference):
+    """Every fourth run is resumed; the whole campaign has 20 trials at each moment."""
+    for trial in trials("signals, two ranks", short=len(MOMENTS) // 2, whole=20 * len(MOMENTS)):
+        with trial:
+            folder = tmp_path / str(trial.index)
+            folder.mkdir()
+            ranks = start_ranks(*FIT, folder=folder)
+            moment = list(MOMENTS)[(2 * trial.index + trial.index // 5) % len(MOMENTS)]
+            sent = signal_at_a_moment(ranks, trial.random, moment)
+            statuses = wait_for_all(ranks, 30)
+            took = time.monotonic() - sent if sent else 0
+            report = f"{moment}: {statuses} after {took:.1f} s\n" + "\n".join(rank.text[-2000:] for rank in ranks)
+            # A rank that had nothing left to do may have ended before it was told.
+            allowed = {130, 143} if moment not in ("end", "summary") else {0, 130, 143}
+            assert set(statuses) <= allowed if sent else {0}, report
+            assert took < LIMIT, report
+            assert "Traceback" not in report, report
+            assert_whole_files(folder)
+            if trial.index % 4 == 0 and find_checkpoint(folder):
+                run = find_run(folder)
+                resumed = start_ranks("fit", "--resume", str(run), folder=folder)
+                assert wait_for_all(resumed, 120) == [0, 0], resumed[0].text[-3000:]
+                assert_equal_runs(run, reference)

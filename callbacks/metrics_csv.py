@@ -25,11 +25,15 @@ class MetricsCSV(CSVLogger):
         name: name of the recipe
         version: version of the run; its directory is `save_dir/name/version`
         last_step: iteration from which the run is resumed; later rows are dropped, because they are logged again
+        validation_due: whether the resumed run begins with the validation of that iteration, whose row is dropped too
     """
 
-    def __init__(self, save_dir: str, name: str, version: str, last_step: int = 0) -> None:
+    def __init__(
+        self, save_dir: str, name: str, version: str, last_step: int = 0, validation_due: bool = False
+    ) -> None:
         super().__init__(save_dir, name, version)
         self._last_step = last_step
+        self._validation_due = validation_due
 
     @property
     @rank_zero_experiment
@@ -38,7 +42,8 @@ class MetricsCSV(CSVLogger):
         # CSVLogger reads `_experiment` in `finalize` to see whether anything was logged.
         if self._experiment is None:
             Path(self.log_dir).mkdir(parents=True, exist_ok=True)
-            self._experiment = MetricsWriter(Path(self.log_dir, "metrics.csv"), self._last_step)  # type: ignore[assignment]
+            path = Path(self.log_dir, "metrics.csv")
+            self._experiment = MetricsWriter(path, self._last_step, self._validation_due)  # type: ignore[assignment]
         return self._experiment
 
 
@@ -48,9 +53,10 @@ class MetricsWriter:
     Args:
         path: the file, which may exist
         last_step: the file's rows of later iterations are dropped
+        validation_due: whether the row of a validation after `last_step` iterations is dropped too
     """
 
-    def __init__(self, path: Path, last_step: int) -> None:
+    def __init__(self, path: Path, last_step: int, validation_due: bool = False) -> None:
         self.path = path
         self.metrics: list[dict[str, Any]] = []
         self._columns: list[str] = []
@@ -63,7 +69,8 @@ class MetricsWriter:
                 with name_file_in_errors(path):
                     source.replace(path.with_name("metrics.csv.damaged"))
             else:
-                self._write_all([row for row in rows if int(row["step"]) <= last_step])
+                end = (last_step, not validation_due)
+                self._write_all([row for row in rows if (int(row["step"]), _has_validation(row)) <= end])
                 old.unlink(missing_ok=True)
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
@@ -121,6 +128,10 @@ def read_metrics_rows(path: Path) -> list[dict[str, str]]:
     if damaged:
         warnings.warn(f"{path} has {damaged} damaged row(s). They are left out.", stacklevel=2)
     return whole
+
+
+def _has_validation(row: Mapping[str, str]) -> bool:
+    return any(name.startswith("val/") and value for name, value in row.items())
 
 
 def is_iteration(text: str) -> bool:

@@ -49,7 +49,7 @@ from gen_lightning import GenerativeModule
 from gen_lightning.base import check_callbacks
 from gen_lightning.contracts import ShapedData, offers
 from gen_lightning.errors import UserError
-from gen_lightning.loops import answer_signals_together
+from gen_lightning.loops import VALIDATION, answer_signals_together
 
 USAGE = """Train, validate, test, sample from and compare GANs and VAEs.
 
@@ -259,6 +259,7 @@ class CommandLine(LightningCLI):
             config.weights_only = True
         checkpoint = load_checkpoint(config.ckpt_path) if config.ckpt_path else {}
         self.checkpoint_iteration = checkpoint.get("global_step", 0)
+        self.validation_due = checkpoint.get("due") == VALIDATION
         if self.subcommand == "fit" and checkpoint and "optimizer_states" not in checkpoint:
             raise UserError(f"{config.ckpt_path} holds only weights. Give a checkpoint with the optimizers' states.")
         self.run = self._choose_run(config)
@@ -295,7 +296,8 @@ class CommandLine(LightningCLI):
             if config.enable_progress_bar is not False and not any(isinstance(one, ProgressBar) for one in callbacks):
                 # Drawn at each batch, as by default, the bar costs a tenth of a small network's iteration.
                 callbacks.append(TQDMProgressBar(refresh_rate=20))
-            csv = MetricsCSV(str(self.run.root), self.run.recipe, self.run.version, self.checkpoint_iteration)
+            start = (self.checkpoint_iteration, self.validation_due)
+            csv = MetricsCSV(str(self.run.root), self.run.recipe, self.run.version, *start)
             loggers.insert(0, csv)
         try:
             trainer = super().instantiate_trainer(logger=loggers or False, **kwargs)

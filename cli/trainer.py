@@ -26,6 +26,7 @@ from gen_lightning import GenerativeModule, VAEModule
 from gen_lightning.contracts import ExampleData, IdentifiedData, require
 from gen_lightning.errors import StorageError, UserError
 from gen_lightning.metrics import FeatureExtractor
+from gen_lightning.stopping import begin_deferral, end_deferral
 from gen_lightning.storage import atomic_write, check_space, name_file_in_errors
 from gen_lightning.vae import fit_latent_mixture
 
@@ -137,14 +138,16 @@ class Trainer(LightningTrainer):
             for block in torch.arange(num_samples).split(500)
         ]
         samples = torch.cat(blocks)
-        if len(model.data_shape) == 3:
-            grid = make_grid(samples[:400], nrow=math.ceil(min(num_samples, 400) ** 0.5))
-            samples = (samples.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-            with atomic_write(grid_path) as file:
-                save_image(grid, file, format="png")
         arrays: dict[str, Any] = {} if classes is None else {"labels": classes.numpy()}
-        with atomic_write(samples_path) as file:
-            np.savez_compressed(file, samples.numpy(), **arrays)
+        with contextlib.ExitStack() as files:
+            files.callback(end_deferral)
+            if len(model.data_shape) == 3:
+                grid = make_grid(samples[:400], nrow=math.ceil(min(num_samples, 400) ** 0.5))
+                samples = (samples.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+                save_image(grid, files.enter_context(atomic_write(grid_path)), format="png")
+            np.savez_compressed(files.enter_context(atomic_write(samples_path)), samples.numpy(), **arrays)
+            # A signal leaves both files or none.
+            begin_deferral()
         print(f"Wrote {num_samples} samples to {folder}")
 
 

@@ -278,6 +278,7 @@ class GenerativeModule(LightningModule, ABC):
         if checkpoint.get("loops") and 0 < batches_per_epoch < float("inf"):
             fit_loop, due = checkpoint["loops"]["fit_loop"], find_due(self.trainer)
             checkpoint["epoch"] = rewind_to_iteration(fit_loop, self.global_step, int(batches_per_epoch), due)
+            checkpoint["due"] = due
             checkpoint["logged_values"] = {name: value.cpu() for name, value in self.trainer.callback_metrics.items()}
 
     def check_shape(self, data: Tensor) -> None:

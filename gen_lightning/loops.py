@@ -140,7 +140,7 @@ def answer_signals_together(trainer: Trainer) -> None:
         connect_ranks(trainer)
 
     # The first moment at which ranks can exchange an address.
-    strategy.setup_environment = set_up_and_connect
+    strategy.setup_environment = set_up_and_connect  # type: ignore[method-assign]
 
 
 def connect_ranks(trainer: Trainer) -> None:

@@ -390,16 +390,6 @@ def check_stop(iteration: int | None = None) -> None:
         _watch.check(iteration)
 
 
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Let a stop wait for the end of the context, such as in the writing of files that belong together."""
-    begin_deferral()
-    try:
-        yield
-    finally:
-        end_deferral()
-
-
 def _leave_to_parent() -> None:
     """Keep the handlers of a process out of the processes that it forks, such as those that load data."""
     global _watch

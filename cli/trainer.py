@@ -89,6 +89,7 @@ class Trainer(LightningTrainer):
         if evaluation := find_evaluation(self):
             evaluation.extractor = extractor or evaluation.extractor
         if latents == "gmm":
+            self.precision_plugin.convert_module(model)
             model.load_state_dict(load_checkpoint(ckpt_path)["state_dict"])
             fit_mixture_prior(model.to(self.strategy.root_device), datamodule, Path(ckpt_path).parent)
         start = time.perf_counter()
@@ -126,6 +127,7 @@ class Trainer(LightningTrainer):
         folder = Path(output)
         grid_path, samples_path = folder / "grid.png", folder / "samples.npz"
         check_output([grid_path, samples_path], overwrite)
+        self.precision_plugin.convert_module(model)
         model.load_state_dict(load_checkpoint(ckpt_path)["state_dict"])
         model.to(self.strategy.root_device)
         if latents == "gmm":

@@ -10,7 +10,7 @@ from torch import Tensor
 from datamodules.loaders import Batch, EvaluationLoader, TrainLoader
 from datamodules.sources import Split
 from gen_lightning.checks import check_range
-from gen_lightning.contracts import SplitName
+from gen_lightning.contracts import SplitName, get_settings
 from gen_lightning.errors import UserError
 
 # What is drawn once, such as fixed binary pixels, is a part of the data: it is the same in every run, for any seed.
@@ -101,9 +101,15 @@ class SplitDataModule(LightningDataModule, ABC):
         return self.splits[split]
 
     def train_dataloader(self) -> TrainLoader:
-        """Return a loader of shuffled full batches of the training split; see `TrainLoader`."""
+        """Return a loader of shuffled full batches of the training split; see `TrainLoader`.
+
+        With the Trainer's `overfit_batches`, all epochs have the same batches.
+        """
         split = self._move_to_device(self.get_training_split())
-        loader = self.train_loader_class(split, self.batch_size, self.seed, *self._get_rank_and_world_size())
+        overfits = self.trainer is not None and get_settings(self.trainer).overfit_batches > 0
+        loader = self.train_loader_class(
+            split, self.batch_size, self.seed, *self._get_rank_and_world_size(), repeats=overfits
+        )
         if len(loader) == 0:
             raise UserError(
                 f"`batch_size` is {self.batch_size} on {loader.world_size} device(s), which is more than the"

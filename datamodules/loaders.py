@@ -37,14 +37,27 @@ class TrainLoader:
         seed: seed of the order, and of what is drawn for each batch
         rank: rank of this process
         world_size: number of processes
+        repeats: whether every epoch has the batches of the first one, and what is drawn for them
     """
 
-    def __init__(self, split: Split, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
+    drop_last = True
+    """Whether all batches are full, as in torch's DataLoader."""
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        repeats: bool = False,
+    ) -> None:
         self.split = split
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.repeats = repeats
         self.epoch = 0
         self.position = 0
 
@@ -65,10 +78,11 @@ class TrainLoader:
         # A generator, so that nothing is drawn before the first batch is requested: set_epoch may come after iter().
         if self.position >= len(self):
             self.set_epoch(self.epoch + 1)
-        batches = self._draw_shard().split(self.batch_size)
+        drawn_epoch = 0 if self.repeats else self.epoch
+        batches = self._draw_shard(drawn_epoch).split(self.batch_size)
         # All seeds at once: between two iterations NumPy's code leaves the processor's caches, and a single seed takes
         # about ten times as long.
-        seeds = [derive_seed(Stream.DRAWS, self.seed, self.rank, self.epoch, i) for i in range(len(self))]
+        seeds = [derive_seed(Stream.DRAWS, self.seed, self.rank, drawn_epoch, i) for i in range(len(self))]
         while self.position < len(self):
             indices, seed = batches[self.position], seeds[self.position]
             self.position += 1
@@ -91,9 +105,9 @@ class TrainLoader:
         """Continue where the loader that returned `state_dict` was."""
         self.epoch, self.position = state_dict["epoch"], state_dict["position"]
 
-    def _draw_shard(self) -> Tensor:
-        """Return this rank's indices of the current epoch."""
-        generator = torch.Generator().manual_seed(derive_seed(Stream.ORDER, self.seed, self.epoch))
+    def _draw_shard(self, epoch: int) -> Tensor:
+        """Return this rank's indices of an epoch."""
+        generator = torch.Generator().manual_seed(derive_seed(Stream.ORDER, self.seed, epoch))
         return self.draw_order(generator)[self.rank :: self.world_size].to(self.split.data.device)
 
 

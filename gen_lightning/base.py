@@ -3,8 +3,8 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -14,23 +14,29 @@ from lightning.pytorch.callbacks import (
     GradientAccumulationScheduler,
     LearningRateFinder,
     ModelPruning,
+    SpikeDetection,
     StochasticWeightAveraging,
+    ThroughputMonitor,
     WeightAveraging,
 )
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gen_lightning.checks import check_range
 from gen_lightning.clock import (
     Stream,
+    complete_logged_iteration,
     derive_iteration_seed,
     derive_seed,
     draws_from,
+    refresh_logged_step,
     rewind_to_iteration,
     seed_draws,
     set_logged_iteration,
+    store_logged_iteration,
 )
 from gen_lightning.contracts import get_settings, refuse_equal_rows
+from gen_lightning.data_check import DataCheck
 from gen_lightning.errors import UserError
 from gen_lightning.loops import find_due, resume_exactly
 from gen_lightning.numerics import promote_to_float32
@@ -50,6 +56,11 @@ REFUSED_CALLBACKS: dict[type[Callback], str] = {
     WeightAveraging: _AVERAGING,
     StochasticWeightAveraging: _AVERAGING,
     ModelPruning: "stores no masks in a checkpoint, so that a resumed run would train pruned weights. Remove it",
+    SpikeDetection: "reads one loss in each iteration, and a GAN has several. Remove it; every run has StopOnNaN",
+    ThroughputMonitor: (
+        "logs a validation at the number of its batch, which is no iteration. Remove it, and set"
+        " --trainer.profiler=simple"
+    ),
     BackboneFinetuning: "freezes a pretrained network `backbone`, which the models here do not have. Remove it",
 }
 """Lightning's callbacks that break a promise of GenerativeModule, each with the reason and what to do."""
@@ -64,7 +75,8 @@ class GenerativeModule(LightningModule, ABC):
     model is trained on labels int64 `[N]` in 0..num_classes-1, and its networks take them as their last argument.
 
     `optimizer_names` are the names of the optimizers in schedules, in the order of `configure_optimizers`.
-    `batch_options` names the options to suggest when gradient accumulation is refused.
+    `batch_options` names the options to suggest when gradient accumulation is refused. `batch_sizes` are the numbers of
+    examples in the current training batch of each rank. `num_parts` is the number of parts into which a batch is split.
 
     Args:
         data_shape: shape of one example, such as `(1, 28, 28)` or `(2,)`
@@ -78,6 +90,7 @@ class GenerativeModule(LightningModule, ABC):
     optimizer_names: tuple[str, ...] = ("optimizer",)
     num_classes: int | None = None
     batch_options = "data.batch_size"
+    num_parts = 1
 
     def __init__(self, data_shape: Sequence[int], seed: int, schedules: Mapping[str, Schedule] | None = None) -> None:
         super().__init__()
@@ -87,13 +100,24 @@ class GenerativeModule(LightningModule, ABC):
         self.schedules = schedules or {}
         self._scheduled_values: dict[str, float] = {}
         self.data_checked = False
+        self.batch_sizes: list[int] = []
+        self._checks = {split: DataCheck(split) for split in ("training", "validation", "test")}
+        self._evaluation = ExitStack()
         self._loaded_iteration = 0
         self._loaded_metrics: dict[str, Tensor] = {}
+        self._images_before: int | None = 0
+        self._started_iteration = 0
 
     @property
     def iteration(self) -> int:
         """The number of completed iterations, of this training or of the loaded checkpoint."""
         return max(self.global_step, self._loaded_iteration)
+
+    @property
+    def images_seen(self) -> int:
+        """The number of training examples in the completed iterations, summed over all ranks."""
+        completed = self.global_step > self._started_iteration
+        return (self._images_before or 0) + (sum(self.batch_sizes) if completed else 0)
 
     @abstractmethod
     def draw(self, n: int, *condition: Tensor) -> Tensor:
@@ -148,14 +172,20 @@ class GenerativeModule(LightningModule, ABC):
         return () if self.num_classes is None else (batch[1],)
 
     def get_inputs(self, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return a batch's data, followed by its condition, on the model's device."""
-        return tuple(part.to(self.device) for part in (batch[0], *self.get_condition(batch)))
+        """Return a batch's data in the model's precision, followed by its condition, on the model's device."""
+        return self.cast(batch[0].to(self.device)), *(part.to(self.device) for part in self.get_condition(batch))
+
+    def cast(self, data: Tensor) -> Tensor:
+        """Return data or latents in the precision of the model's weights."""
+        # Lightning annotates dtype as `str | torch.dtype`, and only ever stores a torch.dtype.
+        return data.to(cast(torch.dtype, self.dtype))
 
     def configure_callbacks(self) -> list[Callback]:
         """Add no callback, and refuse options that would break the clock or change the recorded hyperparameters.
 
         Raises:
-            UserError: gradients are accumulated over batches, or a callback is one of `REFUSED_CALLBACKS`.
+            UserError: gradients are accumulated over batches, a callback is one of `REFUSED_CALLBACKS`, or the weights
+                would have 16 bits.
         """
         # Between this hook and `setup`, Lightning refuses accumulation with two optimizers without saying what to do.
         callbacks = get_settings(self.trainer).callbacks
@@ -167,18 +197,23 @@ class GenerativeModule(LightningModule, ABC):
                 f" accumulate_grad_batches and GradientAccumulationScheduler, and raise {self.batch_options}."
             )
         check_callbacks(callbacks)
+        check_precision(self.trainer.precision)
         return []
 
     def check_data(self, data: Tensor) -> None:
         """Check the data of the first batch, before it is used.
 
         Raises:
-            UserError: the data do not have the shape that the model was built for.
+            UserError: the data do not have the shape that the model was built for, or are not floating-point numbers.
         """
         self.check_shape(data)
 
+    def supports(self, data: Tensor) -> Tensor:
+        """Return whether all values of a batch can occur in the model, a boolean scalar, without a synchronization."""
+        return torch.ones((), dtype=torch.bool, device=data.device)
+
     def check_labels(self, batch: Sequence[Tensor]) -> None:
-        """Check the labels of the first batch of a class-conditional model, before they are used.
+        """Check the labels of a batch for a class-conditional model, before they are used.
 
         Raises:
             UserError: there are no labels, or they are not among the model's classes.
@@ -213,26 +248,63 @@ class GenerativeModule(LightningModule, ABC):
         self.trainer.callback_metrics.update(self._loaded_metrics)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed the iteration's draws and set the scheduled options, as functions of (seed, rank, iteration)."""
-        if not self.data_checked:
-            self.check_data(batch[0])
-            self.check_labels(batch)
-            self.data_checked = True
+        """Check the batch, and seed the draws and set the options that are functions of (seed, rank, iteration).
+
+        Raises:
+            UserError: the model cannot be trained on the batch.
+        """
+        # To look at the values of each batch would stall a GPU, so there it is done when scalars are logged.
+        self._check_batch(batch, "training", not self.data_checked, reads_values=self.device.type == "cpu")
+        self.data_checked = True
+        self._check_normalization(len(batch[0]) // self.num_parts)
         iteration = self.global_step
+        self._count_images(len(batch[0]))
         seed_draws(derive_iteration_seed(iteration, Stream.TRAINING, self.seed, self.global_rank), self.device)
         self._scheduled_values = follow_schedules(self.schedules, self._optimizers_by_name(), iteration)
         set_logged_iteration(self.trainer, iteration)
 
+    def on_train_epoch_end(self) -> None:
+        """Check the values of the epoch's training data.
+
+        Raises:
+            UserError: a value is not finite, very large, or outside the support.
+        """
+        self._check_training_values()
+        complete_logged_iteration(self.trainer, self.global_step)
+
+    def on_validation_start(self) -> None:
+        """Keep the state of the random generators, from which a DataLoader draws the next epoch's order."""
+        self._evaluation.enter_context(draws_from(self.seed, self.device))
+
+    def on_validation_end(self) -> None:
+        """Restore the state of the random generators."""
+        self._evaluation.close()
+
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Check the first batch, and seed the draws of this batch, the same in each validation."""
-        if batch_idx == 0:
-            self.check_data(batch[0])
-            self.check_labels(batch)
+        """Check the batch, and seed its draws, the same in each validation.
+
+        Raises:
+            UserError: the model cannot be evaluated on the batch.
+        """
+        self._check_batch(batch, "validation", is_first=batch_idx == 0, reads_values=True)
         seed_draws(derive_seed(Stream.EVALUATION, self.seed, self.global_rank, batch_idx), self.device)
 
+    def on_validation_epoch_end(self) -> None:
+        """Warn if all values of the validation data are equal."""
+        self._checks["validation"].warn()
+
     def on_test_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Check the first batch, and seed the draws of this batch, the same in each test."""
-        self.on_validation_batch_start(batch, batch_idx)
+        """Check the batch, and seed its draws, the same in each test.
+
+        Raises:
+            UserError: the model cannot be evaluated on the batch.
+        """
+        self._check_batch(batch, "test", is_first=batch_idx == 0, reads_values=True)
+        seed_draws(derive_seed(Stream.EVALUATION, self.seed, self.global_rank, batch_idx), self.device)
+
+    def on_test_epoch_end(self) -> None:
+        """Warn if all values of the test data are equal."""
+        self._checks["test"].warn()
 
     def is_logged(self, iteration: int) -> bool:
         """Return whether scalars are logged after `iteration` completed iterations."""
@@ -247,34 +319,51 @@ class GenerativeModule(LightningModule, ABC):
             batch_size: number of examples in this rank's batch
         """
         # Each self.log takes about 0.5 ms, as long as a small network's training step.
-        if not self.is_logged(iteration):
-            return
-        for name, value in scalars.items():
-            self.log(f"train/{name}", value, prog_bar=name.endswith("loss"))
-        self.log_dict({f"train/{name}": value for name, value in self._scheduled_values.items()})
-        images_seen = iteration * batch_size * self.trainer.world_size
-        self.log_dict({"images_seen": float(images_seen), "step": float(iteration)})
+        if self.is_logged(iteration):
+            self._check_training_values()
+            for name, value in scalars.items():
+                self.log(f"train/{name}", value, prog_bar=name.endswith("loss"), batch_size=batch_size)
+            scheduled = {f"train/{name}": value for name, value in self._scheduled_values.items()}
+            # float32 has no odd numbers above 16 million.
+            images_seen = torch.tensor((self._images_before or 0) + sum(self.batch_sizes), dtype=torch.float64)
+            self.log_dict(scheduled | {"images_seen": images_seen}, batch_size=batch_size)
+        complete_logged_iteration(self.trainer, iteration)
+        if not refresh_logged_step(self.trainer, iteration):
+            self.log("step", float(iteration), batch_size=batch_size)
 
     def log_evaluation(self, scalars: dict[str, Tensor], stage: str, batch_size: int) -> None:
         """Log means over the whole split as `val/...` or `test/...`, at x = completed iterations."""
         values = {f"{stage}/{name}": value for name, value in scalars.items()}
         self.log_dict(values, batch_size=batch_size, sync_dist=True)
-        self.log("step", float(self.iteration), batch_size=batch_size)
+        # The mean over many batches would be rounded to another iteration.
+        self.log("step", float(self.iteration), batch_size=batch_size, reduce_fx="max")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the checkpoint's iteration, which Lightning restores only in `fit`, and its last logged values."""
+        """Keep the checkpoint's iteration, its number of images, and its last logged values.
+
+        Lightning restores the iteration only in `fit`.
+        """
         self._loaded_iteration = checkpoint["global_step"]
         self._loaded_metrics = checkpoint.get("logged_values", {})
+        # Checkpoints of earlier versions have no such number; their batches had one size.
+        self._images_before, self.batch_sizes = checkpoint.get("images_seen"), []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop hyperparameters that are not JSON, and rewrite the loop's state to that between two iterations.
 
         The last logged values are stored, because callbacks such as EarlyStopping read them after a resumption.
+
+        Raises:
+            UserError: a value of the training data is not finite, very large, or outside the support.
         """
+        self._check_training_values()
+        checkpoint["images_seen"] = self.images_seen
         hyperparameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         for name in [name for name, value in hyperparameters.items() if not _is_json(value)]:
             del hyperparameters[name]
         batches_per_epoch = self.trainer.num_training_batches
+        if checkpoint.get("loops"):
+            store_logged_iteration(checkpoint["loops"]["fit_loop"], self.global_step)
         if checkpoint.get("loops") and 0 < batches_per_epoch < float("inf"):
             fit_loop, due = checkpoint["loops"]["fit_loop"], find_due(self.trainer)
             checkpoint["epoch"] = rewind_to_iteration(fit_loop, self.global_step, int(batches_per_epoch), due)
@@ -282,16 +371,64 @@ class GenerativeModule(LightningModule, ABC):
             checkpoint["logged_values"] = {name: value.cpu() for name, value in self.trainer.callback_metrics.items()}
 
     def check_shape(self, data: Tensor) -> None:
-        """Check the shape of data.
+        """Check the shape and the type of data.
 
         Raises:
-            UserError: the data do not have the shape that the model was built for.
+            UserError: the data do not have the shape that the model was built for, or are not floating-point numbers.
         """
         if data.shape[1:] != self.data_shape:
             raise UserError(
                 f"The data have shape {tuple(data.shape[1:])}, but the model is built for {self.data_shape}. Set"
                 " model.data_shape to the shape of the data."
             )
+        if not data.is_floating_point():
+            raise UserError(f"The data are {data.dtype}. Convert them to float32, and images to [0, 1].")
+
+    def _check_batch(self, batch: Sequence[Tensor], split: str, is_first: bool, reads_values: bool) -> None:
+        """Check everything about the first batch, and what any other batch may differ in."""
+        if not (isinstance(batch, Sequence | Tensor) and isinstance(batch[0], Tensor)):
+            raise UserError("A batch is no pair of tensors. Return (data, labels) from the data loader.")
+        data = batch[0]
+        if is_first:
+            self.check_data(data)
+        self.check_shape(data)
+        if is_first or reads_values:
+            self.check_labels(batch)
+        self._checks[split].add(data, self.supports(data))
+        if reads_values:
+            self._checks[split].refuse()
+
+    def _check_normalization(self, size: int) -> None:
+        """Refuse a part of a batch with one example if vectors are normalized over the examples."""
+        if size < 2 and any(isinstance(module, nn.BatchNorm1d) for module in self.modules()):
+            raise UserError(
+                "A batch, or a part of it, has 1 example, and batch normalization needs 2. Set drop_last=True in the"
+                " data loader, or choose a larger batch."
+            )
+
+    def _check_training_values(self) -> None:
+        self._checks["training"].refuse()
+        self._checks["training"].warn()
+
+    def _count_images(self, batch_size: int) -> None:
+        """Set `batch_sizes`, and count the images of the iterations before this one."""
+        images = self.images_seen
+        self.batch_sizes = self._gather_batch_sizes(batch_size)
+        if self.global_step == 0:
+            images = 0
+        elif self._images_before is None:
+            images = self.global_step * sum(self.batch_sizes)
+        self._images_before = images
+        self._started_iteration = self.global_step
+
+    def _gather_batch_sizes(self, batch_size: int) -> list[int]:
+        """Return the number of examples in each rank's batch."""
+        # A loader that drops a short last batch has batches of one size, so that the ranks need not ask each other.
+        if self.trainer.world_size == 1 or getattr(self.trainer.train_dataloader, "drop_last", False):
+            return [batch_size] * self.trainer.world_size
+        sizes = self.all_gather(torch.tensor(batch_size, device=self.device))
+        assert isinstance(sizes, Tensor)
+        return sizes.tolist()
 
     def _check_classes(self, labels: Tensor, n: int) -> None:
         if self.num_classes is None:
@@ -321,6 +458,19 @@ def check_callbacks(callbacks: Sequence[Callback]) -> None:
         for refused, reason in REFUSED_CALLBACKS.items():
             if isinstance(callback, refused):
                 raise UserError(f"{type(callback).__name__} {reason}.")
+
+
+def check_precision(precision: str | None) -> None:
+    """Refuse weights of 16 bits.
+
+    Raises:
+        UserError: the precision is bf16-true or 16-true.
+    """
+    if precision in ("bf16-true", "16-true"):
+        raise UserError(
+            f"`--trainer.precision` is {precision}: weights of 16 bits round away the updates of a small learning rate"
+            f" and of an average. Set --trainer.precision={precision.replace('true', 'mixed')}, or 32-true."
+        )
 
 
 def _is_json(value: Any) -> bool:

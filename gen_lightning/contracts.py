@@ -241,6 +241,7 @@ class TrainerSettings(Protocol):
     datamodule: LightningDataModule | None
     fast_dev_run: int | bool
     log_every_n_steps: int
+    overfit_batches: int | float
 
 
 _Contract = TypeVar("_Contract")

@@ -6,12 +6,16 @@ import math
 
 import pytest
 import torch
-from helpers import CONFIGS, ROOT, load, read_wandb_records, run_command, run_python
+from helpers import CONFIGS, ROOT, gan, load, read_wandb_records, run_command, run_python, vae
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from torch import nn
+from torch.utils.data import DataLoader
 
 from datamodules import MNISTDataModule
 from gen_lightning import GANModule, VAEModule
 from gen_lightning.clock import derive_seed
+from gen_lightning.networks import MLPDecoder
+from gen_lightning.vae import Gaussian
 
 # These tests train through the command line.
 pytestmark = pytest.mark.slow
@@ -105,6 +109,95 @@ def test_gan_gradients_equal_those_of_the_joined_batch(tmp_path):
     loss = model.loss.generator(None, model.logits(model.generator(second)))
     step_on_joined_batch(model.generator, loss)
     assert_equal_weights(model, load(run / "checkpoints/last.ckpt"))
+
+
+class UnequalBatches(LightningDataModule):
+    """Points with other numbers of examples on each rank."""
+
+    sizes = ((8, 8), (3, 6), (1, 5))
+
+    def train_dataloader(self):
+        return DataLoader([(data, torch.zeros(len(data))) for data in self.draw(self.trainer.global_rank)], None)
+
+    def draw(self, rank):
+        generator = torch.Generator().manual_seed(rank)
+        return [torch.rand(sizes[rank], 2, generator=generator, dtype=torch.float64) for sizes in self.sizes]
+
+
+class SaveWeights(Callback):
+    """Saves the weights and the number of images of each rank."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_train_end(self, trainer, pl_module):
+        torch.save((pl_module.state_dict(), pl_module.images_seen), self.folder / f"{trainer.global_rank}.pt")
+
+
+def fit_unequal_batches(model, folder):
+    """Train on two ranks, and return their weights, which are equal."""
+    Trainer(
+        **{"accelerator": "cpu", "devices": 2, "strategy": "ddp_fork", "precision": "64-true", "max_epochs": 1},
+        use_distributed_sampler=False,
+        **dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False),
+        callbacks=[SaveWeights(folder)],
+    ).fit(model, UnequalBatches())
+    (weights, images), (others, other_images) = (torch.load(folder / f"{rank}.pt") for rank in (0, 1))
+    assert images == other_images == sum(map(sum, UnequalBatches.sizes))
+    for name, value in weights.items():
+        torch.testing.assert_close(others[name], value, rtol=0, atol=0)
+    return weights
+
+
+def draw_noise(iteration, *shapes):
+    """Return each rank's draws of an iteration, joined over the ranks, for shapes without the number of examples."""
+    draws = []
+    for rank in (0, 1):
+        torch.manual_seed(derive_seed(0, 0, rank, iteration))
+        n = UnequalBatches.sizes[iteration][rank]
+        draws.append([torch.randn(n, *shape, dtype=torch.float64) for shape in shapes])
+    return [torch.cat(parts) for parts in zip(*draws, strict=True)]
+
+
+def sgd(parameters):
+    return torch.optim.SGD(parameters, LEARNING_RATE)
+
+
+# A process that has used CUDA cannot be forked.
+forks = pytest.mark.skipif(torch.cuda.is_available(), reason="ddp_fork is tested without a GPU")
+
+
+@forks
+@pytest.mark.parametrize("micro_batches", [1, 4])
+def test_unequal_and_short_batches_of_a_gan_weigh_each_example_alike(micro_batches, tmp_path):
+    torch.manual_seed(0)
+    optimizers = {"generator_optimizer": sgd, "discriminator_optimizer": sgd}
+    model = gan(generator=MLPDecoder, data_shape=(2,), latent_dim=3, micro_batches=micro_batches, **optimizers)
+    reference = copy.deepcopy(model).double()
+    weights = fit_unequal_batches(model, tmp_path)
+    for iteration, real in enumerate(map(torch.cat, zip(*map(UnequalBatches().draw, (0, 1)), strict=True))):
+        first, second = draw_noise(iteration, (3,), (3,))
+        fake_logits = reference.logits(reference.generator(first).detach())
+        loss = reference.loss.discriminator(reference.logits(real), fake_logits)
+        step_on_joined_batch(reference.discriminator, loss)
+        loss = reference.loss.generator(None, reference.logits(reference.generator(second)))
+        step_on_joined_batch(reference.generator, loss)
+    torch.testing.assert_close(weights, dict(reference.state_dict()), rtol=1e-9, atol=1e-12)
+
+
+@forks
+def test_unequal_batches_of_a_vae_weigh_each_example_alike(tmp_path):
+    torch.manual_seed(0)
+    model = vae(likelihood=Gaussian, data_shape=(2,), latent_dim=3, optimizer=sgd)
+    reference = copy.deepcopy(model).double()
+    weights = fit_unequal_batches(model, tmp_path)
+    for iteration, x in enumerate(map(torch.cat, zip(*map(UnequalBatches().draw, (0, 1)), strict=True))):
+        (noise,) = draw_noise(iteration, (3,))
+        posterior = reference.encode(x)
+        z = posterior.mean + posterior.stddev * noise
+        kl = torch.distributions.kl_divergence(posterior, reference.prior())
+        step_on_joined_batch(reference, -(reference.decode(z).log_prob(x) - kl).mean())
+    torch.testing.assert_close(weights, dict(reference.state_dict()), rtol=1e-9, atol=1e-12)
 
 
 def test_an_average_over_two_ranks_counts_the_images_of_both(tmp_path):

@@ -47,6 +47,9 @@ class GANModule(GenerativeModule):
     examples as one part has. This update uses the labels of the last part, and a relativistic loss compares with the
     real examples of the last part.
 
+    The first batch must be divisible by `discriminator_steps` times `micro_batches`. A later batch, such as a short
+    last one, may have any size from `discriminator_steps` on; the sizes of its parts differ by at most one example.
+
     If both networks have the attribute `num_classes`, the model is class-conditional: each network takes the labels,
     int64 `[N]`, as its second argument, and generated examples have the same labels as the real ones.
 
@@ -67,10 +70,10 @@ class GANModule(GenerativeModule):
         codes: function of (data_shape) that returns the latent codes and the network that recovers them from data
         latent_dim: dimension of the standard normal noise; at least 1
         discriminator_steps: number of discriminator updates per iteration; at least 1
-        micro_batches: number of equal parts of each update's batch; at least 1. Their losses are computed one after the
-            other, so that memory holds one part at a time. The gradients are those of the mean loss. Batch
-            normalization, spectral normalization and the averages of `LeCam` see one part at a time, and are updated
-            once per part.
+        micro_batches: number of parts of each update's batch; at least 1. Their losses are computed one after the
+            other, so that memory holds one part at a time. The gradients are those of the mean loss over the examples,
+            whatever the sizes of the parts. Batch normalization, spectral normalization and the averages of `LeCam` see
+            one part at a time, and are updated once per part.
         gradient_clip_norm: maximum norm of each network's gradients (Pascanu et al. 2013), above 0; None disables
             clipping. The norms before clipping are logged as `train/generator_gradient_norm` and
             `train/discriminator_gradient_norm`. The generator's norm includes the codes' network.
@@ -128,6 +131,7 @@ class GANModule(GenerativeModule):
         self.latent_dim = latent_dim
         self.discriminator_steps = discriminator_steps
         self.micro_batches = micro_batches
+        self.num_parts = discriminator_steps * micro_batches
         self.gradient_clip_norm = gradient_clip_norm
         self._gradient_norms: dict[str, Tensor] = {}
         self._generator_optimizer = generator_optimizer
@@ -138,13 +142,17 @@ class GANModule(GenerativeModule):
         generator_optimizer, discriminator_optimizer = self._get_optimizers()
         # global_step counts iterations, so only the generator's step may advance it.
         exclude_from_global_step(discriminator_optimizer)
-        for real, *condition in self._split_batch(batch):
-            scalars = self._update(discriminator_optimizer, self._compute_discriminator_loss, real, condition)
+        for update, (real, *condition) in enumerate(self._split_batch(batch)):
+            mean_size = self._average_part_size(update)
+            scalars = self._update(
+                discriminator_optimizer, self._compute_discriminator_loss, real, condition, mean_size
+            )
             self.loss.constrain(self.discriminator)
         with self.toggled_optimizer(generator_optimizer):
-            scalars |= self._update(generator_optimizer, self._compute_generator_loss, real, condition)
+            scalars |= self._update(generator_optimizer, self._compute_generator_loss, real, condition, mean_size)
         if self.ema is not None:
-            self.ema.update(self.generator, self.global_step - 1, len(batch[0]) * self.trainer.world_size)
+            images = sum(self.batch_sizes)
+            self.ema.update(self.generator, self.global_step - 1, images, self.images_seen - images)
         self.log_iteration(scalars | self._gradient_norms, self.global_step, len(batch[0]))
 
     def _compute_discriminator_loss(self, real: Tensor, latents: Tensor, *condition: Tensor) -> _LossAndScalars:
@@ -177,11 +185,10 @@ class GANModule(GenerativeModule):
 
     def forward(self, z: Tensor, *condition: Tensor) -> Tensor:
         """Return data `[N, *data_shape]` generated from latents `[N, L]`, by the EMA generator if there is one."""
-        return self.generator(z, *condition) if self.ema is None else self.ema(z, *condition)
+        return (self.generator if self.ema is None else self.ema)(self.cast(z), *condition)
 
     def sample_latents(self, n: int) -> Tensor:
         """Return latents `[n, L]`: standard normal noise, followed by the latent codes if the model has them."""
-        # Lightning annotates dtype as `str | torch.dtype`, and only ever stores a torch.dtype.
         dtype = cast(torch.dtype, self.dtype)
         noise = torch.randn(n, self.latent_dim, device=self.device, dtype=dtype)
         return noise if self.codes is None else self.codes.append_codes(noise)
@@ -196,22 +203,43 @@ class GANModule(GenerativeModule):
 
     def _split_batch(self, batch: tuple[Tensor, Tensor]) -> Iterable[tuple[Tensor, ...]]:
         """Split data and labels into one part per discriminator update."""
-        tensors = (batch[0], *self.get_condition(batch))
-        return zip(*(tensor.chunk(self.discriminator_steps) for tensor in tensors), strict=True)
+        return zip(*(tensor.tensor_split(self.discriminator_steps) for tensor in self.get_inputs(batch)), strict=True)
+
+    def _average_part_size(self, update: int) -> float:
+        """Return the mean over the ranks of the number of examples in a part of `_split_batch`."""
+        steps = self.discriminator_steps
+        # As tensor_split does, the first parts have one example more if the number is no multiple.
+        sizes = [size // steps + (update < size % steps) for size in self.batch_sizes]
+        return sum(sizes) / len(sizes)
 
     def _update(
-        self, optimizer: LightningOptimizer, compute_loss: _ComputeLoss, real: Tensor, condition: Sequence[Tensor]
+        self,
+        optimizer: LightningOptimizer,
+        compute_loss: _ComputeLoss,
+        real: Tensor,
+        condition: Sequence[Tensor],
+        mean_size: float,
     ) -> dict[str, Tensor]:
-        """Take an optimizer step on the mean loss of the micro-batches, and return the means of their scalars."""
+        """Take an optimizer step on the mean loss of the examples, and return the means of the scalars.
+
+        Args:
+            optimizer: optimizer of one network
+            compute_loss: function of a micro-batch
+            real: real data, `[N, *data_shape]`
+            condition: labels `[N]` of a class-conditional model
+            mean_size: mean over the ranks of N
+        """
         tensors = (real, self.sample_latents(len(real)), *condition)
         optimizer.zero_grad()
         logged = []
-        for part in zip(*(tensor.chunk(self.micro_batches) for tensor in tensors), strict=True):
+        num_parts = min(self.micro_batches, len(real))
+        for part in zip(*(tensor.tensor_split(num_parts) for tensor in tensors), strict=True):
             loss, terms = compute_loss(*part)
             logged.append({name: term.detach() for name, term in terms.items()})
-            self._backpropagate(loss / self.micro_batches, is_last=len(logged) == self.micro_batches)
+            # The sum over the parts and DDP's mean over the ranks give the mean over all examples.
+            self._backpropagate(loss / (mean_size / len(part[0])), is_last=len(logged) == num_parts)
         optimizer.step()
-        return _average(logged)
+        return _average(logged, [len(part) for part in real.tensor_split(num_parts)])
 
     def _backpropagate(self, loss: Tensor, is_last: bool) -> None:
         """Add the loss's gradients to the accumulated ones, and average over ranks after the last micro-batch."""
@@ -290,19 +318,25 @@ class GANModule(GenerativeModule):
             )
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Check that the first batch can be split, then do what every model does at the start of an iteration.
+        """Do what every model does at the start of an iteration, and check that the batch can be split.
 
         Raises:
-            UserError: the batch size is not a multiple of discriminator_steps times micro_batches.
+            UserError: the size of the first batch is not a multiple of discriminator_steps times micro_batches; a later
+                batch has fewer examples than discriminator_steps; the model cannot be trained on the batch.
         """
-        parts = self.discriminator_steps * self.micro_batches
-        if not self.data_checked and len(batch[0]) % parts:
-            raise UserError(
-                f"A batch of {len(batch[0])} cannot be split into {parts} equal parts"
-                f" (discriminator_steps={self.discriminator_steps} times micro_batches={self.micro_batches})."
-                f" Choose a multiple of {parts} for data.batch_size."
-            )
+        is_first = not self.data_checked
         super().on_train_batch_start(batch, batch_idx)
+        size, steps, parts = len(batch[0]), self.discriminator_steps, self.num_parts
+        if is_first and size % parts:
+            raise UserError(
+                f"A batch of {size} cannot be split into {parts} equal parts (discriminator_steps={steps} times"
+                f" micro_batches={self.micro_batches}). Choose a multiple of {parts} for data.batch_size."
+            )
+        if size < steps:
+            raise UserError(
+                f"A batch has {size} example(s), too few for discriminator_steps={steps}. Set drop_last=True in the"
+                " data loader, or choose another batch size."
+            )
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Log the discriminator's loss and accuracies on validation data."""
@@ -313,14 +347,18 @@ class GANModule(GenerativeModule):
         self._evaluate(batch, "test")
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> None:
-        real, condition = batch[0], self.get_condition(batch)
+        real, *condition = self.get_inputs(batch)
         real_logits = self.logits(real, *condition)
         fake_logits = self.logits(self.draw(len(real), *condition), *condition)
         scalars = {"discriminator_loss": self.loss.discriminator(real_logits, fake_logits)}
         self.log_evaluation(scalars | compute_logit_statistics(self.loss, real_logits, fake_logits), stage, len(real))
 
 
-def _average(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the mean of each scalar over the parts, by name."""
+def _average(parts: list[dict[str, Tensor]], sizes: list[int]) -> dict[str, Tensor]:
+    """Return the mean of each scalar over the parts, weighted by their sizes, by name."""
     first, *others = parts
-    return {name: torch.stack([part[name] for part in parts]).mean() for name in first} if others else first
+    if not others:
+        return first
+    weights = torch.tensor(sizes) / sum(sizes)
+    values = {name: torch.stack([part[name] for part in parts]) for name in first}
+    return {name: weights.to(value) @ value for name, value in values.items()}

@@ -55,7 +55,7 @@ def _compute_log_shares(batch_size: int, dataset_size: int) -> Tensor:
     if not 2 <= batch_size <= dataset_size:
         raise UserError(
             f"The batch has {batch_size} examples, and `dataset_size` is {dataset_size}. Set dataset_size to the number"
-            " of training images, and --data.batch_size to at least 2."
+            " of training images, and --data.batch_size to at least 2, with drop_last=True in a data loader."
         )
     shares = torch.full((batch_size, batch_size), (dataset_size - 1) / (batch_size - 1), dtype=torch.float64)
     return (shares.fill_diagonal_(1) / dataset_size).log()
@@ -134,7 +134,10 @@ def squared_mmd(one: Tensor, other: Tensor) -> Tensor:
     """
     n = one.shape[-2]
     if n < 2:
-        raise UserError(f"The batch has {n} example, and MMD compares pairs. Set --data.batch_size to at least 2.")
+        raise UserError(
+            f"The batch has {n} example, and MMD compares pairs. Set --data.batch_size to at least 2, or drop_last=True"
+            " in the data loader."
+        )
     # The kernel of each sample with itself is 1; these N pairs are left out.
     within = (_sum_kernel(one, one) + _sum_kernel(other, other) - 2 * n) / (n * (n - 1))
     return within - 2 * _sum_kernel(one, other) / n**2

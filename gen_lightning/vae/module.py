@@ -95,7 +95,7 @@ class VAEModule(GenerativeModule):
 
     def encode(self, x: Tensor, *condition: Tensor) -> Distribution:
         """Return q(z | x): data `[N, *data_shape]` -> batch shape `[N]`, event shape `[Z]`."""
-        return self.posterior(promote_to_float32(self.encoder(x, *condition)))
+        return self.posterior(promote_to_float32(self.encoder(self.cast(x), *condition)))
 
     def decode(self, z: Tensor, *condition: Tensor) -> Distribution:
         """Return p(x | z): latents `[..., N, Z]` -> batch shape `[..., N]`, event shape `[*data_shape]`."""
@@ -126,7 +126,7 @@ class VAEModule(GenerativeModule):
         """Return latents `[n, Z]` from the prior, or from `fitted_prior` if it is set."""
         distribution = self.prior() if self.fitted_prior is None else self.fitted_prior
         # `fitted_prior` is no submodule, so it does not move to the model's device with the model.
-        return distribution.sample(torch.Size([n])).to(self.device)
+        return self.cast(distribution.sample(torch.Size([n])).to(self.device))
 
     def draw(self, n: int, *condition: Tensor) -> Tensor:
         """Return samples `[n, *data_shape]`: the decoder's means for latents from the prior, or from `fitted_prior`."""
@@ -149,6 +149,10 @@ class VAEModule(GenerativeModule):
         super().check_data(data)
         self.likelihood.check_data(data)
 
+    def supports(self, data: Tensor) -> Tensor:
+        """Return whether all values of a batch are in the likelihood's support, a boolean scalar."""
+        return self.likelihood.supports(data)
+
     def on_fit_start(self) -> None:
         """Check the schedules, and initialize the likelihood from the training data before the first iteration.
 
@@ -165,27 +169,31 @@ class VAEModule(GenerativeModule):
         return self._optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Return the negative mean of the objective over the batch."""
-        posterior, z, parameters = self._encode_and_decode(
-            batch[0], self.objective.num_samples, *self.get_condition(batch)
-        )
-        self.likelihood.fit(parameters.detach(), batch[0])
-        terms = self._assemble_terms(batch[0], posterior, z, parameters)
+        """Return the negative mean of the objective over the batch; under DDP, times this rank's share of the examples.
+
+        The share is relative to the mean of the ranks, so that DDP's mean of the gradients is that over all examples.
+        """
+        x, *condition = self.get_inputs(batch)
+        posterior, z, parameters = self._encode_and_decode(x, self.objective.num_samples, *condition)
+        self.likelihood.fit(parameters.detach(), x)
+        terms = self._assemble_terms(x, posterior, z, parameters)
         loss = -self.objective(terms, self.global_step).mean()
         # Lightning counts this iteration after the method has returned.
         iteration = self.global_step + 1
-        if self.is_logged(iteration):
-            self.log_iteration({"loss": loss} | _average(terms), iteration, len(batch[0]))
-        return loss
+        scalars = {"loss": loss} | _average(terms) if self.is_logged(iteration) else {}
+        self.log_iteration(scalars, iteration, len(x))
+        return loss * (len(x) * len(self.batch_sizes) / sum(self.batch_sizes))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Log the ELBO of held-out data, its rate and its distortion, whatever the objective is."""
-        self.log_evaluation(_average(self.terms(batch[0], 1, *self.get_condition(batch))), "val", len(batch[0]))
+        x, *condition = self.get_inputs(batch)
+        self.log_evaluation(_average(self.terms(x, 1, *condition)), "val", len(x))
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Return the ELBO of test data, its rate and its distortion, `[N]` each, whatever the objective is."""
-        terms = self.terms(batch[0], 1, *self.get_condition(batch))
-        self.log_evaluation(_average(terms), "test", len(batch[0]))
+        x, *condition = self.get_inputs(batch)
+        terms = self.terms(x, 1, *condition)
+        self.log_evaluation(_average(terms), "test", len(x))
         return _split_elbo(terms)
 
     def _read_training_images(self) -> Iterator[Tensor]:
@@ -206,7 +214,7 @@ class VAEModule(GenerativeModule):
 
     def _compute_parameters(self, z: Tensor, *condition: Tensor) -> Tensor:
         """Return the parameters of p(x | z): latents `[..., N, Z]` -> `[..., N, *parameters_shape]`."""
-        inputs = self.prior.compute_decoder_input(z)
+        inputs = self.prior.compute_decoder_input(self.cast(z))
         labels = (part.expand(z.shape[:-1]).reshape(-1) for part in condition)
         parameters = promote_to_float32(self.decoder(inputs.reshape(-1, inputs.shape[-1]), *labels))
         return parameters.unflatten(0, z.shape[:-1])

@@ -64,7 +64,8 @@ class Poison(Callback):
 
 def train(folder, *callbacks, scale=1.0, trainer_class=Trainer, **arguments):
     model = gan(generator=MLPDecoder, data_shape=(2,))
-    loader = DataLoader(TensorDataset(scale * torch.randn(100, 2), torch.zeros(100)), 10)
+    next(model.discriminator.parameters()).data.mul_(scale)
+    loader = DataLoader(TensorDataset(torch.randn(100, 2), torch.zeros(100)), 10)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     trainer = trainer_class(
         max_epochs=1, default_root_dir=folder, callbacks=[*callbacks, StopOnNaN()], **quiet | arguments
@@ -110,7 +111,7 @@ def test_the_weights_of_a_diverged_run_are_not_saved_alone_either(tmp_path, pois
     assert load(tmp_path / "best.ckpt")["global_step"] == 2
 
 
-def test_data_whose_squared_gradients_overflow_are_told_before_anything_is_saved(tmp_path):
+def test_squared_gradients_that_overflow_are_told_before_anything_is_saved(tmp_path):
     """Adam's states become infinite and its steps zero, while each weight and most losses stay finite."""
     with pytest.raises(DivergenceError, match="not finite"):
         train(tmp_path, LastCheckpoint(1), scale=1e30)

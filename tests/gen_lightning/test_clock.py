@@ -2,6 +2,7 @@
 
 import ast
 import os
+from typing import ClassVar
 from unittest import mock
 
 import lightning
@@ -17,9 +18,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from gen_lightning.clock import (
     Stream,
     allow_unused_parameters,
+    complete_logged_iteration,
     derive_iteration_seed,
     derive_seed,
     is_between_iterations,
+    refresh_logged_step,
     rewind_to_iteration,
     seed_draws,
     set_logged_iteration,
@@ -182,6 +185,56 @@ class TestLightning:
         fit(OneOptimizer(), TwoAhead(), steps=8, logger=logger, log_every_n_steps=4)
         sentence = f"{VERSION} no longer writes scalars by this count: see set_logged_iteration in clock.py."
         assert [metrics["completed"] for metrics in logger.metrics] == [2, 6], sentence
+
+    def test_a_completed_count_is_that_of_logs_until_the_next_iteration(self):
+        class LogsItself(Callback):
+            steps: ClassVar[dict[str, list[int]]] = {"batch": [], "epoch": []}
+
+            def record(self, trainer, hook):
+                self.steps[hook].append((trainer.fit_loop.epoch_loop._batches_that_stepped, trainer.global_step))
+
+            def on_train_batch_end(self, trainer, pl_module, *_):
+                complete_logged_iteration(trainer, trainer.global_step)
+                self.record(trainer, "batch")
+
+            def on_train_epoch_end(self, trainer, pl_module):
+                complete_logged_iteration(trainer, trainer.global_step)
+                pl_module.log("epoch_end", float(trainer.global_step))
+                self.record(trainer, "epoch")
+
+        class StepLogger(ListLogger):
+            def log_metrics(self, metrics, step=None):
+                self.metrics.append((step, metrics))
+
+        logger, callback = StepLogger(), LogsItself()
+        trainer = fit(OneOptimizer(), callback, steps=8, logger=logger, log_every_n_steps=4)
+        sentence = f"{VERSION} no longer adds 1 to this count here: see complete_logged_iteration in clock.py."
+        assert [(step, metrics["epoch_end"]) for step, metrics in logger.metrics] == [(4, 4), (8, 8)], sentence
+        assert all(logged == completed for values in callback.steps.values() for logged, completed in values), sentence
+        assert read_logged_iteration(trainer) == 8, sentence
+
+    def test_a_logged_step_keeps_its_value_until_it_is_refreshed(self):
+        class Step(Callback):
+            def __init__(self, refreshes):
+                self.refreshes, self.values = refreshes, []
+
+            def on_train_batch_end(self, trainer, *_):
+                if self.refreshes:
+                    assert refresh_logged_step(trainer, trainer.global_step)
+                self.values.append(trainer.callback_metrics["step"].item())
+
+        class LogsOnce(OneOptimizer):
+            def training_step(self, batch, batch_idx):
+                if batch_idx == 0:
+                    self.log("step", 1.0 + self.global_step)
+                return super().training_step(batch, batch_idx)
+
+        kept, refreshed = Step(False), Step(True)
+        for callback in (kept, refreshed):
+            fit(LogsOnce(), callback, steps=8)
+        sentence = f"{VERSION} no longer keeps a logged value here: see refresh_logged_step in clock.py."
+        assert kept.values == [1, 1, 1, 1, 5, 5, 5, 5], sentence
+        assert refreshed.values == [1, 2, 3, 4, 5, 6, 7, 8], sentence
 
     def test_started_batches_show_whether_an_iteration_is_under_way(self):
         class WithinAnIteration(Callback):

@@ -272,9 +272,20 @@ class GenerativeModule(LightningModule, ABC):
         self._check_training_values()
         complete_logged_iteration(self.trainer, self.global_step)
 
+    def on_train_end(self) -> None:
+        """Check the values of the last training data.
+
+        Raises:
+            UserError: a value is not finite, very large, or outside the support.
+        """
+        self._check_training_values()
+
     def on_validation_start(self) -> None:
         """Keep the state of the random generators, from which a DataLoader draws the next epoch's order."""
         self._evaluation.enter_context(draws_from(self.seed, self.device))
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            # A resumed run may begin with a validation.
+            complete_logged_iteration(self.trainer, self.global_step)
 
     def on_validation_end(self) -> None:
         """Restore the state of the random generators."""

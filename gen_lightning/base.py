@@ -3,7 +3,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -29,7 +29,9 @@ from gen_lightning.clock import (
     derive_iteration_seed,
     derive_seed,
     draws_from,
+    read_draws,
     refresh_logged_step,
+    restore_draws,
     rewind_to_iteration,
     seed_draws,
     set_logged_iteration,
@@ -102,7 +104,7 @@ class GenerativeModule(LightningModule, ABC):
         self.data_checked = False
         self.batch_sizes: list[int] = []
         self._checks = {split: DataCheck(split) for split in ("training", "validation", "test")}
-        self._evaluation = ExitStack()
+        self._draws: list[Tensor] = []
         self._loaded_iteration = 0
         self._loaded_metrics: dict[str, Tensor] = {}
         self._images_before: int | None = 0
@@ -282,14 +284,14 @@ class GenerativeModule(LightningModule, ABC):
 
     def on_validation_start(self) -> None:
         """Keep the state of the random generators, from which a DataLoader draws the next epoch's order."""
-        self._evaluation.enter_context(draws_from(self.seed, self.device))
+        self._draws = read_draws(self.device)
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             # A resumed run may begin with a validation.
             complete_logged_iteration(self.trainer, self.global_step)
 
     def on_validation_end(self) -> None:
         """Restore the state of the random generators."""
-        self._evaluation.close()
+        restore_draws(self._draws, self.device)
 
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Check the batch, and seed its draws, the same in each validation.

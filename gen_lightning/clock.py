@@ -70,14 +70,23 @@ def seed_draws(seed: int, device: torch.device) -> None:
 @contextmanager
 def draws_from(seed: int, device: torch.device) -> Iterator[None]:
     """Seed the default generators within the context, and restore their states after it."""
-    generators = _default_generators(device)
-    states = [generator.get_state() for generator in generators]
+    states = read_draws(device)
     try:
         seed_draws(seed, device)
         yield
     finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
+        restore_draws(states, device)
+
+
+def read_draws(device: torch.device) -> list[torch.Tensor]:
+    """Return the states of the default generators of the CPU and of `device`."""
+    return [generator.get_state() for generator in _default_generators(device)]
+
+
+def restore_draws(states: list[torch.Tensor], device: torch.device) -> None:
+    """Set the states of the default generators to those that `read_draws` has returned."""
+    for generator, state in zip(_default_generators(device), states, strict=True):
+        generator.set_state(state)
 
 
 def _default_generators(device: torch.device) -> list[torch.Generator]:

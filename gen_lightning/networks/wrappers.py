@@ -86,8 +86,8 @@ class Packing(nn.Module):
         if missing and self.training:
             raise UserError(
                 f"{len(data)} examples cannot be divided into packs of {self.degree}. Choose a multiple of"
-                f" {self.degree} * discriminator_steps * micro_batches for data.batch_size, with drop_last=True in a data"
-                " loader."
+                f" {self.degree} * discriminator_steps * micro_batches for data.batch_size, with drop_last=True in a"
+                " data loader."
             )
         if missing:
             data = data[torch.arange(len(data) + missing, device=data.device) % len(data)]

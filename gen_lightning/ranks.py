@@ -66,10 +66,11 @@ class Ranks:
     def register(self, selector: selectors.BaseSelector) -> None:
         """Receive connections and messages through a selector, whose data are functions to call."""
         self._selector = selector
-        if self._listener:
-            selector.register(self._listener, selectors.EVENT_READ, self._accept)
         for peer in self._peers:
             selector.register(peer, selectors.EVENT_READ, partial(self._read, peer))
+        # Last, because the selector's thread then adds peers by itself.
+        if self._listener:
+            selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
     def send(self, word: str, *numbers: int) -> None:
         """Send a message to rank 0, or from rank 0 to all ranks; a peer that has ended does not receive it."""

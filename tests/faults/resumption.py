@@ -50,7 +50,7 @@ def _drop_paths(state: dict) -> dict:
 
 def assert_whole_files(folder: Path) -> None:
     """Assert that no temporary file is left."""
-    left = [path for path in folder.rglob(".*") if path.is_file() and path.suffix != ".lock"]
+    left = [path for path in folder.rglob(".*") if path.is_file() and not path.name.endswith(".lock")]
     assert not left, left
 
 

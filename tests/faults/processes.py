@@ -16,6 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import train
+from cli.signals import exit_on_signals
 
 Program = Callable[[list[str]], None]
 
@@ -30,6 +31,8 @@ def _run_program(program: Program, args: list[str], folder: str, output: str, en
     sys.stdout.reconfigure(line_buffering=True)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = ["train.py", *args]
+    # As in a new interpreter, which does this before it imports the libraries.
+    exit_on_signals()
 
     import torch
 

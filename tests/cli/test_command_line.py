@@ -107,10 +107,9 @@ class TestFit:
 class TestResume:
     def test_a_corrupt_checkpoint_is_skipped_and_the_run_continues_in_its_folder(self, fit):
         folder = fit(*MLP, *DIGITS, "--trainer.max_epochs=1", "--checkpoint.every_n_iterations=2")
-        best, last = folder / "checkpoints/best.ckpt", folder / "checkpoints/last.ckpt"
+        last = folder / "checkpoints/last.ckpt"
         last.write_bytes(last.read_bytes()[:1000])
-        os.utime(best, (0, 0))
-        with pytest.warns(UserWarning, match=r"last\.ckpt is corrupt"):
+        with pytest.warns(UserWarning, match=r"last\.ckpt is damaged"):
             assert fit("--resume", str(folder), "--trainer.max_epochs=2") is None
         assert load(last)["global_step"] == 8
 

@@ -23,6 +23,7 @@ import yaml
 
 from cli.recipes import RECIPES, list_recipes
 from cli.runs import RunFolder
+from gen_lightning.storage import atomic_write
 
 PROJECT = Path(__file__).resolve().parents[1]
 CONFIGS = RECIPES
@@ -171,7 +172,8 @@ def fit(task: Task, root: str, runs: Path, interrupted: RunFolder | None) -> Run
     run = find_newest_run(task, runs)
     assert run is not None
     # Only the minutes of an uninterrupted run are kept, because the time that an interrupted run took is unknown.
-    (run.path / MINUTES).write_text(f"{(time.perf_counter() - start) / 60:.2f}\n")
+    with atomic_write(run.path / MINUTES) as file:
+        file.write(f"{(time.perf_counter() - start) / 60:.2f}\n".encode())
     return run
 
 

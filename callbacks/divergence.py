@@ -82,6 +82,8 @@ class StopOnNaN(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell which validation metrics are not finite."""
+        if trainer.sanity_checking:
+            return
         metrics = trainer.callback_metrics.items()
         self._tell([name for name, value in metrics if name.startswith("val/") and not _are_finite([value])], trainer)
 

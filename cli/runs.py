@@ -68,6 +68,8 @@ class RunFolder:
     @property
     def identity(self) -> str:
         """The name that the run began with, which config.yaml and its checkpoints keep when the directory is moved."""
+        if not self.is_run:
+            return self.name
         try:
             with self.config.open(encoding="utf-8") as file:
                 mark, _, identity = file.readline().strip().partition(IDENTITY_MARK)
@@ -147,12 +149,17 @@ class RunFolder:
         Raises:
             UserError: the file is corrupt or cannot be read.
         """
-        try:
-            return json.loads(self.metrics_json.read_text())
-        except FileNotFoundError:
+        if not os.path.lexists(self.metrics_json):
             return {}
+        try:
+            # Reading a pipe would wait for a writer.
+            if not self.metrics_json.is_file():
+                raise UserError(f"{self.metrics_json} is not a regular file. Remove it.")
+            return json.loads(self.metrics_json.read_text())
         except OSError as error:
             raise UserError(f"{self.metrics_json} cannot be read: {describe_os_error(error)}.") from error
+        except UserError:
+            raise
         except ValueError as error:
             raise UserError(
                 f"{self.metrics_json} is corrupt. Remove it and run `{find_command()} test` again."

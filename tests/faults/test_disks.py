@@ -107,7 +107,7 @@ def assert_told(run, reasons):
 
 
 def test_an_obstacle_ends_a_run_with_a_sentence(trials, tmp_path):
-    for trial in trials("obstacles in a run's directory", 2, 25):
+    for trial in trials("obstacles in a run's directory", 1, 25):
         name = list(FAULTS)[trial.index % len(FAULTS)]
         cause, reasons = FAULTS[name]
         with trial:

@@ -18,31 +18,30 @@ def read_steps(run_folder):
         return [int(row["step"]) for row in csv.DictReader(file)]
 
 
-@pytest.fixture
-def killed(tmp_path):
-    """The directory of a run that was killed."""
-    run, run_folder = start(tmp_path, 1)
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """The directory of a run that was killed, with the temporary files that it was writing."""
+    run, run_folder = start(tmp_path_factory.mktemp("killed"), 1)
     run.send(signal.SIGKILL)
     run.wait()
+    for folder in (run_folder.path, run_folder.checkpoints):
+        (folder / ".last.ckpt.0123abcd.tmp").write_bytes(b"half")
     return run_folder
 
 
-def test_a_run_under_way_is_not_resumed(trials, tmp_path):
-    for _ in trials("a resumption of a run under way", 1, 5):
-        run, run_folder = start(tmp_path, 1)
-        before = sorted(run_folder.path.rglob("*"))
-        second = Run("fit", "--resume", str(run_folder.path), folder=tmp_path)
-        assert second.wait() == 2
-        sentence = f"{run_folder.path} is in use by process {run.pid} on "
-        assert len([line for line in second.text.splitlines() if sentence in line]) == 1, second.text
-        assert set(before) <= set(run_folder.path.rglob("*"))
-        run.send(signal.SIGKILL)
-        run.wait()
-        run_folder.path.parent.rename(tmp_path / f"done.{run.pid}")
+def test_a_run_that_a_kill_has_ended_is_resumed_and_its_temporary_files_are_removed(trials, killed):
+    """The lock ends with the process."""
+    for trial in trials("resumptions after a kill", 1, 1):
+        with trial:
+            end = load(killed.last_checkpoint)["global_step"] + 2
+            resumed = Run("fit", "--resume", str(killed.path), f"--trainer.max_steps={end}", folder=killed.path)
+            assert resumed.wait() == 0, resumed.text
+            assert list(killed.path.rglob("*.tmp")) == []
+            assert read_steps(killed) == list(range(1, end + 1))
 
 
 def test_of_two_resumptions_at_once_one_goes_on(trials, killed):
-    """Their rows are those of one run."""
+    """Their rows are those of one run, also if the second begins after the end of the first."""
     end = load(killed.last_checkpoint)["global_step"]
     for trial in trials("two resumptions at once", 1, 10):
         end += 20
@@ -53,20 +52,10 @@ def test_of_two_resumptions_at_once_one_goes_on(trials, killed):
             assert read_steps(killed) == list(range(1, end + 1))
 
 
-def test_all_ranks_end_if_the_run_is_in_use(trials, tmp_path):
-    for _ in trials("two ranks resume a run under way", 1, 5):
-        run, run_folder = start(tmp_path, 1)
-        ranks = start_ranks("fit", "--resume", str(run_folder.path), folder=tmp_path)
-        assert [rank.wait(60) for rank in ranks] == [2, 2], [rank.text for rank in ranks]
-        run.send(signal.SIGKILL)
-        run.wait()
-        run_folder.path.parent.rename(tmp_path / f"done.{run.pid}")
-
-
 def test_two_tests_at_once_lose_no_rows(trials, killed):
     for trial in trials("two tests at once", 1, 5):
         with trial:
-            sizes = {240 + trial.index, 250 + trial.index}
+            sizes = {240 + 2 * trial.index, 241 + 2 * trial.index}
             command = ["test", "--ckpt_path", str(killed.last_checkpoint), "--trainer.logger=false"]
             runs = [Run(*command, f"--num_samples={size}", folder=killed.path) for size in sizes]
             assert [run.wait() for run in runs] == [0, 0], [run.text for run in runs]
@@ -75,24 +64,18 @@ def test_two_tests_at_once_lose_no_rows(trials, killed):
             assert sizes <= {test["metrics"]["fid/mnist_cnn"]["n"] for test in tests}
 
 
-def test_files_of_killed_processes_are_removed_and_those_of_live_ones_are_not(trials, killed):
-    """A process that is stopped within a write still holds its file."""
-    for _ in trials("temporary files of killed runs", 1, 1):
-        for folder in (killed.path, killed.checkpoints):
-            (folder / ".last.ckpt.0123abcd.tmp").write_bytes(b"half")
-        end = load(killed.last_checkpoint)["global_step"] + 2
-        resumed = Run("fit", "--resume", str(killed.path), f"--trainer.max_steps={end}", folder=killed.path)
-        assert resumed.wait() == 0, resumed.text
-        assert list(killed.path.rglob("*.tmp")) == []
-
-
-def test_a_run_that_a_kill_has_ended_is_resumed(trials, tmp_path):
-    """The lock ends with the process."""
-    for _ in trials("resumptions after a kill", 1, 1):
-        run, run_folder = start(tmp_path, 1)
-        run.send(signal.SIGKILL)
-        run.wait()
-        end = load(run_folder.last_checkpoint)["global_step"] + 2
-        resumed = Run("fit", "--resume", str(run_folder.path), f"--trainer.max_steps={end}", folder=tmp_path)
-        assert resumed.wait() == 0, resumed.text
-        assert read_steps(run_folder) == list(range(1, end + 1))
+def test_a_run_under_way_is_not_resumed_by_one_process_or_two_ranks(trials, tmp_path):
+    """All ranks end; nothing of the run is changed, and it goes on."""
+    run, run_folder = start(tmp_path, 1)
+    config = run_folder.config.stat()
+    command = ["fit", "--resume", str(run_folder.path)]
+    for trial in trials("resumptions of a run under way", 1, 10):
+        with trial:
+            seconds = [Run(*command, folder=tmp_path), *start_ranks(*command, folder=tmp_path)]
+            assert [second.wait(60) for second in seconds] == [2, 2, 2], [second.text for second in seconds]
+            sentence = f"{run_folder.path} is in use by process {run.pid} on "
+            assert [second.text.count(sentence) for second in seconds] == [1, 1, 1], seconds[0].text
+            assert run_folder.config.stat().st_ino == config.st_ino
+            assert run.is_alive
+    run.send(signal.SIGKILL)
+    run.wait()

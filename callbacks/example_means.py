@@ -46,7 +46,8 @@ class ExampleMeans(Callback):
         """Compute the means, over all ranks."""
         self.rows = {}
         for name, sums in self._sums.items():
-            self.rows[name] = _summarize(name, trainer.strategy.reduce(sums.to(choose_device(trainer)), "sum"))
+            sums = trainer.strategy.reduce(sums.to(choose_device(trainer)), reduce_op="sum")
+            self.rows[name] = _summarize(name, sums)
 
 
 def _summarize(name: str, sums: Tensor) -> Row:

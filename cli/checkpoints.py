@@ -13,6 +13,7 @@ import yaml
 
 from callbacks.checkpoint import check_checksum
 from cli.configuration import read_options
+from cli.damage import find_damaged_part
 from cli.recipes import find_recipe
 from cli.runs import RunFolder
 from cli.trust import StoredConfig
@@ -120,6 +121,8 @@ def read_checkpoint(path: str | Path, mmap: bool) -> dict[str, Any]:
         raise UserError(sentence) from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("global_step"), int):
         raise UserError(sentence)
+    if damaged := find_damaged_part(checkpoint):
+        raise UserError(f"{path} is damaged: its `{damaged}` is not what train.py writes. Give another file.")
     return checkpoint
 
 

@@ -40,6 +40,7 @@ from cli.exit import (
     find_option,
     is_refusal_by_lightning,
 )
+from cli.damage import name_checkpoint_in_errors
 from cli.process import close_progress_bars, find_command
 from cli.report import build_report, collect_rows, last_metrics, log_report, print_report
 from cli.runs import RunFolder
@@ -308,6 +309,10 @@ class CommandLine(LightningCLI):
         assert isinstance(trainer, Trainer)
         answer_signals_together(trainer)
         return trainer
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        with name_checkpoint_in_errors(self.config[subcommand].ckpt_path):
+            super()._run_subcommand(subcommand)
 
     def before_fit(self) -> None:
         """Make and lock the run's directory, now that the command line is known to be right.

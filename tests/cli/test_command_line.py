@@ -117,7 +117,8 @@ class TestResume:
         """A ModelCheckpoint may have saved only weights last."""
         folder = tmp_path / "checkpoints"
         folder.mkdir()
-        torch.save({"global_step": 8, "optimizer_states": []}, folder / "last.ckpt")
+        optimizers = [{"state": {}, "param_groups": []}]
+        torch.save({"global_step": 8, "optimizer_states": optimizers}, folder / "last.ckpt")
         torch.save({"global_step": 8}, folder / "best.ckpt")
         os.utime(folder / "last.ckpt", (0, 0))
         assert newest_checkpoint(RunFolder(tmp_path))[0] == folder / "last.ckpt"

@@ -1,0 +1,135 @@
+"""Checkpoints whose content is not what train.py writes: one sentence names the file."""
+
+import re
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from cli.exit import CALLERS
+from gen_lightning.errors import StorageError, UserError
+
+MAX_DEPTH = 20
+
+TRUSTED_CALLERS = {*CALLERS, "callbacks", "datamodules", "gen_lightning", "packaging"}
+"""Packages whose exceptions in a restoration are due to the checkpoint."""
+
+
+def find_damaged_part(checkpoint: dict[str, Any]) -> str | None:
+    """Return the name of a part of a checkpoint that is not of the kind that train.py writes; None if all are.
+
+    Lightning takes the parts as they are, and fails in the middle of the training if a count is a text.
+    """
+    for name, is_whole in PARTS.items():
+        if name in checkpoint and not is_whole(checkpoint[name]):
+            return name
+    return None
+
+
+def list_leaves(node: Any, depth: int = 0) -> Iterator[Any]:
+    """Yield the keys and values within nested mappings and sequences, and what is nested too deeply."""
+    if isinstance(node, dict | list | tuple | set) and depth < MAX_DEPTH:
+        yield from node if isinstance(node, dict) else ()
+        for one in node.values() if isinstance(node, dict) else node:
+            yield from list_leaves(one, depth + 1)
+    else:
+        yield node
+
+
+def is_count(value: Any) -> bool:
+    """Return whether a value is a whole number of 0 or more."""
+    return type(value) is int and 0 <= value < 2**63
+
+
+def is_optimizer(state: Any) -> bool:
+    """Return whether a value has the form of an optimizer's state."""
+    return (
+        isinstance(state, dict)
+        and isinstance(state.get("state"), dict)
+        and all(isinstance(one, dict) for one in state["state"].values())
+        and isinstance(state.get("param_groups"), list)
+        and all(isinstance(group, dict) and isinstance(group.get("params"), list) for group in state["param_groups"])
+    )
+
+
+def is_loop_state(loops: Any) -> bool:
+    """Return whether a value has the form of the loops' progress; a data loader's own state may be anything."""
+    try:
+        loader = loops["fit_loop"]["state_dict"].get("combined_loader", [])
+    except (KeyError, TypeError, AttributeError):
+        return False
+    counts = [leaf for leaf in list_leaves({**loops, "fit_loop": {**loops["fit_loop"], "state_dict": {}}})]
+    own = [state for state in loader if isinstance(state, dict) and state.keys() == {"epoch", "position"}]
+    return isinstance(loader, list) and all(
+        isinstance(leaf, str | bool) or is_count(leaf) for leaf in [*counts, *list_leaves(own)]
+    )
+
+
+def is_inside(value: Any) -> bool:
+    """Return whether a value of a callback's state is no path that leads upwards or to another machine.
+
+    ModelCheckpoint of Lightning 2.6 removes files that its state names, if they are below its directory or remote.
+    """
+    return not isinstance(value, str) or not (".." in Path(value).parts or "://" in value or "::" in value)
+
+
+def is_version(part: Any) -> bool:
+    """Return whether a value is the version of a package, such as 2.6.6 or 2.7.0rc1."""
+    return isinstance(part, str) and re.fullmatch(r"\d+(\.\w+)*", part) is not None
+
+
+def is_mapping(part: Any) -> bool:
+    """Return whether a value is a mapping whose keys are texts."""
+    return isinstance(part, dict) and all(isinstance(key, str) for key in part)
+
+
+PARTS: dict[str, Callable[[Any], bool]] = {
+    "global_step": is_count,
+    "epoch": is_count,
+    "pytorch-lightning_version": is_version,
+    "state_dict": lambda part: is_mapping(part) and all(map(torch.is_tensor, part.values())),
+    "loops": is_loop_state,
+    "callbacks": lambda part: is_mapping(part) and all(map(is_inside, list_leaves(part))),
+    "optimizer_states": lambda part: isinstance(part, list) and bool(part) and all(map(is_optimizer, part)),
+    "lr_schedulers": lambda part: isinstance(part, list),
+    "hyper_parameters": is_mapping,
+}
+"""The parts of a checkpoint that Lightning restores, each with the condition that a whole one satisfies."""
+
+
+@contextmanager
+def name_checkpoint_in_errors(path: str | None) -> Iterator[None]:
+    """Turn an exception from the restoration of a checkpoint within the context into a UserError that names the file.
+
+    A refusal by Lightning and weights that do not fit the model have sentences of their own. An exception from a class
+    of the user's own is a fault in that class.
+    """
+    try:
+        yield
+    except (UserError, StorageError, MisconfigurationException):
+        raise
+    except Exception as error:
+        if not path or "Error(s) in loading state_dict" in str(error) or not is_restoration(error):
+            raise
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path} cannot be restored ({reason[:200]}). Give another checkpoint.") from error
+
+
+def is_restoration(error: Exception) -> bool:
+    """Return whether an exception comes from the restoration of a checkpoint, without a class of the user's own.
+
+    An optimizer takes any state, and fails in its first step.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    names = [frame.f_globals["__name__"] for frame in frames]
+    restoring = any(
+        name == "lightning.pytorch.trainer.connectors.checkpoint_connector"
+        and re.match("_?restore|resume", frame.f_code.co_name)
+        for name, frame in zip(names, frames, strict=True)
+    )
+    stepping = names[-1].startswith("torch.optim.") and not isinstance(error, torch.OutOfMemoryError)
+    return (restoring or stepping) and {name.partition(".")[0] for name in names} <= TRUSTED_CALLERS

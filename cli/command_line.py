@@ -31,6 +31,7 @@ from callbacks import (
 from cli.checkpoints import add_stored_config, load_checkpoint
 from cli.compare import compare
 from cli.configuration import read_layers, spell, walk
+from cli.damage import name_checkpoint_in_errors
 from cli.exit import (
     REFUSALS,
     ConstructionError,
@@ -40,7 +41,6 @@ from cli.exit import (
     find_option,
     is_refusal_by_lightning,
 )
-from cli.damage import name_checkpoint_in_errors
 from cli.process import close_progress_bars, find_command
 from cli.report import build_report, collect_rows, last_metrics, log_report, print_report
 from cli.runs import RunFolder

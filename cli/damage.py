@@ -30,14 +30,21 @@ def find_damaged_part(checkpoint: dict[str, Any]) -> str | None:
     return None
 
 
-def list_leaves(node: Any, depth: int = 0) -> Iterator[Any]:
-    """Yield the keys and values within nested mappings and sequences, and what is nested too deeply."""
+def list_values(node: Any, depth: int = 0) -> Iterator[Any]:
+    """Yield the values within nested mappings and sequences, and containers that are nested too deeply."""
     if isinstance(node, dict | list | tuple | set) and depth < MAX_DEPTH:
-        yield from node if isinstance(node, dict) else ()
         for one in node.values() if isinstance(node, dict) else node:
-            yield from list_leaves(one, depth + 1)
+            yield from list_values(one, depth + 1)
     else:
         yield node
+
+
+def list_keys(node: Any, depth: int = 0) -> Iterator[Any]:
+    """Yield the keys of nested mappings."""
+    if isinstance(node, dict | list | tuple) and depth < MAX_DEPTH:
+        yield from node if isinstance(node, dict) else ()
+        for one in node.values() if isinstance(node, dict) else node:
+            yield from list_keys(one, depth + 1)
 
 
 def is_count(value: Any) -> bool:
@@ -62,11 +69,11 @@ def is_loop_state(loops: Any) -> bool:
         loader = loops["fit_loop"]["state_dict"].get("combined_loader", [])
     except (KeyError, TypeError, AttributeError):
         return False
-    counts = [leaf for leaf in list_leaves({**loops, "fit_loop": {**loops["fit_loop"], "state_dict": {}}})]
+    if not isinstance(loader, list):
+        return False
     own = [state for state in loader if isinstance(state, dict) and state.keys() == {"epoch", "position"}]
-    return isinstance(loader, list) and all(
-        isinstance(leaf, str | bool) or is_count(leaf) for leaf in [*counts, *list_leaves(own)]
-    )
+    progress = loops | {"fit_loop": loops["fit_loop"] | {"state_dict": own}}
+    return all(isinstance(value, bool) or is_count(value) for value in list_values(progress))
 
 
 def is_inside(value: Any) -> bool:
@@ -93,7 +100,7 @@ PARTS: dict[str, Callable[[Any], bool]] = {
     "pytorch-lightning_version": is_version,
     "state_dict": lambda part: is_mapping(part) and all(map(torch.is_tensor, part.values())),
     "loops": is_loop_state,
-    "callbacks": lambda part: is_mapping(part) and all(map(is_inside, list_leaves(part))),
+    "callbacks": lambda part: is_mapping(part) and all(map(is_inside, [*list_keys(part), *list_values(part)])),
     "optimizer_states": lambda part: isinstance(part, list) and bool(part) and all(map(is_optimizer, part)),
     "lr_schedulers": lambda part: isinstance(part, list),
     "hyper_parameters": is_mapping,

@@ -1,9 +1,10 @@
-"""Checkpoints whose content is not what train.py writes: one sentence names the file."""
+"""Checkpoints and metrics whose content is not what train.py writes: one sentence names the file."""
 
 import re
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from cli.exit import CALLERS
 from gen_lightning.errors import StorageError, UserError
+from gen_lightning.evaluation import Row
 
 MAX_DEPTH = 20
 
@@ -106,6 +108,68 @@ PARTS: dict[str, Callable[[Any], bool]] = {
     "hyper_parameters": is_mapping,
 }
 """The parts of a checkpoint that Lightning restores, each with the condition that a whole one satisfies."""
+
+
+def find_damaged_metric(metrics: Any) -> str | None:
+    """Return the place in metrics.json that does not hold what train.py writes; None if there is none."""
+    if not is_mapping(metrics):
+        return "the whole file"
+    for verb, block in metrics.items():
+        if verb == "earlier_tests":
+            damaged = not isinstance(block, list) or any(find_damage_in_test(test) is not None for test in block)
+            place = "" if damaged else None
+        elif verb == "test":
+            place = find_damage_in_test(block)
+        elif verb == "diverged":
+            place = None if is_mapping(block) and isinstance(block.get("reason"), str) else ""
+        else:
+            place = None if is_mapping(block) and all(map(is_number, block.values())) else ""
+        if place is not None:
+            return f"`{verb}.{place}`".replace(".`", "`")
+    return None
+
+
+def find_damage_in_test(test: Any) -> str | None:
+    """Return the place in a `test` block that is damaged, empty for the block itself; None if there is none."""
+    if not is_mapping(test):
+        return ""
+    if "metrics" not in test:
+        return None if all(map(is_number, test.values())) else ""
+    extractor = test.get("extractor")
+    if extractor is not None and not (
+        is_mapping(extractor) and is_text(extractor.get("name"), extractor.get("sha256"))
+    ):
+        return "extractor"
+    for name in ("data", "images", "likelihood", "latents"):
+        if test.get(name) is not None and not is_text(test[name]):
+            return name
+    if not is_count(test.get("iteration")):
+        return "iteration"
+    if not is_mapping(test["metrics"]):
+        return "metrics"
+    return next(
+        (f"metrics.{name}" for name, row in test["metrics"].items() if not is_text(name) or not is_row(row)), None
+    )
+
+
+def is_row(row: Any) -> bool:
+    """Return whether a value is a row of a report: numbers, of which all but the value and its N may be null."""
+    names = {field.name for field in fields(Row)}
+    if not is_mapping(row) or not {"value", "error", "n"} <= row.keys() <= names:
+        return False
+    better, optional = row.get("better"), row.keys() - {"value", "n", "better"}
+    numbers = [row["value"], *(row[name] for name in optional if row[name] is not None)]
+    return all(map(is_number, numbers)) and is_count(row["n"]) and better in (None, "lower", "higher")
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a number that a float can hold, NaN and infinity included."""
+    return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
+
+
+def is_text(*values: Any) -> bool:
+    """Return whether values are texts without characters that control the terminal."""
+    return all(isinstance(value, str) and value.isprintable() for value in values)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import IO, Any
 from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks import read_metrics_rows
+from cli.damage import find_damaged_metric
 from cli.process import find_command
 from gen_lightning.errors import UserError
 from gen_lightning.storage import acquire_lock, atomic_write, check_space, describe_os_error, remove_stale_files
@@ -21,6 +22,9 @@ Curve = list[tuple[int, float]]
 
 IDENTITY_MARK = "# run "
 """The start of config.yaml's first line, which the run's identity follows."""
+
+MAX_METRICS = 2**26
+"""Number of bytes beyond which metrics.json is not read."""
 
 SPACE_FOR_METRICS = 2**18
 """Number of bytes that a long measurement finds free before it begins; a report has some thousands."""
@@ -149,21 +153,27 @@ class RunFolder:
         Raises:
             UserError: the file is corrupt or cannot be read.
         """
+        advice = f"Remove it and run `{find_command()} test` again."
         if not os.path.lexists(self.metrics_json):
             return {}
         try:
             # Reading a pipe would wait for a writer.
             if not self.metrics_json.is_file():
                 raise UserError(f"{self.metrics_json} is not a regular file. Remove it.")
-            return json.loads(self.metrics_json.read_text())
+            if self.metrics_json.stat().st_size > MAX_METRICS:
+                raise UserError(f"{self.metrics_json} has more than {MAX_METRICS:,} bytes. {advice}")
+            metrics = json.loads(self.metrics_json.read_text())
         except OSError as error:
             raise UserError(f"{self.metrics_json} cannot be read: {describe_os_error(error)}.") from error
+        except RecursionError:
+            raise UserError(f"{self.metrics_json} is nested too deeply. {advice}") from None
         except UserError:
             raise
         except ValueError as error:
-            raise UserError(
-                f"{self.metrics_json} is corrupt. Remove it and run `{find_command()} test` again."
-            ) from error
+            raise UserError(f"{self.metrics_json} is corrupt. {advice}") from error
+        if place := find_damaged_metric(metrics):
+            raise UserError(f"{self.metrics_json} is damaged: {place} is not what train.py writes. {advice}")
+        return metrics
 
     def check_metrics(self) -> None:
         """Check that `write_metrics` will be able to read and write metrics.json, before a long measurement.

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from cli.damage import find_damaged_part
+from cli.damage import find_damaged_metric, find_damaged_part
 
 PROGRESS = {"total": {"ready": 3, "completed": 3}, "current": {"ready": 0, "completed": 0}, "is_last_batch": False}
 WHOLE = {
@@ -36,6 +36,7 @@ def test_a_whole_checkpoint_has_no_damaged_part():
     assert find_damaged_part(other) is None
 
 
+OPTIMIZER = {"state": {0: 3}, "param_groups": []}
 DAMAGED = {
     "global_step": [True, -1, 1.0, "3", None, torch.tensor(3), float("nan"), 2**70, [3]],
     "epoch": [True, -1, "x"],
@@ -50,7 +51,7 @@ DAMAGED = {
         {"Checkpoint": {"kth_best_model_path": "s3://bucket/important"}},
         {"Checkpoint": {"kth_best_model_path": ["simplecache::/important"]}},
     ],
-    "optimizer_states": [None, {}, [], [3], [{}], [{"state": [], "param_groups": []}], [{"state": {0: 3}, "param_groups": []}]],
+    "optimizer_states": [None, {}, [], [3], [{}], [{"state": [], "param_groups": []}], [OPTIMIZER]],
     "lr_schedulers": [None, {}],
     "hyper_parameters": [None, [], {3: 4}],
 }  # fmt: skip
@@ -70,3 +71,51 @@ def test_a_count_of_a_loop_that_is_no_count_is_damage(value):
     other = copy.deepcopy(WHOLE)
     other["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]["position"] = value
     assert find_damaged_part(other) == "loops"
+
+
+ROW = {"value": 1.0, "error": None, "n": 10, "floor": 0.1, "better": "lower"}
+TEST = {"metrics": {"fid/mnist_cnn": ROW}, "iteration": 3, "data": "ab", "extractor": {"name": "a", "sha256": "b"}}
+METRICS = {"fit": {"iteration": 3, "val/fid": float("nan")}, "test": TEST, "earlier_tests": [TEST], "validate": {}}
+
+
+def test_whole_metrics_have_no_damage():
+    for metrics in (
+        {},
+        METRICS,
+        {"diverged": {"iteration": 3, "reason": "a loss is nan"}},
+        {"test": {"test/loss": 1.0}},
+    ):
+        assert find_damaged_metric(metrics) is None
+
+
+@pytest.mark.parametrize(
+    ("metrics", "place"),
+    [
+        ([], "the whole file"),
+        (None, "the whole file"),
+        (3, "the whole file"),
+        ({"fit": []}, "`fit`"),
+        ({"fit": {"val/fid": "x"}}, "`fit`"),
+        ({"fit": {"val/fid": True}}, "`fit`"),
+        ({"fit": {"val/fid": 10**400}}, "`fit`"),
+        ({"validate": None}, "`validate`"),
+        ({"diverged": 3}, "`diverged`"),
+        ({"earlier_tests": {}}, "`earlier_tests`"),
+        ({"earlier_tests": [TEST, 3]}, "`earlier_tests`"),
+        ({"test": []}, "`test`"),
+        ({"test": TEST | {"iteration": "3"}}, "`test.iteration`"),
+        ({"test": {"metrics": {}}}, "`test.iteration`"),
+        ({"test": TEST | {"extractor": "x"}}, "`test.extractor`"),
+        ({"test": TEST | {"extractor": {"name": "x"}}}, "`test.extractor`"),
+        ({"test": TEST | {"data": 3}}, "`test.data`"),
+        ({"test": TEST | {"likelihood": "\x1b[2J"}}, "`test.likelihood`"),
+        ({"test": TEST | {"metrics": [ROW]}}, "`test.metrics`"),
+        ({"test": TEST | {"metrics": {"fid": ROW | {"n": 1.5}}}}, "`test.metrics.fid`"),
+        ({"test": TEST | {"metrics": {"fid": ROW | {"n": None}}}}, "`test.metrics.fid`"),
+        ({"test": TEST | {"metrics": {"fid": ROW | {"better": "x"}}}}, "`test.metrics.fid`"),
+        ({"test": TEST | {"metrics": {"fid": ROW | {"other": 1}}}}, "`test.metrics.fid`"),
+        ({"test": TEST | {"metrics": {"fid": {"value": 1.0}}}}, "`test.metrics.fid`"),
+    ],
+)
+def test_the_place_of_damage_in_metrics_is_named(metrics, place):
+    assert find_damaged_metric(metrics) == place

@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from enum import Enum
 from functools import wraps
@@ -13,7 +13,7 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeInt
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -36,10 +36,13 @@ from cli.exit import (
     REFUSALS,
     ConstructionError,
     accepts_call,
+    describe_reason,
     describe_refusal,
     fail,
+    find_error_message,
     find_option,
     is_refusal_by_lightning,
+    runs_user_code,
 )
 from cli.process import close_progress_bars, find_command
 from cli.report import build_report, collect_rows, last_metrics, log_report, print_report
@@ -88,6 +91,7 @@ class Parser(LightningArgumentParser):
                 return instantiator(class_type, *args, **kwargs)
             except Exception as error:
                 option, class_path = find_option(self.config, class_type, kwargs)
+                option = "--checkpoint" if class_type is LastCheckpoint else option
                 called = accepts_call(class_type, args, kwargs)
                 raise ConstructionError(error, option, class_path, called) from error
 
@@ -292,6 +296,7 @@ class CommandLine(LightningCLI):
             kwargs["default_root_dir"] = str(self.run.path)
             callbacks = [*to_list(config.callbacks), StopOnNaN()]
             check_callbacks(callbacks)
+            check_monitors(callbacks)
             check_record(self.config_dump)
             kwargs["callbacks"] = callbacks
             if config.enable_progress_bar is not False and not any(isinstance(one, ProgressBar) for one in callbacks):
@@ -340,6 +345,15 @@ class CommandLine(LightningCLI):
                 self.run.write_metrics("diverged", {"iteration": iteration, "reason": str(divergence)})
                 self.run.write_summary(iteration)
             fail(str(divergence), status=1)
+        except (RuntimeError, TypeError, IndexError) as error:
+            # Classes of this project and of torch that do not fit each other are seen when they are first called.
+            started = self.trainer.global_step > self.checkpoint_iteration
+            if started or find_error_message(error) or runs_user_code(error):
+                raise
+            reason = describe_reason(error) or "."
+            raise UserError(
+                f"The first iteration fails{reason} Choose classes and options of --model that fit each other."
+            ) from error
 
     def after_fit(self) -> None:
         """Store the last metrics and print the paths of the run's files."""
@@ -450,6 +464,19 @@ def check_record(config: Any) -> None:
             given = value.removeprefix("Unable to serialize instance ")
             raise UserError(
                 f"`{spell(keys)}` is {given}, which config.yaml cannot hold. Give a number, text or a class path."
+            )
+
+
+def check_monitors(callbacks: Sequence[Callback]) -> None:
+    """Check that no callback monitors a metric without a name, for which Lightning fails in training.
+
+    Raises:
+        UserError: a callback does.
+    """
+    for callback in callbacks:
+        if getattr(callback, "monitor", None) == "":
+            raise UserError(
+                f"`monitor` of {type(callback).__name__} is empty. Choose a logged metric, such as val/fid."
             )
 
 

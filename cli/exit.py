@@ -10,13 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from cli.configuration import is_class, shorten_value, spell, walk
 from cli.process import find_command
-from cli.validation import find_public_path, import_object, shorten
+from cli.validation import PYTHON_WORDS, find_public_path, import_object, shorten
 from gen_lightning.errors import StorageError, UserError
 
 # What a constructor raises to refuse its arguments, or because a package is missing.
@@ -26,11 +27,6 @@ MAX_LENGTH = 190
 """Number of characters of an error message, the program's name and paths of files not counted."""
 
 OWN_PACKAGES = ("__main__", "train", "cli", "gen_lightning", "callbacks", "datamodules")
-
-# Words of a message that its reader would have to know Python, and the code that raised it, to understand.
-PYTHON_WORDS = re.compile(
-    r"<class|NoneType|\bobject\b|Namespace|argument|__init__|\(\)|\btype\b|\bTensor\b|operand|indices|division by zero"
-)
 
 # The packages between the command line and Lightning's own checks. Models, data and callbacks are in other packages.
 CALLERS = {"__main__", "train", "cli", "lightning", "torch", *sys.stdlib_module_names}
@@ -118,8 +114,10 @@ def describe_construction_error(failed: ConstructionError) -> str | None:
 
 def describe_reason(error: Exception) -> str:
     """Return the first line of a library's message after a colon; nothing if it speaks of Python's objects."""
+    if "allocate memory" in str(error) or isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return ": it needs more memory than there is. Choose smaller sizes."
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return f": {shorten_value(lines[0], 110)}" if lines and not PYTHON_WORDS.search(lines[0]) else ""
+    return f": {shorten_value(lines[0], 100).rstrip('.')}." if lines and not PYTHON_WORDS.search(lines[0]) else ""
 
 
 def runs_user_code(error: BaseException) -> bool:
@@ -207,8 +205,10 @@ def find_option(config: Namespace, class_type: type, arguments: Mapping[str, Any
             equal = sum(is_plain_data(value) and value == given.get(key) for key, value in arguments.items())
             matches.append((equal, spell(keys), node["class_path"]))
     own = find_public_path(class_type)
-    _, option, class_path = max(matches, key=lambda match: match[0], default=(0, own, own))
-    return option, class_path
+    most, _, class_path = max(matches, key=lambda match: match[0], default=(0, own, own))
+    options = [option for equal, option, _ in matches if equal == most] or [own]
+    # Two of the same class with the same arguments cannot be told apart.
+    return "` or `".join(options[:2]), class_path
 
 
 def is_plain_data(value: Any) -> bool:

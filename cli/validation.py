@@ -40,6 +40,11 @@ SUBCOMMANDS = ("fit", "validate", "test", "sample", "compare")
 PACKAGES = ("gen_lightning", "callbacks", "datamodules", "torch", "lightning")
 """The packages that most class paths begin with."""
 
+# Words of a message that its reader would have to know Python, and the code that raised it, to understand.
+PYTHON_WORDS = re.compile(
+    r"<class|NoneType|\bobject\b|Namespace|argument|__init__|\(\)|\btype\b|\bTensor\b|operand|indices|division by zero"
+)
+
 LINKED_ARGUMENTS = {"data_shape", "seed"}
 """Arguments of models and data modules that the command line sets."""
 
@@ -69,6 +74,15 @@ NOUNS = {"Module": "network", "LightningDataModule": "data module", "GenerativeM
 """The names of classes in words, if they differ from the words in their names."""
 
 EXAMPLES = {"Optimizer": "torch.optim.Adam", "Callback": "callbacks.SampleGrid"}
+
+MAX_NUMBER = 1e15
+"""Largest number of a configuration; products of larger ones leave the range of float32."""
+
+MAX_SIZE = 1_000_000
+"""Largest number of features, images or samples of a configuration; larger ones would fill the memory."""
+
+SIZES = re.compile(r"^num_|_dims?$|width$|features$")
+"""Names of arguments that are sizes."""
 
 LISTS = (list, abc.Sequence, abc.Iterable, abc.Collection, set, frozenset)
 MAPPINGS = (dict, abc.Mapping, abc.MutableMapping)
@@ -109,6 +123,8 @@ def explain(parser: ArgumentParser, layers: Sequence[dict[str, Any] | Option], m
             check_options(state, options, (), complete)
     except UserError as mistake:
         return str(mistake)
+    if PYTHON_WORDS.search(message):
+        return "The configuration is not valid. Run the command with JSONARGPARSE_DEBUG=1 for the whole reason."
     return f"The command line is not valid: {shorten_value(message, 100)}. See --help."
 
 
@@ -136,14 +152,19 @@ def check_subcommand(args: Sequence[str]) -> None:
 
 
 def check_numbers(config: Namespace) -> None:
-    """Check that the numbers of a configuration are finite, which no type says.
+    """Check that the numbers of a configuration can be computed with, which no type says.
 
     Raises:
-        UserError: a number is infinite or NaN.
+        UserError: a number is infinite, NaN or huge.
     """
     for keys, value in walk(config):
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"`{spell(keys)}` is {value}. Expected a finite number.")
+        if isinstance(value, int | float) and abs(value) > MAX_NUMBER:
+            raise UserError(f"`{spell(keys)}` is {value:.3g}. Expected a number of at most {MAX_NUMBER:g}.")
+        name = str(next((key for key in reversed(keys) if isinstance(key, str)), ""))
+        if isinstance(value, int) and value > MAX_SIZE and SIZES.search(name):
+            raise UserError(f"`{spell(keys)}` is {value}. Expected a whole number of at most {MAX_SIZE:,}.")
 
 
 def collect_options(parser: ArgumentParser) -> dict[str, Any]:
@@ -321,6 +342,8 @@ def check_class(value: Any, expected: Any, keys: Keys, complete: bool, default: 
         )
     if inspect.isclass(component):
         check_arguments(arguments, component, get_factory(expected), keys, complete)
+    elif not accepts(expected, value["class_path"]):
+        raise UserError(describe_mismatch(value, expected, keys, default))
 
 
 def find_component(value: dict[str, Any], expected: Any, keys: Keys, default: Any) -> Any:

@@ -383,7 +383,7 @@ def test_a_callback_that_refuses_its_arguments_is_named_with_its_reason(monkeypa
     with pytest.raises(SystemExit):
         train.main(["fit", *VAE, f"--trainer.callbacks+={path}", "--trainer.callbacks.number=13"])
     sentence = capsys.readouterr().err.splitlines()[-1]
-    assert sentence == f"train.py: `trainer.callbacks.7` is {path}, which cannot be built: 13 is an unlucky number"
+    assert sentence == f"train.py: `trainer.callbacks.7` is {path}, which cannot be built: 13 is an unlucky number."
 
 
 def test_a_fault_in_a_constructor_keeps_its_exception(monkeypatch):

@@ -27,6 +27,9 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 IMAGE = (1, 28, 28)
 
+# The state of an optimizer without parameters.
+OPTIMIZER_STATE = {"state": {}, "param_groups": [{"params": []}]}
+
 
 def load(path: Path) -> dict:
     """Return the content of a checkpoint, loaded with `weights_only=True` as users load it."""

@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from helpers import OPTIMIZER_STATE
 
 from callbacks import AtomicCheckpointIO
 from cli.checkpoints import load_checkpoint, newest_checkpoint
@@ -20,7 +21,7 @@ def run(tmp_path):
 
 
 def save(path, step, **content):
-    AtomicCheckpointIO().save_checkpoint({"global_step": step, "optimizer_states": [], **content}, path)
+    AtomicCheckpointIO().save_checkpoint({"global_step": step, "optimizer_states": [OPTIMIZER_STATE], **content}, path)
 
 
 def test_the_newest_checkpoint_has_the_greatest_global_step(run):

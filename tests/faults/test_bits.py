@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import load
+from helpers import OPTIMIZER_STATE, load
 
 from callbacks import AtomicCheckpointIO
 from cli.checkpoints import load_checkpoint, newest_checkpoint
@@ -26,7 +26,12 @@ def run(tmp_path):
     run = RunFolder(tmp_path / "vae" / "1")
     save, model = AtomicCheckpointIO().save_checkpoint, torch.nn.Linear(100, 100)
     for step, path in ((10, run.checkpoints / "previous.ckpt"), (20, run.last_checkpoint)):
-        content = {"global_step": step, "optimizer_states": [], "state_dict": model.state_dict(), "run": run.identity}
+        content = {
+            "global_step": step,
+            "optimizer_states": [OPTIMIZER_STATE],
+            "state_dict": model.state_dict(),
+            "run": run.identity,
+        }
         save(content, path)
     return run
 

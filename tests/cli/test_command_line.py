@@ -227,7 +227,7 @@ class TestTestAndSample:
         """The measurement begins after the last batch and would take hours."""
         hours = [
             "--trainer.callbacks+=callbacks.ImportanceSampledLikelihood",
-            "--trainer.callbacks.num_samples=10000000",
+            "--trainer.callbacks.num_samples=1000000",
         ]
         arguments = ["test", "--ckpt_path", str(vae_run / "checkpoints/last.ckpt"), *hours]
         status = run_until(lambda output: "100%" in output, signal.SIGTERM, *arguments, cwd=tmp_path)
@@ -314,7 +314,7 @@ class TestTestAndSample:
 
         def sample(*arguments):
             checkpoint = str(folder / "checkpoints/last.ckpt")
-            train.main(["sample", "--ckpt_path", checkpoint, "--num_samples=520", *arguments])
+            train.main(["sample", "--ckpt_path", checkpoint, "--num_samples=520", "--overwrite", *arguments])
             return np.load(tmp_path / "samples/samples.npz")
 
         assert set(sample()["labels"]) == set(range(10))

@@ -14,8 +14,12 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from cli.exit import CALLERS
 from gen_lightning.errors import StorageError, UserError
 from gen_lightning.evaluation import Row
+from gen_lightning.loops import EPOCH_END, VALIDATION
 
 MAX_DEPTH = 20
+
+DUE = (None, VALIDATION, EPOCH_END)
+"""What may be left to do after the last iteration of a checkpoint."""
 
 TRUSTED_CALLERS = {*CALLERS, "callbacks", "datamodules", "gen_lightning", "packaging"}
 """Packages whose exceptions in a restoration are due to the checkpoint."""
@@ -68,13 +72,16 @@ def is_optimizer(state: Any) -> bool:
 def is_loop_state(loops: Any) -> bool:
     """Return whether a value has the form of the loops' progress; a data loader's own state may be anything."""
     try:
-        loader = loops["fit_loop"]["state_dict"].get("combined_loader", [])
-    except (KeyError, TypeError, AttributeError):
+        fit_loop = loops["fit_loop"]
+        loader = fit_loop["state_dict"].get("combined_loader", [])
+        epoch_state = dict(fit_loop.get("epoch_loop.state_dict", {}))
+        due = epoch_state.pop("due", None)
+    except (KeyError, TypeError, ValueError, AttributeError):
         return False
-    if not isinstance(loader, list):
+    if not isinstance(loader, list) or due not in DUE:
         return False
     own = [state for state in loader if isinstance(state, dict) and state.keys() == {"epoch", "position"}]
-    progress = loops | {"fit_loop": loops["fit_loop"] | {"state_dict": own}}
+    progress = loops | {"fit_loop": fit_loop | {"state_dict": own, "epoch_loop.state_dict": epoch_state}}
     return all(isinstance(value, bool) or is_count(value) for value in list_values(progress))
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from enum import Enum
@@ -233,11 +234,11 @@ class CommandLine(LightningCLI):
         """
         check_subcommand(args)
         args = add_stored_config(args)
-        layers = read_layers(args[1:])
+        self.layers = read_layers(args[1:])
         try:
             self.config = parser.parse_args(args)
         except ParsingError as error:
-            raise UserError(explain(self._parser(args[0]), layers, str(error))) from error
+            raise UserError(explain(self._parser(args[0]), self.layers, str(error))) from error
         assert isinstance(parser, Parser)
         config = self.config[self.config.subcommand]
         replace_string_enums(config)
@@ -284,6 +285,20 @@ class CommandLine(LightningCLI):
         config.name, config.trainer.default_root_dir = run.recipe, str(run.root)
         return run
 
+    def instantiate_classes(self) -> None:
+        """Build the objects of the configuration.
+
+        Raises:
+            UserError: jsonargparse refuses a value only now, such as a function in the place of a class.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            # Constructors raise a ConstructionError instead.
+            if isinstance(error, UserError) or runs_user_code(error):
+                raise
+            raise UserError(explain(self._parser(self.subcommand), self.layers, str(error))) from error
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return the Trainer, with atomic checkpoints; in `fit` also with metrics.csv and a stop on divergence."""
         config = self._get(self.config_init, "trainer")
@@ -296,7 +311,7 @@ class CommandLine(LightningCLI):
             kwargs["default_root_dir"] = str(self.run.path)
             callbacks = [*to_list(config.callbacks), StopOnNaN()]
             check_callbacks(callbacks)
-            check_monitors(callbacks)
+            check_callback_options(callbacks)
             check_record(self.config_dump)
             kwargs["callbacks"] = callbacks
             if config.enable_progress_bar is not False and not any(isinstance(one, ProgressBar) for one in callbacks):
@@ -467,12 +482,16 @@ def check_record(config: Any) -> None:
             )
 
 
-def check_monitors(callbacks: Sequence[Callback]) -> None:
-    """Check that no callback monitors a metric without a name, for which Lightning fails in training.
+def check_callback_options(callbacks: Sequence[Callback]) -> None:
+    """Check what Lightning refuses with an error of its own, or only in training.
 
     Raises:
-        UserError: a callback does.
+        UserError: a metric to monitor has no name, or two callbacks would store their states under the same name.
     """
+    stateful = [one for one in callbacks if type(one).state_dict is not Callback.state_dict]
+    for name, number in Counter(callback.state_key for callback in stateful).items():
+        if number > 1:
+            raise UserError(f"`--trainer.callbacks` holds {name.partition('{')[0]} {number} times. Remove all but one.")
     for callback in callbacks:
         if getattr(callback, "monitor", None) == "":
             raise UserError(

@@ -19,6 +19,38 @@ DCGAN, VAE, MLP = (["--config", str(CONFIGS / recipe)] for recipe in ("gan/dcgan
 DIGITS = ["--data.source=digits", "--data.batch_size=256", "--trainer.logger=false"]
 
 MISTAKES = {
+    "budget": (
+        ["fit", *MLP, *DIGITS, "--trainer.max_epochs=null"],
+        "Nothing ends the training. Add --trainer.max_epochs",
+    ),
+    "no number": (
+        ["fit", *VAE, "--model.optimizer.lr=.nan"],
+        "`--model.optimizer.lr` is nan. Expected a finite number.",
+    ),
+    "number outside float32": (["fit", *VAE, "--model.optimizer.lr=1e38"], "Expected a number of at most 1e+15."),
+    "metric without a name": (
+        ["fit", *VAE, *DIGITS, "--trainer.callbacks.monitor="],
+        "`monitor` of ModelCheckpoint is empty.",
+    ),
+    "argument of a callback": (
+        ["fit", *VAE, "--trainer.callbacks.mode=minn"],
+        "`trainer.callbacks.6` is lightning.pytorch.callbacks.ModelCheckpoint, which cannot be built: `mode` can be",
+    ),
+    "networks that do not fit": (
+        ["fit", *VAE, *DIGITS, "--trainer.callbacks=null", "--model.decoder=torch.nn.Identity"],
+        "The first iteration fails: The size of tensor a (28) must match the size of tensor b (40)",
+    ),
+    "function in the place of a class": (
+        ["fit", *DCGAN, *DIGITS, "--model.ema={class_path: torch.relu}"],
+        "`--model.ema` is torch.relu. Expected an EMA such as gen_lightning.gan.EMA",
+    ),
+    "two of the same callback": (
+        ["fit", *DCGAN, *DIGITS, "--trainer.callbacks=[callbacks.CollapseMonitor, callbacks.CollapseMonitor]"],
+        "`--trainer.callbacks` holds CollapseMonitor 2 times. Remove all but one.",
+    ),
+    "aliases that repeat each other": (["fit", "--config=bomb.yaml"], "bomb.yaml holds more than 10,000 values"),
+    "deep configuration": (["fit", "--config=deep.yaml"], "deep.yaml is nested more than 40 levels deep."),
+    "deep value": (["fit", *MLP, f"--model.latent_dim={'[' * 3000}"], "is nested more than 40 levels deep."),
     "abbreviated option": (
         ["fit", *MLP, "--trainer.max_epoch=3"],
         "There is no option --trainer.max_epoch. Did you mean --trainer.max_epochs?",
@@ -160,11 +192,11 @@ MISTAKES = {
             "fit",
             *VAE,
             *DIGITS,
-            "--trainer.max_steps=1",
+            "--trainer.max_epochs=1",
             "--trainer.callbacks=lightning.pytorch.callbacks.EarlyStopping",
             "--trainer.callbacks.monitor=val/nothing",
         ],
-        "`monitor` of EarlyStopping is val/nothing, which is not logged. Choose a logged metric.",
+        "`monitor` of EarlyStopping is val/nothing, which is not logged. Choose one of val/elbo,",
     ),
     "average of the weights": (
         ["fit", *VAE, *DIGITS, "--trainer.callbacks=lightning.pytorch.callbacks.WeightAveraging"],
@@ -292,6 +324,9 @@ MISTAKES = {
 def test_a_mistake_is_answered_in_one_line(mistake, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "wrong.yaml").write_text("trainer: {max_epoch: 3}")
+    (tmp_path / "deep.yaml").write_text("trainer: " + "{a: " * 3000)
+    lines = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}' if i else 'x'] * 9)}]" for i in range(9)]
+    (tmp_path / "bomb.yaml").write_text("\n".join(lines))
     arguments, sentence = MISTAKES[mistake]
     with pytest.raises(SystemExit) as exit_info:
         train.main(arguments)

@@ -174,7 +174,9 @@ def take_first_sentence(text: str) -> str:
 
 def fail(sentence: str, status: int = 2) -> NoReturn:
     """End the program with a sentence on standard error; status 2 stands for the user's mistake."""
-    sys.stderr.write(f"{find_command().removeprefix('python ')}: {limit_length(sentence)}\n")
+    # The reason of a divergence or a full disk names files and what to try, and is never cut.
+    message = limit_length(sentence) if status == 2 else sentence
+    sys.stderr.write(f"{find_command().removeprefix('python ')}: {message}\n")
     sys.exit(status)
 
 

@@ -17,7 +17,7 @@ from gen_lightning.networks import MLPDecoder
 
 def exploding(optimizer):
     """Return the command-line option that sets an optimizer's learning rate to infinity."""
-    schedule = "{class_path: gen_lightning.schedules.Linear, init_args: {start: .inf, end: .inf, iterations: 1}}"
+    schedule = "{class_path: gen_lightning.schedules.Linear, init_args: {start: 1.0e+15, end: 1.0e+15, iterations: 1}}"
     return f"--model.schedules={{{optimizer}.lr: {schedule}}}"
 
 

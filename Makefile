@@ -35,7 +35,7 @@ check: .venv/installed  ## run the quick tests, in less than 90 seconds on 2 cor
 test: .venv/installed  ## run all tests; MNIST_ROOT=DIRECTORY adds the tests of the real MNIST
 	MNIST_ROOT=$(MNIST_ROOT) $(PYTEST)
 
-campaign: .venv/installed  ## run the whole campaign of faults, in about 2 hours; `make test` runs a short part of it
+campaign: .venv/installed  ## run the whole campaign of faults, for hours; `make test` runs a short part of it
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults --campaign
 
 lint: .venv/installed  ## check style and format

@@ -228,8 +228,9 @@ class StoredConfig:
 
     def _check_class(self, value: dict[Any, Any], option: str, depth: int) -> dict[str, Any]:
         class_path = value["class_path"]
-        untrusted = self._find_untrusted(class_path) if isinstance(class_path, str) else class_path
-        if untrusted is not None:
+        if not isinstance(class_path, str):
+            self._refuse(option, class_path, None)
+        if (untrusted := self._find_untrusted(class_path)) is not None:
             self._refuse(option, untrusted, None)
         annotations = read_annotations(class_path)
         arguments = {
@@ -275,7 +276,7 @@ class StoredConfig:
             filename = arguments.get("filename")
             if arguments.get("dirpath") is not None:
                 self._refuse(f"{option}.dirpath", arguments["dirpath"], class_path)
-            if filename is not None and (not FILE_NAME.fullmatch(filename) or ".." in filename):
+            if filename is not None and (not FILE_NAME.fullmatch(str(filename)) or ".." in str(filename)):
                 self._refuse(f"{option}.filename", filename, class_path)
         if issubclass(found, MNISTDataModule) and not may_hold_data(arguments.get("root")):
             del arguments["root"]

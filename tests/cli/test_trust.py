@@ -87,6 +87,8 @@ ATTACKS = {
     "a key with dots": (DECODER, {"class_path.x": "subprocess.Popen"}, "model.decoder.class_path.x", "subprocess"),
     "a key of jsonargparse": (DECODER, linear(__path__="evil.yaml"), "model.decoder.__path__", None),
     "a configuration file": (DECODER, "evil.yaml", "model.decoder", "evil"),
+    "a class path that is null": (DECODER, {"class_path": None}, "model.decoder", None),
+    "a file name that is a list": (CALLBACK, checkpoint(filename=["../x"]), "callbacks.0.filename", CHECKPOINT),
     "a class path that is no text": (DECODER, {"class_path": ["os.system"]}, "model.decoder", None),
     "arguments that are no mapping": (
         DECODER,

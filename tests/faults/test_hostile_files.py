@@ -99,7 +99,7 @@ def check_end(status: int, text: str, verb: str) -> None:
     *_, last = text.rstrip().split("\n")
     assert last.startswith("train.py: "), f"{verb}: {text[-1000:]}"
     assert len(last) < 600, f"{verb}: {last}"
-    named = re.search(r"last\.ckpt|metrics\.|safetensors|runs/vae/v|`?--\w|step=", last)
+    named = re.search(r"last\.ckpt|metrics\.|safetensors|runs/vae/v|`?--\w|`[\w.]+` is|step=", last)
     assert named or "diverged" in last, f"{verb}: {last}"
 
 

@@ -86,6 +86,12 @@ class RealFeatures:
     fingerprint: str
 
 
+SAMPLE_METRICS = (
+    "fid", "kid", "precision", "recall", "density", "coverage", "classifier_score", "class_balance", "memorization"
+)  # fmt: skip
+"""The names of what `measure` returns."""
+
+
 def extract_real_features(
     extractor: FeatureExtractor, images: Callable[[], Iterable[Tensor]], device: torch.device
 ) -> RealFeatures:
@@ -104,7 +110,8 @@ def extract_real_features(
     def compute() -> dict[str, Tensor]:
         return {"features": torch.cat([extract_features(extractor, batch.to(device)) for batch in images()])}
 
-    features = load_or_compute_cached(f"features {identity}", compute)["features"]
+    shapes = {"features": (None, extractor.num_features)}
+    features = load_or_compute_cached(f"features {identity}", compute, shapes)["features"]
     return RealFeatures(features.to(device), identity)
 
 
@@ -159,7 +166,8 @@ def compute_floors(
         return {name: torch.tensor(estimate, dtype=torch.float64) for name, estimate in estimates.items()}
 
     key = f"floor {_VERSION} {sorted(BETTER)} {n} {held_out.fingerprint} {training.fingerprint}"
-    return {name: Estimate(*value.tolist()) for name, value in load_or_compute_cached(key, compute).items()}
+    cached = load_or_compute_cached(key, compute, dict.fromkeys(SAMPLE_METRICS, (2,)))
+    return {name: Estimate(*value.tolist()) for name, value in cached.items()}
 
 
 def make_sample_rows(

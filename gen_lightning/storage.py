@@ -10,7 +10,7 @@ import secrets
 import socket
 import struct
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, cast
@@ -267,17 +267,27 @@ def fingerprint(batches: Iterable[Tensor]) -> str:
     return digest.hexdigest()
 
 
-def load_or_compute_cached(key: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+Shapes = Mapping[str, tuple[int | None, ...]]
+"""Shapes of tensors by name; None stands for any size."""
+
+
+def load_or_compute_cached(
+    key: str, compute: Callable[[], dict[str, Tensor]], shapes: Shapes | None = None
+) -> dict[str, Tensor]:
     """Return tensors by name from the machine's cache, or compute them and add them to the cache.
 
     Args:
         key: text that names everything that the tensors depend on, with fingerprints of data and weights
         compute: function that returns the tensors
+        shapes: shapes of the tensors; a file with other ones is damaged; default: any
     """
-    return load_or_compute(find_cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors", compute)
+    path = find_cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
+    return load_or_compute(path, compute, shapes)
 
 
-def load_or_compute(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+def load_or_compute(
+    path: Path, compute: Callable[[], dict[str, Tensor]], shapes: Shapes | None = None
+) -> dict[str, Tensor]:
     """Return tensors by name from a file, or compute them and write the file if it is missing or damaged.
 
     Several processes may do this at once: each writes a file of its own and renames it when it is complete. If the
@@ -287,9 +297,10 @@ def load_or_compute(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dic
     Args:
         path: safetensors file; its name identifies what the tensors depend on
         compute: function that returns the tensors
+        shapes: shapes of the tensors; a file with other ones is damaged; default: any
     """
     try:
-        return _load_tensors(path)
+        return _load_tensors(path, shapes)
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -308,14 +319,26 @@ def load_or_compute(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dic
     return tensors
 
 
-def _load_tensors(path: Path) -> dict[str, Tensor]:
+def _load_tensors(path: Path, shapes: Shapes | None) -> dict[str, Tensor]:
     data = path.read_bytes()
     tensors = load(data)
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     stored = header.get("__metadata__", {}).get("sha256")
     if stored is not None and stored != _digest_tensors(tensors):
         raise ValueError("the checksum does not match the tensors")
+    # Somebody else may have written the file, with a checksum of its own.
+    if shapes is not None and tensors.keys() != shapes.keys():
+        raise ValueError("the tensors have other names")
+    if not all(_fits(tensors[name], shape) for name, shape in (shapes or {}).items()):
+        raise ValueError("the tensors have other shapes")
     return tensors
+
+
+def _fits(tensor: Tensor, shape: tuple[int | None, ...]) -> bool:
+    """Return whether a tensor is floating-point and of a shape."""
+    if len(tensor.shape) != len(shape) or not tensor.is_floating_point():
+        return False
+    return all(wanted in (None, size) for size, wanted in zip(tensor.shape, shape, strict=True))
 
 
 def _digest_tensors(tensors: dict[str, Tensor]) -> str:

@@ -45,19 +45,25 @@ def fit_latent_mixture(
         Mixture with batch shape `[]` and event shape `[Z]`, on the model's device.
 
     Raises:
-        UserError: the latent has more than 1,000 dimensions.
+        UserError: the latent has more than 1,000 dimensions, or the stored file is no mixture.
     """
     if model.latent_dim > _MAX_LATENT_DIM:
         raise UserError(
             f"`VAEModule.latent_dim` is {model.latent_dim:,}, and the mixture is fitted in at most"
             f" {_MAX_LATENT_DIM:,} dimensions. Sample with --latents prior."
         )
+    z = model.latent_dim
     described = f"{_VERSION} {num_components} {seed} {identity} {fingerprint(model.state_dict().values())} {model}"
+    path = folder / f"gmm-{hashlib.sha256(described.encode()).hexdigest()[:16]}.safetensors"
     tensors = load_or_compute(
-        folder / f"gmm-{hashlib.sha256(described.encode()).hexdigest()[:16]}.safetensors",
+        path,
         lambda: fit_mixture(infer_latents(model, batches(), seed), num_components, seed),
+        {"weights": (num_components,), "means": (num_components, z), "scale_trils": (num_components, z, z)},
     )
     weights, means, scale_trils = (tensors[name].to(model.device) for name in ("weights", "means", "scale_trils"))
+    finite = all(tensor.isfinite().all() for tensor in (weights, means, scale_trils))
+    if not finite or weights.min() < 0 or weights.sum() == 0:
+        raise UserError(f"{path} does not hold a mixture. Remove it.")
     normals = MultivariateNormal(means, scale_tril=scale_trils, validate_args=False)
     return MixtureSameFamily(Categorical(probs=weights, validate_args=False), normals, validate_args=False)
 

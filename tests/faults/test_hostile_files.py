@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 from faults.processes import Run
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 pytestmark = pytest.mark.slow
 
@@ -100,7 +100,8 @@ def check_end(status: int, text: str, verb: str) -> None:
     assert last.startswith("train.py: "), f"{verb}: {text[-1000:]}"
     assert len(last) < 600, f"{verb}: {last}"
     named = re.search(r"last\.ckpt|metrics\.|safetensors|runs/vae/v|`?--\w|`[\w.]+` is|step=", last)
-    assert named or "diverged" in last, f"{verb}: {last}"
+    # Features in a stranger's cache may be false, which no check of the file can tell.
+    assert named or "diverged" in last or "features of the" in last, f"{verb}: {last}"
 
 
 HOSTILE: tuple[Any, ...] = (
@@ -268,9 +269,11 @@ def spoil_cache(directory: Path, chance: random.Random) -> None:
     assert caches
     for path in caches:
         if chance.random() < 0.5:
-            shape = chance.choice([(), (0,), (3,), (2, 2), (5, 64)])
-            names = ["features", "fingerprint", "x", "weights", "means"]
-            save_file({name: torch.full(shape, chance.choice([0.0, torch.nan])) for name in names}, path)
+            tensors = load_file(path)
+            name = chance.choice(sorted(tensors))
+            shapes = [(), (0,), (3,), (2, 2), (5, 64), tuple(tensors[name].shape), tuple(tensors[name].shape)]
+            tensors[name] = torch.full(chance.choice(shapes), chance.choice([0.0, -1.0, torch.nan, 1e30]))
+            save_file(chance.choice([tensors, {"x": tensors[name]}, {}, tensors]), path)
         else:
             spoil_bytes(path, chance)
 

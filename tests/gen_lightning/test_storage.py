@@ -14,6 +14,7 @@ from gen_lightning.storage import (
     atomic_write,
     find_cache_folder,
     fingerprint,
+    load_or_compute,
     load_or_compute_cached,
     remove_stale_files,
     save_with_checksum,
@@ -118,3 +119,13 @@ def test_the_fingerprint_depends_on_the_pixels_and_not_on_the_batch_size():
     images = torch.rand(10, 1, 4, 4)
     assert fingerprint(images.split(3)) == fingerprint(images.split(4))
     assert fingerprint([images]) != fingerprint([images.flip(0)])
+
+
+@pytest.mark.parametrize("tensors", [{"y": torch.zeros(3)}, {"x": torch.zeros(2)}, {"x": torch.zeros(3, 1)}, {}])
+def test_a_file_with_other_tensors_is_damaged(tensors, tmp_path):
+    """A stranger's file may have a checksum that is right."""
+    path, wanted = tmp_path / "x.safetensors", {"x": torch.arange(3.0)}
+    load_or_compute(path, lambda: tensors)
+    with pytest.warns(UserWarning, match=r"x\.safetensors is damaged\. It is computed anew"):
+        assert torch.equal(load_or_compute(path, lambda: wanted, {"x": (3,)})["x"], wanted["x"])
+    assert torch.equal(load_or_compute(path, dict, {"x": (None,)})["x"], wanted["x"])

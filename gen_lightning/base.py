@@ -299,8 +299,7 @@ class GenerativeModule(LightningModule, ABC):
         Raises:
             UserError: the model cannot be evaluated on the batch.
         """
-        self._check_batch(batch, "validation", is_first=batch_idx == 0, reads_values=True)
-        seed_draws(derive_seed(Stream.EVALUATION, self.seed, self.global_rank, batch_idx), self.device)
+        self._start_evaluation_batch(batch, "validation", batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         """Warn if all values of the validation data are equal."""
@@ -312,8 +311,7 @@ class GenerativeModule(LightningModule, ABC):
         Raises:
             UserError: the model cannot be evaluated on the batch.
         """
-        self._check_batch(batch, "test", is_first=batch_idx == 0, reads_values=True)
-        seed_draws(derive_seed(Stream.EVALUATION, self.seed, self.global_rank, batch_idx), self.device)
+        self._start_evaluation_batch(batch, "test", batch_idx)
 
     def on_test_epoch_end(self) -> None:
         """Warn if all values of the test data are equal."""
@@ -374,11 +372,12 @@ class GenerativeModule(LightningModule, ABC):
         hyperparameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         for name in [name for name, value in hyperparameters.items() if not _is_json(value)]:
             del hyperparameters[name]
-        batches_per_epoch = self.trainer.num_training_batches
-        if checkpoint.get("loops"):
-            store_logged_iteration(checkpoint["loops"]["fit_loop"], self.global_step)
-        if checkpoint.get("loops") and 0 < batches_per_epoch < float("inf"):
-            fit_loop, due = checkpoint["loops"]["fit_loop"], find_due(self.trainer)
+        if not checkpoint.get("loops"):
+            return
+        fit_loop, batches_per_epoch = checkpoint["loops"]["fit_loop"], self.trainer.num_training_batches
+        store_logged_iteration(fit_loop, self.global_step)
+        if 0 < batches_per_epoch < float("inf"):
+            due = find_due(self.trainer)
             checkpoint["epoch"] = rewind_to_iteration(fit_loop, self.global_step, int(batches_per_epoch), due)
             checkpoint["due"] = due
             checkpoint["logged_values"] = {name: value.cpu() for name, value in self.trainer.callback_metrics.items()}
@@ -396,6 +395,10 @@ class GenerativeModule(LightningModule, ABC):
             )
         if not data.is_floating_point():
             raise UserError(f"The data are {data.dtype}. Convert them to float32, and images to [0, 1].")
+
+    def _start_evaluation_batch(self, batch: Sequence[Tensor], split: str, batch_idx: int) -> None:
+        self._check_batch(batch, split, is_first=batch_idx == 0, reads_values=True)
+        seed_draws(derive_seed(Stream.EVALUATION, self.seed, self.global_rank, batch_idx), self.device)
 
     def _check_batch(self, batch: Sequence[Tensor], split: str, is_first: bool, reads_values: bool) -> None:
         """Check everything about the first batch, and what any other batch may differ in."""

@@ -231,15 +231,16 @@ class GANModule(GenerativeModule):
         """
         tensors = (real, self.sample_latents(len(real)), *condition)
         optimizer.zero_grad()
-        logged = []
+        logged, sizes = [], []
         num_parts = min(self.micro_batches, len(real))
         for part in zip(*(tensor.tensor_split(num_parts) for tensor in tensors), strict=True):
             loss, terms = compute_loss(*part)
             logged.append({name: term.detach() for name, term in terms.items()})
+            sizes.append(len(part[0]))
             # The sum over the parts and DDP's mean over the ranks give the mean over all examples.
-            self._backpropagate(loss / (mean_size / len(part[0])), is_last=len(logged) == num_parts)
+            self._backpropagate(loss / (mean_size / sizes[-1]), is_last=len(logged) == num_parts)
         optimizer.step()
-        return _average(logged, [len(part) for part in real.tensor_split(num_parts)])
+        return _average(logged, sizes)
 
     def _backpropagate(self, loss: Tensor, is_last: bool) -> None:
         """Add the loss's gradients to the accumulated ones, and average over ranks after the last micro-batch."""

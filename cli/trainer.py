@@ -89,9 +89,8 @@ class Trainer(LightningTrainer):
         if evaluation := find_evaluation(self):
             evaluation.extractor = extractor or evaluation.extractor
         if latents == "gmm":
-            self.precision_plugin.convert_module(model)
-            model.load_state_dict(load_checkpoint(ckpt_path)["state_dict"])
-            fit_mixture_prior(model.to(self.strategy.root_device), datamodule, Path(ckpt_path).parent)
+            self._load_weights(model, ckpt_path)
+            fit_mixture_prior(model, datamodule, Path(ckpt_path).parent)
         start = time.perf_counter()
         super().test(model, ckpt_path=ckpt_path, datamodule=datamodule, weights_only=True, verbose=False)
         self.test_seconds = time.perf_counter() - start
@@ -127,9 +126,7 @@ class Trainer(LightningTrainer):
         folder = Path(output)
         grid_path, samples_path = folder / "grid.png", folder / "samples.npz"
         check_output([grid_path, samples_path], overwrite)
-        self.precision_plugin.convert_module(model)
-        model.load_state_dict(load_checkpoint(ckpt_path)["state_dict"])
-        model.to(self.strategy.root_device)
+        self._load_weights(model, ckpt_path)
         if latents == "gmm":
             fit_mixture_prior(model, datamodule, Path(ckpt_path).parent)
         generator = torch.Generator().manual_seed(seed)
@@ -151,6 +148,12 @@ class Trainer(LightningTrainer):
             # A signal leaves both files or none.
             begin_deferral()
         print(f"Wrote {num_samples} samples to {folder}")
+
+    def _load_weights(self, model: GenerativeModule, ckpt_path: str) -> None:
+        """Load a checkpoint's weights in the configured precision, and move the model to the device."""
+        self.precision_plugin.convert_module(model)
+        model.load_state_dict(load_checkpoint(ckpt_path)["state_dict"])
+        model.to(self.strategy.root_device)
 
 
 def run_on_rank_zero(trainer: LightningTrainer, action: Callable[[], None]) -> None:

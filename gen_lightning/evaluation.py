@@ -86,12 +86,6 @@ class RealFeatures:
     fingerprint: str
 
 
-SAMPLE_METRICS = (
-    "fid", "kid", "precision", "recall", "density", "coverage", "classifier_score", "class_balance", "memorization"
-)  # fmt: skip
-"""The names of what `measure` returns."""
-
-
 def extract_real_features(
     extractor: FeatureExtractor, images: Callable[[], Iterable[Tensor]], device: torch.device
 ) -> RealFeatures:
@@ -146,7 +140,7 @@ def measure(extractor: FeatureExtractor, samples: Tensor, held_out: Tensor, trai
 
 
 def compute_floors(
-    extractor: FeatureExtractor, n: int, held_out: RealFeatures, training: RealFeatures
+    extractor: FeatureExtractor, n: int, held_out: RealFeatures, training: RealFeatures, names: Iterable[str]
 ) -> dict[str, Estimate]:
     """Return the floors of all metrics by name: the metrics with real training images instead of samples.
 
@@ -155,6 +149,7 @@ def compute_floors(
         n: number of random training images that replace the samples; the other ones remain training images
         held_out: features of real images that the model was not trained on
         training: features of the training images
+        names: names of the metrics that `measure` returns; a file in the cache with other ones is damaged
     """
 
     def compute() -> dict[str, Tensor]:
@@ -166,7 +161,7 @@ def compute_floors(
         return {name: torch.tensor(estimate, dtype=torch.float64) for name, estimate in estimates.items()}
 
     key = f"floor {_VERSION} {sorted(BETTER)} {n} {held_out.fingerprint} {training.fingerprint}"
-    cached = load_or_compute_cached(key, compute, dict.fromkeys(SAMPLE_METRICS, (2,)))
+    cached = load_or_compute_cached(key, compute, dict.fromkeys(names, (2,)))
     return {name: Estimate(*value.tolist()) for name, value in cached.items()}
 
 
@@ -184,8 +179,8 @@ def make_sample_rows(
         training: features of the images that the model was trained on
     """
     floor_n = min(len(samples), len(training.features) // 2)
-    floors = compute_floors(extractor, floor_n, held_out, training)
     estimates = measure(extractor, samples, held_out.features, training.features)
+    floors = compute_floors(extractor, floor_n, held_out, training, estimates)
     return {
         f"{name}/{extractor.name}": Row(*estimate, len(samples), *floors[name], floor_n, BETTER[name])
         for name, estimate in estimates.items()

@@ -29,12 +29,12 @@ class StopOnNaN(Callback):
     that mixed precision skips because its gradients overflow is not a divergence: its loss is finite.
 
     A validation metric that is not finite does not stop the training, since the cause may be the validation data. It is
-    told once, and no `ModelCheckpoint` saves a checkpoint for it.
+    reported once, and no `ModelCheckpoint` saves a checkpoint for it.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Keep every `ModelCheckpoint` from choosing a checkpoint by a score that is not finite."""
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         # Such as the -inf of a mask.
         buffers = pl_module.named_buffers()
         self._infinite_buffers = {name for name, buffer in buffers if not _are_finite([buffer])}
@@ -50,7 +50,7 @@ class StopOnNaN(Callback):
         def check_monitor_top_k(trainer: Trainer, current: Tensor | None = None) -> bool:
             infinite = current is not None and not _are_finite([torch.as_tensor(current)])
             if _holds_on_any_rank(infinite, trainer):
-                self._tell([str(checkpoint.monitor)], trainer)
+                self._report([str(checkpoint.monitor)], trainer)
                 return False
             return choose(trainer, current)
 
@@ -81,15 +81,15 @@ class StopOnNaN(Callback):
             _stop(" and ".join(reasons) or "a loss or a gradient of another rank is not finite", trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Tell which validation metrics are not finite."""
+        """Report which validation metrics are not finite."""
         if trainer.sanity_checking:
             return
         metrics = trainer.callback_metrics.items()
-        self._tell([name for name, value in metrics if name.startswith("val/") and not _are_finite([value])], trainer)
+        self._report([name for name, value in metrics if name.startswith("val/") and not _are_finite([value])], trainer)
 
-    def _tell(self, names: list[str], trainer: Trainer) -> None:
-        new = [name for name in names if name in trainer.callback_metrics and name not in self._told]
-        self._told.update(new)
+    def _report(self, names: list[str], trainer: Trainer) -> None:
+        new = [name for name in names if name in trainer.callback_metrics and name not in self._reported]
+        self._reported.update(new)
         for name in new:
             rank_zero_warn(
                 f"{name} is {trainer.callback_metrics[name]:.3g} at iteration {trainer.global_step:,}. No checkpoint"

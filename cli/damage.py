@@ -160,7 +160,7 @@ def find_damage_in_test(test: Any) -> str | None:
 
 
 def is_row(row: Any) -> bool:
-    """Return whether a value is a row of a report: numbers, of which all but the value and its N may be null."""
+    """Return whether a value is a row of a report: numbers, where only the value and its N may not be null."""
     names = {field.name for field in fields(Row)}
     if not is_mapping(row) or not {"value", "error", "n"} <= row.keys() <= names:
         return False

@@ -52,7 +52,7 @@ PACKAGES = (
     gen_lightning.vae,
     datamodules,
 )
-"""Packages of which a stored configuration may name every class; of `callbacks`, it may name the callbacks."""
+"""A stored configuration may name every class of these packages, and the callbacks in `callbacks`."""
 
 NAMES = {
     torch.nn: "AdaptiveAvgPool2d AvgPool2d BatchNorm1d BatchNorm2d CELU Conv2d ConvTranspose2d Dropout Dropout2d ELU"
@@ -79,7 +79,7 @@ REPLACED_LOGGER_OPTIONS = {"name", "save_dir", "id"}
 """Options of the W&B logger that follow from the run's directory."""
 
 NO_WORDS = {"trainer.callbacks", "trainer.plugins", "trainer.model_registry", "model", "data"}
-"""Options of which a word names a class, or a server."""
+"""Options whose value names a class or a server if it is one word."""
 
 # A configuration of this project has about 5,000 characters.
 MAX_LENGTH = 1_000_000

@@ -5,7 +5,7 @@ handler, the other in a collective operation. Here a handler exchanges nothing. 
 signal, tells it to the other ranks, and agrees with them on the moment. Between two batches the main thread compares
 two tuples, so a training that is not stopped pays nothing.
 
-The same thread notices that a rank has died, and ends this one. So no rank waits forever or is left behind.
+The same thread notices that a rank has died, and ends this one. So no rank waits forever, and none stays alive alone.
 """
 
 import os

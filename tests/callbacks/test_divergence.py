@@ -103,7 +103,7 @@ def test_states_that_are_not_finite_are_not_saved(tmp_path):
 
 
 @pytest.mark.parametrize("poison", [Poison, PoisonState])
-def test_the_weights_of_a_diverged_run_are_not_saved_alone_either(tmp_path, poison):
+def test_a_diverged_run_saves_no_checkpoint_with_weights_only(tmp_path, poison):
     """Lightning calls no hook of a callback for them."""
     best = ModelCheckpoint(tmp_path, "best", every_n_train_steps=1, save_weights_only=True)
     with pytest.raises(DivergenceError, match="at iteration 3: some"):

@@ -55,7 +55,7 @@ def test_two_mode_coverages_are_refused():
         trainer.fit(gan(data_shape=data.shape), data)
 
 
-def test_callbacks_with_rows_of_their_own_are_accepted():
+def test_callbacks_with_different_rows_are_accepted():
     extractors = (MNISTFeatures(), MNISTFeatures())
     extractors[1].name = "other"
     pairs = [[Evaluation(one), ConditionalAccuracy(extractor=one)] for one in extractors]

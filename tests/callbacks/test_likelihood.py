@@ -56,7 +56,7 @@ def test_bounds_increase_with_k_to_the_exact_likelihood():
     assert rows["nll/5000"].value == pytest.approx(-exact, abs=0.01)
 
 
-def test_another_split_has_rows_of_its_own():
+def test_the_rows_of_another_split_carry_its_name():
     data, model = MNISTDataModule("digits", binarization="dynamic"), vae()
     callbacks = [ImportanceSampledLikelihood(2, 5), ImportanceSampledLikelihood(2, 5, split="val")]
     run_test(callbacks[0], model, data)

@@ -32,13 +32,13 @@ def test_the_newest_checkpoint_has_the_greatest_global_step(run):
     assert newest_checkpoint(run)[0] == run.last_checkpoint
 
 
-def test_of_two_checkpoints_of_one_iteration_the_last_is_taken(run):
+def test_last_ckpt_is_preferred_among_checkpoints_of_one_iteration(run):
     for name in ("best", "last", "z"):
         save(run.checkpoints / f"{name}.ckpt", 10)
     assert newest_checkpoint(run)[0] == run.last_checkpoint
 
 
-def test_a_checkpoint_of_another_run_is_told_and_not_taken(run):
+def test_a_checkpoint_of_another_run_is_reported_and_skipped(run):
     save(run.last_checkpoint, 10, run="vae/1")
     save(run.checkpoints / "stranger.ckpt", 20, run="gan/2")
     with pytest.warns(UserWarning, match=r"stranger.ckpt is a checkpoint of the run gan/2, not of vae/1\. Another"):
@@ -56,7 +56,7 @@ def test_a_run_that_was_moved_keeps_its_checkpoints(run, tmp_path):
     assert moved.identity == "vae/1"
 
 
-def test_checkpoints_of_weights_alone_are_not_resumed(run):
+def test_checkpoints_with_weights_only_are_not_resumed(run):
     save(run.checkpoints / "previous.ckpt", 10)
     AtomicCheckpointIO().save_checkpoint({"global_step": 20}, run.last_checkpoint)
     assert newest_checkpoint(run)[1]["global_step"] == 10

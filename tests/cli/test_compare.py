@@ -162,7 +162,7 @@ def test_bounds_do_not_depend_on_the_extractor(make_run, tmp_path):
     assert find_cells(text, "a/20260101-000000-abcd")["nll/5000 ↓"] == "**1.00 ± 0.10**"
 
 
-def test_bounds_of_other_binarizations_are_not_comparable_and_distances_of_the_same_images_are(make_run, tmp_path):
+def test_different_binarizations_make_bounds_incomparable_but_not_sample_metrics(make_run, tmp_path):
     """Sample metrics compare images that are never binarized; bounds are those of the binary images."""
     rows = {"elbo": make_measurement(9.0), "fid/mnist_cnn": make_measurement(9.0)}
     better = {"elbo": make_measurement(1.0), "fid/mnist_cnn": make_measurement(1.0)}
@@ -180,7 +180,7 @@ def test_a_run_without_an_evaluation_has_comparable_bounds(make_run, tmp_path):
     assert find_cells(text, "a/20260101-000000-abcd")["elbo ↓"] == "**1.00 ± 0.10**"
 
 
-def test_sets_of_samples_of_one_model_are_seldom_called_different():
+def test_two_sample_sets_from_one_model_seldom_differ():
     """Standard errors over images alone would call most pairs different, since few samples have large balls."""
     generator = torch.Generator().manual_seed(0)
     real = torch.randn(500, 16, generator=generator)

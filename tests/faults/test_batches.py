@@ -63,7 +63,7 @@ def test_batches_of_any_size_train_like_one_part_or_are_refused(trials):
             torch.testing.assert_close(*weights, rtol=1e-9, atol=1e-12)
 
 
-def test_values_that_no_model_can_be_trained_on_are_told(trials):
+def test_values_that_no_model_can_be_trained_on_are_reported(trials):
     for trial in trials("NaN, infinite and huge values in one batch", 12, 100):
         with trial:
             draw = trial.random

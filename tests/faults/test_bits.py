@@ -36,7 +36,7 @@ def run(tmp_path):
     return run
 
 
-def test_a_changed_bit_of_a_checkpoint_is_told_and_the_checkpoint_before_it_is_taken(trials, run):
+def test_a_changed_bit_of_a_checkpoint_is_reported_and_the_checkpoint_before_it_is_used(trials, run):
     good = run.last_checkpoint.read_bytes()
     for trial in trials("flipped bits in checkpoints", 20, 50):
         with trial:

@@ -95,13 +95,13 @@ def start(folder, moment):
     return run, RunFolder(path)
 
 
-def assert_told(run, reasons):
+def assert_reported(run, reasons):
     """Assert that a run ends with one sentence that names a file and the reason, and with status 1."""
     assert run.wait(60) == 1, run.text
-    told = [line for line in run.text.splitlines() if "cannot be written" in line]
-    assert len(told) == 1, run.text
-    assert told[0].startswith("train.py: /"), told
-    assert told[0].endswith(tuple(f" cannot be written: {reason}." for reason in reasons)), told
+    reported = [line for line in run.text.splitlines() if "cannot be written" in line]
+    assert len(reported) == 1, run.text
+    assert reported[0].startswith("train.py: /"), reported
+    assert reported[0].endswith(tuple(f" cannot be written: {reason}." for reason in reasons)), reported
     assert "Traceback" not in run.text
     assert "Errno" not in run.text
 
@@ -115,7 +115,7 @@ def test_an_obstacle_ends_a_run_with_a_sentence(trials, tmp_path):
             folder.mkdir()
             run, run_folder = start(folder, trial.random.randrange(10))
             cause(run_folder, folder)
-            assert_told(run, reasons)
+            assert_reported(run, reasons)
 
 
 def test_a_full_disk_ends_a_run_with_a_sentence_and_keeps_its_checkpoint(trials, disk):
@@ -123,7 +123,7 @@ def test_a_full_disk_ends_a_run_with_a_sentence_and_keeps_its_checkpoint(trials,
         with trial:
             run, run_folder = start(disk, trial.random.randrange(10))
             fill(disk)
-            assert_told(run, (FULL,))
+            assert_reported(run, (FULL,))
             (disk / "filling").unlink()
             assert newest_checkpoint(run_folder)[1]["global_step"] > 0
         run.send(9)
@@ -141,7 +141,7 @@ def test_a_limit_on_the_size_of_files_ends_a_run_with_a_sentence(trials, tmp_pat
             size = run_folder.last_checkpoint.stat().st_size
             limit = trial.random.randrange(size)
             resource.prlimit(run.pid, resource.RLIMIT_FSIZE, (limit, limit))
-            assert_told(run, (TOO_LARGE,))
+            assert_reported(run, (TOO_LARGE,))
             assert newest_checkpoint(run_folder)[1]["global_step"] > 0
 
 
@@ -158,4 +158,4 @@ def test_a_read_only_run_is_not_resumed_and_not_tested(trials, disk):
             ["fit", "--resume", str(run_folder.path)],
             ["test", "--ckpt_path", str(run_folder.last_checkpoint)],
         ):
-            assert_told(Run(*command, "--trainer.logger=false", folder=output), ("the file system is read-only",))
+            assert_reported(Run(*command, "--trainer.logger=false", folder=output), ("the file system is read-only",))

@@ -211,6 +211,12 @@ def check_trainer_options(options: Namespace) -> None:
     for name in ("log_every_n_steps", "check_val_every_n_epoch"):
         if options[name] is not None and options[name] < 1:
             raise UserError(f"`--trainer.{name}` is {options[name]}. Choose at least 1.")
+    # Lightning accepts every negative number, and runs no batch below -1.
+    if options.num_sanity_val_steps is not None and options.num_sanity_val_steps < -1:
+        raise UserError(
+            f"`--trainer.num_sanity_val_steps` is {options.num_sanity_val_steps}. Choose 0 or more, or -1 for all"
+            " batches."
+        )
 
 
 def check_output(paths: list[Path], overwrite: bool) -> None:

@@ -1,6 +1,7 @@
 """Fixtures: the command line in this process, and the real MNIST where it is."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,10 @@ import wandb
 
 import train
 from cli.process import close_progress_bars
+
+
+# A shell starts background commands with Ctrl-C ignored, and the tests that send it would wait forever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -264,6 +264,10 @@ MISTAKES = {
         ["fit", *MLP, *DIGITS, "--trainer.check_val_every_n_epoch=0"],
         "`--trainer.check_val_every_n_epoch` is 0. Choose at least 1.",
     ),
+    "a sanity check of fewer batches than none": (
+        ["fit", *MLP, *DIGITS, "--trainer.num_sanity_val_steps=-7"],
+        "`--trainer.num_sanity_val_steps` is -7. Choose 0 or more, or -1 for all batches.",
+    ),
     "barebones": (
         ["fit", *MLP, *DIGITS, "--trainer.barebones=true"],
         "`--trainer.barebones` is true, and every run keeps its metrics and a checkpoint. Remove the option.",

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from faults.processes import Run, start_ranks
 from helpers import CONFIGS, ROOT, gan, load, read_wandb_records, run_command, run_python, vae
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from torch import nn
@@ -27,9 +28,19 @@ LEARNING_RATE = 0.5
 ONE_STEP = ["--trainer.max_steps=1", "--trainer.logger=false", "--trainer.limit_val_batches=0", "--seed_everything=3"]
 
 
-def fit(folder, *arguments):
-    finished = run_command("fit", *([] if "--resume" in arguments else DIGITS), *arguments, cwd=folder)
-    assert finished.returncode == 0, finished.stderr
+def run(folder, *arguments, world_size=1):
+    """Run train.py in one process, or in the processes of several ranks."""
+    if world_size == 1:
+        processes = [Run(*arguments, folder=folder)]
+    else:
+        processes = start_ranks(*arguments, folder=folder, world_size=world_size)
+    for process in processes:
+        assert process.wait() == 0, process.text[-3000:]
+
+
+def fit(folder, *arguments, world_size=1):
+    """Train, and return the run's directory."""
+    run(folder, "fit", *([] if "--resume" in arguments else DIGITS), *arguments, world_size=world_size)
     return max(folder.glob("runs/*/*"), key=lambda run: run.stat().st_mtime)
 
 
@@ -76,14 +87,14 @@ def test_vae_gradients_equal_those_of_the_joined_batch(tmp_path):
     arguments = ["--config", str(CONFIGS / "vae/vae.yaml"), *list_sgd_options("optimizer"), *ONE_STEP]
     start = fit(tmp_path, *arguments, "--model.optimizer.lr=0")
     model = VAEModule.load_from_checkpoint(start / "checkpoints/last.ckpt", weights_only=True)
-    run = fit(tmp_path, *arguments, *DDP)
+    trained = fit(tmp_path, *arguments, world_size=2)
     noise, images = join(model, lambda batch: (torch.randn(1, 64, model.latent_dim)[0], batch))
     posterior = model.encode(images)
     z = posterior.mean + posterior.stddev * noise
     kl = torch.distributions.kl_divergence(posterior, model.prior())
     loss = -(model.decode(z).log_prob(images) - kl).mean()
     step_on_joined_batch(model, loss)
-    assert_equal_weights(model, load(run / "checkpoints/last.ckpt"))
+    assert_equal_weights(model, load(trained / "checkpoints/last.ckpt"))
 
 
 def test_gan_gradients_equal_those_of_the_joined_batch(tmp_path):
@@ -98,7 +109,7 @@ def test_gan_gradients_equal_those_of_the_joined_batch(tmp_path):
     start = fit(tmp_path, *arguments, *(f"--model.{optimizer}.lr=0" for optimizer in optimizers))
     model = GANModule.load_from_checkpoint(start / "checkpoints/last.ckpt", weights_only=True)
     # With two micro-batches. The ranks exchange gradients once: the sums over both micro-batches.
-    run = fit(tmp_path, *arguments, *DDP, "--model.micro_batches=2")
+    trained = fit(tmp_path, *arguments, "--model.micro_batches=2", world_size=2)
     shape = (64, model.latent_dim)
     first, second, real = join(model, lambda batch: (torch.randn(shape), torch.randn(shape), batch))
     real.requires_grad_()
@@ -108,7 +119,7 @@ def test_gan_gradients_equal_those_of_the_joined_batch(tmp_path):
     step_on_joined_batch(model.discriminator, model.loss.discriminator(real_logits, fake_logits) + r1)
     loss = model.loss.generator(None, model.logits(model.generator(second)))
     step_on_joined_batch(model.generator, loss)
-    assert_equal_weights(model, load(run / "checkpoints/last.ckpt"))
+    assert_equal_weights(model, load(trained / "checkpoints/last.ckpt"))
 
 
 class UnequalBatches(LightningDataModule):
@@ -207,21 +218,22 @@ def test_an_average_over_two_ranks_counts_the_images_of_both(tmp_path):
     ema.write_text(f"model: {{init_args: {{ema: {average}}}}}")
     arguments = ["--config", str(CONFIGS / "gan/mlp.yaml"), "--config", str(ema), *ONE_STEP]
     start = load(fit(tmp_path, *arguments, "--model.generator_optimizer.lr=0") / "checkpoints/last.ckpt")["state_dict"]
-    run = load(fit(tmp_path, *arguments, "--model.gradient_clip_norm=1", *DDP) / "checkpoints/last.ckpt")["state_dict"]
-    names = [name.removeprefix("generator.") for name in run if name.startswith("generator.")]
+    trained = fit(tmp_path, *arguments, "--model.gradient_clip_norm=1", world_size=2)
+    end = load(trained / "checkpoints/last.ckpt")["state_dict"]
+    names = [name.removeprefix("generator.") for name in end if name.startswith("generator.")]
     for name in names:
-        before, after = start[f"generator.{name}"], run[f"generator.{name}"]
+        before, after = start[f"generator.{name}"], end[f"generator.{name}"]
         assert not torch.equal(before, after)
-        torch.testing.assert_close(run[f"ema.network.{name}"], (before + after) / 2)
+        torch.testing.assert_close(end[f"ema.network.{name}"], (before + after) / 2)
 
 
 @pytest.mark.parametrize(("recipe", "num_images"), [("conv", 1197), ("autoregressive", 1427)])
 def test_ddp_resumes_exactly(recipe, num_images, tmp_path):
     """conv has batch normalization; autoregressive has bfloat16, stochastic layers, the path gradient and Muon."""
-    arguments = ["--config", str(CONFIGS / f"vae/{recipe}.yaml"), "--trainer.logger=false", *DDP]
-    reference = fit(tmp_path, *arguments, "--trainer.max_epochs=2")
-    stopped = fit(tmp_path, *arguments, "--trainer.max_epochs=1")
-    fit(tmp_path, "--resume", str(stopped), "--trainer.max_epochs=2")
+    arguments = ["--config", str(CONFIGS / f"vae/{recipe}.yaml"), "--trainer.logger=false"]
+    reference = fit(tmp_path, *arguments, "--trainer.max_epochs=2", world_size=2)
+    stopped = fit(tmp_path, *arguments, "--trainer.max_epochs=1", world_size=2)
+    fit(tmp_path, "--resume", str(stopped), "--trainer.max_epochs=2", world_size=2)
     one, other = (load(run / "checkpoints/last.ckpt") for run in (stopped, reference))
     assert one["global_step"] == 2 * (num_images // 128)
     for name, value in one["state_dict"].items():
@@ -230,14 +242,14 @@ def test_ddp_resumes_exactly(recipe, num_images, tmp_path):
 
 def test_a_report_over_two_ranks_equals_one_over_one(tmp_path):
     """The decoder has batch normalization, and the model is trained on two ranks. Values per image are bit-equal."""
-    run = fit(tmp_path, "--config", str(CONFIGS / "vae/conv.yaml"), "--trainer.logger=false", *DDP, *FEW_BATCHES)
+    arguments = ["--config", str(CONFIGS / "vae/conv.yaml"), "--trainer.logger=false", *FEW_BATCHES]
+    trained = fit(tmp_path, *arguments, world_size=2)
     likelihood = ["--trainer.callbacks+=callbacks.ImportanceSampledLikelihood", "--trainer.callbacks.num_samples=2"]
     reports = []
-    for devices in ([], DDP):
-        arguments = ["--ckpt_path", str(run / "checkpoints/last.ckpt"), "--num_samples=1200", *likelihood, *devices]
-        finished = run_command("test", *arguments, cwd=tmp_path)
-        assert finished.returncode == 0, finished.stderr
-        reports.append(json.loads((run / "metrics.json").read_text())["test"]["metrics"])
+    checkpoint = ["--ckpt_path", str(trained / "checkpoints/last.ckpt")]
+    for world_size in (1, 2):
+        run(tmp_path, "test", *checkpoint, "--num_samples=1200", *likelihood, world_size=world_size)
+        reports.append(json.loads((trained / "metrics.json").read_text())["test"]["metrics"])
     assert reports[0]["fid/mnist_cnn"]["n"] == 1200
     assert reports[0].keys() == reports[1].keys()
     # These two have one latent per image, which is drawn batch by batch.
@@ -258,15 +270,21 @@ def test_modes_over_two_ranks_equal_those_over_one(tmp_path):
         "--model.generator=gen_lightning.networks.MLPDecoder",
     ]
     arguments = ["--config", str(CONFIGS / "gan/mlp.yaml"), *points, "--trainer.callbacks=callbacks.ModeCoverage"]
-    finished = run_command("fit", *arguments, *FEW_BATCHES, *DDP, "--trainer.logger=false", cwd=tmp_path)
-    assert finished.returncode == 0, finished.stderr
-    (run,) = tmp_path.glob("runs/*/*")
+    run(tmp_path, "fit", *arguments, *FEW_BATCHES, "--trainer.logger=false", world_size=2)
+    (trained,) = tmp_path.glob("runs/*/*")
     values = []
-    for devices in ([], DDP):
-        finished = run_command("test", "--ckpt_path", str(run / "checkpoints/last.ckpt"), *devices, cwd=tmp_path)
-        assert finished.returncode == 0, finished.stderr
-        values.append(json.loads((run / "metrics.json").read_text())["test"]["metrics"]["reverse_kl"]["value"])
+    for world_size in (1, 2):
+        run(tmp_path, "test", "--ckpt_path", str(trained / "checkpoints/last.ckpt"), world_size=world_size)
+        values.append(json.loads((trained / "metrics.json").read_text())["test"]["metrics"]["reverse_kl"]["value"])
     assert 0 < values[0] == values[1] < math.inf
+
+
+def test_lightnings_launcher_starts_both_ranks(tmp_path):
+    arguments = ["--config", str(CONFIGS / "gan/mlp.yaml"), *DIGITS, *DDP, "--trainer.max_epochs=1"]
+    finished = run_command("fit", *arguments, "--trainer.logger=false", cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    (trained,) = tmp_path.glob("runs/*/*")
+    assert load(trained / "checkpoints/last.ckpt")["global_step"] == 1197 // 128
 
 
 def test_torchrun_with_two_processes_makes_one_run(tmp_path):
@@ -279,9 +297,9 @@ def test_torchrun_with_two_processes_makes_one_run(tmp_path):
         cwd=tmp_path,
     )
     assert finished.returncode == 0, finished.stderr
-    (run,) = tmp_path.glob("runs/*/*")
-    assert load(run / "checkpoints/last.ckpt")["global_step"] == 1197 // 128
-    assert read_wandb_records(run)
+    (trained,) = tmp_path.glob("runs/*/*")
+    assert load(trained / "checkpoints/last.ckpt")["global_step"] == 1197 // 128
+    assert read_wandb_records(trained)
 
 
 def test_the_reference_step_is_a_step_of_sgd():

@@ -11,7 +11,6 @@ import wandb
 import train
 from cli.process import close_progress_bars
 
-
 # A shell starts background commands with Ctrl-C ignored, and the tests that send it would wait forever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

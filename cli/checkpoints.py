@@ -180,4 +180,6 @@ def read_config(
     """
     if "config" not in checkpoint:
         raise UserError(f"{path} contains no training configuration. Pass a full checkpoint written by train.py.")
-    return StoredConfig(checkpoint["config"], path, trusted, trainer_options).dump()
+    stored = StoredConfig(checkpoint["config"], path, trusted, trainer_options)
+    stored.add_shape(checkpoint.get("hyper_parameters", {}).get("data_shape"))
+    return stored.dump()

@@ -294,6 +294,9 @@ class CommandLine(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:
+            # jsonargparse wraps what `get_shape` raises.
+            if isinstance(error.__cause__, UserError):
+                raise error.__cause__ from None
             # Constructors raise a ConstructionError instead.
             if isinstance(error, UserError) or runs_user_code(error):
                 raise

@@ -23,7 +23,7 @@ from torchvision.utils import make_grid, save_image
 from callbacks import Evaluation, ExampleMeans, SampleMeasure, StopOnNaN
 from cli.checkpoints import load_checkpoint
 from gen_lightning import GenerativeModule, VAEModule
-from gen_lightning.contracts import ExampleData, IdentifiedData, require
+from gen_lightning.contracts import ExampleData, IdentifiedData, ScaledData, offers, require
 from gen_lightning.errors import StorageError, UserError
 from gen_lightning.metrics import FeatureExtractor
 from gen_lightning.stopping import begin_deferral, end_deferral
@@ -119,7 +119,8 @@ class Trainer(LightningTrainer):
             latents: source of the latents of a VAE's samples: prior, or gmm, a mixture of 10 Gaussians fitted to the
                 latents of the training images
             output: directory of grid.png (at most 400 samples) and samples.npz (arr_0: uint8 [N, H, W, C], or float32
-                [N, ...] if the data are not images; labels: int64 [N] if the model is conditional)
+                [N, ...] if the data are not images; as the file stores them if the data are an ArrayDataModule;
+                labels: int64 [N] if the model is conditional)
             seed: seed of the samples
             overwrite: replace the files that are in the directory
         """
@@ -142,9 +143,9 @@ class Trainer(LightningTrainer):
             files.callback(end_deferral)
             if len(model.data_shape) == 3:
                 grid = make_grid(samples[:400], nrow=math.ceil(min(num_samples, 400) ** 0.5))
-                samples = (samples.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
                 save_image(grid, files.enter_context(atomic_write(grid_path)), format="png")
-            np.savez_compressed(files.enter_context(atomic_write(samples_path)), samples.numpy(), **arrays)
+            arrays["arr_0"] = convert_samples(samples, datamodule, ckpt_path).numpy()
+            np.savez_compressed(files.enter_context(atomic_write(samples_path)), **arrays)
             # A signal leaves both files or none.
             begin_deferral()
         print(f"Wrote {num_samples} samples to {folder}")
@@ -267,6 +268,16 @@ def fit_mixture_prior(model: GenerativeModule, datamodule: LightningDataModule |
         yield from examples.examples("train")
 
     model.fitted_prior = fit_latent_mixture(model, read_training_examples, identity, folder)
+
+
+def convert_samples(samples: Tensor, datamodule: LightningDataModule | None, ckpt_path: str) -> Tensor:
+    """Return samples as they are written: as the data module stores its data, or images as uint8 `[N, H, W, C]`."""
+    if offers(datamodule, ScaledData):
+        datamodule.load_state_dict(load_checkpoint(ckpt_path)[type(datamodule).__qualname__])
+        return datamodule.restore_units(samples)
+    if samples.ndim != 4:
+        return samples
+    return (samples.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def cycle_labels(labels: int | list[int], n: int) -> Tensor:

@@ -149,6 +149,15 @@ class StoredConfig:
             stored["trainer"] = {name: stored["trainer"][name] for name in options if name in stored["trainer"]}
         self.values = {option: self._check_option(option, value) for option, value in stored.items()}
 
+    def add_shape(self, shape: Any) -> None:
+        """Add the shape of the model's data to a data module that would read it from a file, which may be missing."""
+        data = self.values.get("data")
+        sizes = list(shape) if isinstance(shape, list | tuple) else []
+        if isinstance(data, dict) and sizes and all(type(size) is int for size in sizes):
+            arguments = data["init_args"]
+            if "shape" in arguments and arguments["shape"] is None:
+                arguments["shape"] = sizes
+
     def dump(self) -> str:
         """Return the configuration as YAML."""
         text = yaml.safe_dump(self.values)

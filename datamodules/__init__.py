@@ -1,5 +1,6 @@
 """Data modules: each delivers batches of (data, labels) on the device. `SplitDataModule` is their base class."""
 
+from datamodules.arrays import ArrayDataModule
 from datamodules.base import ImageDataModule, SplitDataModule
 from datamodules.loaders import Batch, EvaluationLoader, TrainLoader
 from datamodules.mixtures import GaussianMixture, GaussianMixtureDataModule, Grid, Ring
@@ -8,6 +9,7 @@ from datamodules.sources import Split
 from datamodules.stacked import StackedMNISTDataModule, StackLoader
 
 __all__ = [
+    "ArrayDataModule",
     "Batch",
     "EvaluationLoader",
     "GaussianMixture",

@@ -89,8 +89,12 @@ class SplitDataModule(LightningDataModule, ABC):
             self.splits = self.make_splits()
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[Tensor, Tensor]:
-        """Return data and labels on the device; convert uint8 data to float32 in [0, 1], and leave other data as is."""
-        return _scale(batch.data), batch.labels
+        """Return converted data, and labels, on the device."""
+        return self.convert(batch.data), batch.labels
+
+    def convert(self, data: Tensor) -> Tensor:
+        """Return stored data as models see them: uint8 as float32 in [0, 1], anything else as is."""
+        return data.float() / 255 if data.dtype == torch.uint8 else data
 
     def get_training_split(self) -> Split:
         """Return the split that training batches are taken from; a subclass may transform it."""
@@ -99,6 +103,14 @@ class SplitDataModule(LightningDataModule, ABC):
     def get_evaluation_split(self, split: SplitName) -> Split:
         """Return a split as it is evaluated on; a subclass may transform it."""
         return self.splits[split]
+
+    def examples(self, split: SplitName, n: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Return the first n examples of a split (default: all) as they are evaluated on, in batches (data, labels).
+
+        Every rank gets all of them. The data are converted on the device of the split.
+        """
+        data, labels = (tensor[:n].split(_EXAMPLES_PER_BATCH) for tensor in self.get_evaluation_split(split))
+        return zip(map(self.convert, data), labels, strict=True)
 
     def train_dataloader(self) -> TrainLoader:
         """Return a loader of shuffled full batches of the training split; see `TrainLoader`.
@@ -151,8 +163,8 @@ class SplitDataModule(LightningDataModule, ABC):
 class ImageDataModule(SplitDataModule):
     """Base class of data modules of images, whose splits hold uint8 `[N, C, H, W]`.
 
-    With `images` and `examples`, callbacks such as `callbacks.Evaluation` can use whole splits. A subclass defines the
-    same members as one of `SplitDataModule`.
+    With `images`, callbacks such as `callbacks.Evaluation` can use whole splits. A subclass defines the same members as
+    one of `SplitDataModule`.
     """
 
     def images(self, split: SplitName) -> Iterator[Tensor]:
@@ -160,16 +172,4 @@ class ImageDataModule(SplitDataModule):
 
         Every rank gets all images, in the same order each time.
         """
-        return map(_scale, self.splits[split].data.split(_EXAMPLES_PER_BATCH))
-
-    def examples(self, split: SplitName, n: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Return the first n examples of a split (default: all) as they are evaluated on, in batches (images, labels).
-
-        Every rank gets all of them. The images are transformed on the device of the split.
-        """
-        images, labels = (tensor[:n].split(_EXAMPLES_PER_BATCH) for tensor in self.get_evaluation_split(split))
-        return zip(map(_scale, images), labels, strict=True)
-
-
-def _scale(data: Tensor) -> Tensor:
-    return data.float() / 255 if data.dtype == torch.uint8 else data
+        return map(self.convert, self.splits[split].data.split(_EXAMPLES_PER_BATCH))

@@ -79,6 +79,18 @@ class DequantizableData(Protocol):
     """Whether uniform noise is added to the discrete levels."""
 
 
+class ScaledData(Protocol):
+    """A data module that scales its data, and keeps the scale in the checkpoint."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the scale of a checkpoint."""
+        ...
+
+    def restore_units(self, data: Tensor) -> Tensor:
+        """Return samples as the data are stored."""
+        ...
+
+
 class Mixture(Protocol):
     """A mixture of isotropic Gaussians."""
 

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import yaml
 from helpers import CONFIGS
@@ -55,11 +56,13 @@ def read_values(config, key=""):
 
 
 def train_one_batch(fit, recipe, *options):
-    has_source = "source" in yaml.safe_load(recipe.read_text())["data"]["init_args"]
+    data_options = yaml.safe_load(recipe.read_text())["data"]["init_args"]
+    if "path" in data_options:
+        np.savez(data_options["path"], data=np.random.default_rng(0).normal(size=(40, 3)))
     folder = fit(
         "--config",
         str(recipe),
-        *["--data.source=digits"] * has_source,
+        *["--data.source=digits"] * ("source" in data_options),
         "--data.batch_size=16",
         "--trainer.max_steps=1",
         "--trainer.limit_val_batches=0",

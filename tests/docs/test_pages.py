@@ -152,7 +152,7 @@ def is_option(option):
     groups = {
         "trainer": [Trainer],
         "model": [GANModule, VAEModule],
-        "data": [datamodules.MNISTDataModule],
+        "data": [getattr(datamodules, name) for name in datamodules.__all__ if name.endswith("DataModule")],
         "checkpoint": [callbacks.LastCheckpoint],
         "extractor": [metrics.ClassifierFeatures, metrics.InceptionFeatures],
     }

@@ -1,0 +1,109 @@
+"""Arrays in files: NumPy's .npy and .npz, PyTorch's .pt and .pth, and .safetensors; none of them may hold code."""
+
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from datamodules.sources import Split
+from gen_lightning.errors import UserError
+
+# What the readers raise for a file that is damaged, or that holds objects other than arrays.
+_FAULTS = (
+    *(OSError, ValueError, RuntimeError, TypeError, AttributeError, EOFError),
+    *(zipfile.BadZipFile, pickle.UnpicklingError, SafetensorError),
+)
+SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".safetensors")
+
+
+def read_split(path: Path, data_key: str, labels_key: str) -> Split:
+    """Return the examples of a file, as they are stored, and their labels; 0 if it has none.
+
+    The data of .npy, .pt and .safetensors files stay on the disk: what is read of them is what is indexed.
+
+    Args:
+        path: the file
+        data_key: name of the examples, if the file holds several arrays
+        labels_key: name of the labels, if the file holds several arrays
+
+    Raises:
+        UserError: the file is missing or corrupt, holds no array of that name, no numbers, no examples, or labels that
+            are not one whole number of 0 or more for each example.
+    """
+    arrays = _read_arrays(path)
+    if len(arrays) > 1 and data_key not in arrays:
+        raise UserError(f"{path} has no array `{data_key}`. Choose one with --data.data_key: {', '.join(arrays)}.")
+    data = arrays[data_key] if data_key in arrays else next(iter(arrays.values()), torch.empty(0))
+    if data.ndim < 2 or len(data) == 0:
+        raise UserError(
+            f"The data in {path} have shape {tuple(data.shape)}. Store at least one example in an array [N, ...]."
+        )
+    if data.is_complex():
+        raise UserError(f"The data in {path} are {data.dtype}. Store real and imaginary parts as two channels.")
+    labels = arrays.get(labels_key) if len(arrays) > 1 else None
+    return Split(data, _check_labels(labels, len(data), path))
+
+
+def _check_labels(labels: Tensor | None, n: int, path: Path) -> Tensor:
+    if labels is None:
+        return torch.zeros(n, dtype=torch.int64)
+    whole = not (labels.is_floating_point() or labels.is_complex())
+    if labels.shape != (n,) or not whole or int(labels.min()) < 0:
+        raise UserError(
+            f"The labels in {path} are {labels.dtype} of shape {tuple(labels.shape)}. Store one whole number of 0 or"
+            f" more for each of the {n:,} examples, or choose another array with --data.labels_key."
+        )
+    return labels.long()
+
+
+def _read_arrays(path: Path) -> dict[str, Tensor]:
+    """Return the arrays of a file by name; that of a file with one array has the name "data"."""
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{path} has the ending {path.suffix!r}. Choose a file that ends in {', '.join(SUFFIXES)}.")
+    if not path.is_file():
+        raise UserError(f"{path} is missing. Choose a file of arrays with --data.path.")
+    try:
+        return _READERS[path.suffix](path)
+    except _FAULTS as error:
+        raise UserError(
+            f"{path} is corrupt, or holds something other than arrays of numbers. Write it with numpy.save,"
+            " numpy.savez, torch.save or safetensors."
+        ) from error
+
+
+def _read_npy(path: Path) -> dict[str, Tensor]:
+    # Copy on write, because PyTorch has no tensors that are read-only.
+    return {"data": _to_tensor(np.load(path, mmap_mode="c", allow_pickle=False))}
+
+
+def _read_npz(path: Path) -> dict[str, Tensor]:
+    with np.load(path, allow_pickle=False) as file:
+        return {name: _to_tensor(file[name]) for name in file.files}
+
+
+def _read_pt(path: Path) -> dict[str, Tensor]:
+    content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if isinstance(content, Tensor):
+        return {"data": content}
+    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def _to_tensor(array: np.ndarray[Any, Any]) -> Tensor:
+    # PyTorch has no numbers in the other byte order.
+    return torch.from_numpy(array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("=")))
+
+
+_READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
+    ".npy": _read_npy,
+    ".npz": _read_npz,
+    ".pt": _read_pt,
+    ".pth": _read_pt,
+    ".safetensors": load_file,
+}

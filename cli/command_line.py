@@ -55,6 +55,7 @@ from gen_lightning.base import check_callbacks
 from gen_lightning.contracts import ShapedData, offers
 from gen_lightning.errors import UserError
 from gen_lightning.loops import VALIDATION, answer_signals_together
+from gen_lightning.ranks import is_lost_connection
 
 USAGE = """Train, validate, test, sample from and compare GANs and VAEs.
 
@@ -366,7 +367,7 @@ class CommandLine(LightningCLI):
         except (RuntimeError, TypeError, IndexError) as error:
             # Classes of this project and of torch that do not fit each other are seen when they are first called.
             started = self.trainer.global_step > self.checkpoint_iteration
-            if started or find_error_message(error) or runs_user_code(error):
+            if started or find_error_message(error) or runs_user_code(error) or is_lost_connection(error):
                 raise
             reason = describe_reason(error) or "."
             raise UserError(

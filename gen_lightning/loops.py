@@ -136,6 +136,8 @@ def answer_signals_together(trainer: Trainer) -> None:
     set_up_environment = strategy.setup_environment
 
     def set_up_and_connect() -> None:
+        if watch := get_watch():
+            watch.others = [rank for rank in range(trainer.world_size) if rank != trainer.global_rank]
         set_up_environment()
         connect_ranks(trainer)
 

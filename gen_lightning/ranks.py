@@ -3,6 +3,7 @@
 A collective operation needs the main thread of every rank. These messages reach a rank whatever its main thread does.
 """
 
+import re
 import selectors
 import socket
 from collections.abc import Callable
@@ -15,6 +16,18 @@ Address = tuple[int, str]
 
 def _ignore(rank: int, word: str, *numbers: int) -> None:
     pass
+
+
+# What gloo, NCCL and the store of torch.distributed write if another process has ended.
+_LOST = re.compile(
+    r"closed by peer|reset by peer|Broken pipe|Read error|Write error|remote process exited|failed to recv|got 0 bytes",
+    re.IGNORECASE,
+)
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Return whether an exception of torch.distributed says that another rank has ended."""
+    return isinstance(error, RuntimeError) and _LOST.search(str(error)) is not None
 
 
 class Ranks:

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
-from gen_lightning.ranks import Ranks
+from gen_lightning.ranks import Ranks, is_lost_connection
 
 Position = tuple[int, int]
 """A moment between two batches: completed iterations, and the number of moments since then."""
@@ -58,6 +58,7 @@ class Watch(threading.Thread):
         self.deferred = False
         self.ending = False
         self.ranks: Ranks | None = None
+        self.others: list[int] = []
         self.children: Mapping[int, subprocess.Popen[bytes]] = {}
         self._raised = False
         self._paused_at = 0.0
@@ -97,8 +98,12 @@ class Watch(threading.Thread):
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else int(end.code is not None)
             raise
-        except BaseException:
+        except BaseException as error:
             self._await_verdict()
+            if is_lost_connection(error):
+                status = 128 + self.requested if self.requested else 1
+                self._report_lost_connection()
+                raise SystemExit(status) from None
             raise
         finally:
             self.ending = True
@@ -161,11 +166,17 @@ class Watch(threading.Thread):
 
     def _await_verdict(self) -> None:
         # If another rank has died, a collective operation fails here before the thread has noticed the death.
-        if self.ranks:
+        if self.others:
             self.ending = False
             time.sleep(1)
             if self._deadline and not self._follows:
                 time.sleep(_OTHER_RANKS)
+
+    def _report_lost_connection(self) -> None:
+        """Say which connection is lost, if the other rank ended before it could exchange messages."""
+        if not self.requested:
+            name = f"rank {self.others[0]}" if len(self.others) == 1 else "another rank"
+            sys.stderr.write(f"train.py: The connection to {name} is lost, and this rank ends with it.\n")
 
     def _close(self, status: int) -> None:
         self.deferred = False

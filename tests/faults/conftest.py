@@ -50,6 +50,8 @@ def trials(request: pytest.FixtureRequest) -> Callable[..., Iterator[Trial]]:
         failures = [trial.failure for trial in done if trial.failure]
         request.node.user_properties.append(("campaign", (kind, count, len(failures))))
         if failures:
-            pytest.fail(f"{kind}: {len(failures)} of {count} trials failed\n" + "\n".join(failures[:5]), pytrace=False)
+            indices = ", ".join(str(trial.index) for trial in done if trial.failure)
+            report = f"{kind}: {len(failures)} of {count} trials failed: {indices}\n"
+            pytest.fail(report + "\n".join(failures[:5]), pytrace=False)
 
     return run

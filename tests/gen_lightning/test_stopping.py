@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from gen_lightning.ranks import is_lost_connection
 from gen_lightning.stopping import Stop, answering_signals, begin_deferral, check_stop, end_deferral, get_watch
 
 
@@ -62,3 +63,29 @@ def test_without_the_context_there_is_nothing_to_stop():
     begin_deferral()
     check_stop(0)
     end_deferral()
+
+
+@pytest.mark.parametrize(
+    ("message", "lost"),
+    [
+        ("[gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:9099.", True),
+        ("Broken pipe", True),
+        ("NCCL error: remote process exited or there was a network error", True),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+    ],
+)
+def test_an_error_of_a_lost_connection_is_known_by_its_message(message, lost):
+    assert is_lost_connection(RuntimeError(message)) == lost
+    assert not is_lost_connection(ValueError(message))
+
+
+def lose_connection():
+    get_watch().others = [1]
+    raise RuntimeError("Connection closed by peer")
+
+
+def test_a_lost_connection_ends_with_status_1_and_names_the_rank(capsys):
+    with pytest.raises(SystemExit) as end, answering_signals():
+        lose_connection()
+    assert end.value.code == 1
+    assert capsys.readouterr().err == "train.py: The connection to rank 1 is lost, and this rank ends with it.\n"

@@ -49,7 +49,7 @@ from cli.process import close_progress_bars, find_command
 from cli.report import build_report, collect_rows, last_metrics, log_report, print_report
 from cli.runs import RunFolder
 from cli.trainer import NoProfiler, Trainer, check_budget, check_trainer_options, run_on_rank_zero
-from cli.validation import CLASS_PARSERS, OptionParser, check_numbers, check_subcommand, explain
+from cli.validation import CLASS_PARSERS, OptionParser, check_nulls, check_numbers, check_subcommand, explain
 from gen_lightning import GenerativeModule
 from gen_lightning.base import check_callbacks
 from gen_lightning.contracts import ShapedData, offers
@@ -244,6 +244,7 @@ class CommandLine(LightningCLI):
         config = self.config[self.config.subcommand]
         replace_string_enums(config)
         check_numbers(config)
+        check_nulls(config)
         parser.config = config
 
     def _add_instantiators(self) -> None:

@@ -167,6 +167,23 @@ def check_numbers(config: Namespace) -> None:
             raise UserError(f"`{spell(keys)}` is {value}. Expected a whole number of at most {MAX_SIZE:,}.")
 
 
+def check_nulls(config: Namespace) -> None:
+    """Check that null is given only to arguments that take it; jsonargparse takes it for any that has a default.
+
+    Raises:
+        UserError: an argument is null, and its type says otherwise.
+    """
+    for keys, value in walk(config):
+        arguments = value.get("init_args") if isinstance(value, Namespace) else None
+        nulls = [name for name, one in vars(arguments or Namespace()).items() if one is None]
+        if not nulls or not isinstance(value.get("class_path"), str):
+            continue
+        parameters = find_parameters(import_object(value.class_path, keys), 0)
+        for name in nulls:
+            if name in parameters and parameters[name].default is not None and not parameters[name].required:
+                check(None, parameters[name]._typehint, (*keys, "init_args", name), False, parameters[name].default)
+
+
 def collect_options(parser: ArgumentParser) -> dict[str, Any]:
     """Return the actions of a parser's options in nested mappings, such as `trainer`, then `max_epochs`."""
     options: dict[str, Any] = {}

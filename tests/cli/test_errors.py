@@ -264,6 +264,18 @@ MISTAKES = {
         ["fit", *MLP, *DIGITS, "--trainer.check_val_every_n_epoch=0"],
         "`--trainer.check_val_every_n_epoch` is 0. Choose at least 1.",
     ),
+    "null for an argument of a callback": (
+        ["fit", *MLP, *DIGITS, "--trainer.callbacks=[{class_path: callbacks.SampleGrid, init_args: {seed: null}}]"],
+        "`trainer.callbacks.0.seed` is null. Expected a whole number.",
+    ),
+    "null for an argument of a network": (
+        ["fit", *MLP, *DIGITS, "--model.generator.first_layer_scale=null"],
+        "`--model.generator.first_layer_scale` is null. Expected a number.",
+    ),
+    "null for an argument of the data": (
+        ["fit", *MLP, *DIGITS, "--data.batch_size=null"],
+        "`--data.batch_size` is null. Expected a whole number.",
+    ),
     "a sanity check of fewer batches than none": (
         ["fit", *MLP, *DIGITS, "--trainer.num_sanity_val_steps=-7"],
         "`--trainer.num_sanity_val_steps` is -7. Choose 0 or more, or -1 for all batches.",

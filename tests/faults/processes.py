@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -91,8 +92,9 @@ class Run:
 
     def send(self, signal_number: int) -> None:
         """Send a signal, unless the process has ended."""
-        if self.is_alive:
-            os.kill(self.pid, signal_number)
+        with suppress(ProcessLookupError):
+            if self.is_alive:
+                os.kill(self.pid, signal_number)
 
     def wait_until(self, condition: Callable[[], bool], timeout: float = 60) -> bool:
         """Wait for a condition, and return whether it became true before the process ended or time ran out."""

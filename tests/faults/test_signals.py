@@ -119,10 +119,13 @@ def test_a_dead_rank_ends_the_other_with_one_sentence(trials, tmp_path):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Path:
-    """The directory of a run that has ended."""
+    """The directory of a run that has been tested."""
     folder = tmp_path_factory.mktemp("trained")
     assert Run("fit", *OPTIONS, "--trainer.max_steps=6", folder=folder).wait() == 0
-    return find_run(folder)
+    run = find_run(folder)
+    checkpoint = f"--ckpt_path={run / 'checkpoints/last.ckpt'}"
+    assert Run("test", checkpoint, "--num_samples=500", folder=folder).wait() == 0
+    return run
 
 
 def test_other_subcommands_end_at_once(trials, tmp_path, trained):

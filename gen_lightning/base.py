@@ -214,6 +214,13 @@ class GenerativeModule(LightningModule, ABC):
         """Return whether all values of a batch can occur in the model, a boolean scalar, without a synchronization."""
         return torch.ones((), dtype=torch.bool, device=data.device)
 
+    def check_extremes(self, lowest: float, highest: float, split: str) -> None:
+        """Check the smallest and the largest value of a split so far, whenever they are read from the device.
+
+        Raises:
+            UserError: the model cannot generate such values.
+        """
+
     def check_labels(self, batch: Sequence[Tensor]) -> None:
         """Check the labels of a batch for a class-conditional model, before they are used.
 
@@ -255,7 +262,8 @@ class GenerativeModule(LightningModule, ABC):
         Raises:
             UserError: the model cannot be trained on the batch.
         """
-        # To look at the values of each batch would stall a GPU, so there it is done when scalars are logged.
+        # To look at the values of each batch would stall a GPU. There it is done for the first batch, and when scalars
+        # are logged.
         self._check_batch(batch, "training", not self.data_checked, reads_values=self.device.type == "cpu")
         self.data_checked = True
         self._check_normalization(len(batch[0]) // self.num_parts)
@@ -394,7 +402,9 @@ class GenerativeModule(LightningModule, ABC):
                 " model.data_shape to the shape of the data."
             )
         if not data.is_floating_point():
-            raise UserError(f"The data are {data.dtype}. Convert them to float32, and images to [0, 1].")
+            raise UserError(
+                f"The data are {data.dtype}. Convert them to float32, such as 8-bit images by `images.float() / 255`."
+            )
 
     def _start_evaluation_batch(self, batch: Sequence[Tensor], split: str, batch_idx: int) -> None:
         self._check_batch(batch, split, is_first=batch_idx == 0, reads_values=True)
@@ -411,8 +421,8 @@ class GenerativeModule(LightningModule, ABC):
         if is_first or reads_values:
             self.check_labels(batch)
         self._checks[split].add(data, self.supports(data))
-        if reads_values:
-            self._checks[split].refuse()
+        if is_first or reads_values:
+            self._check_values(split)
 
     def _check_normalization(self, size: int) -> None:
         """Refuse a part of a batch with one example if vectors are normalized over the examples."""
@@ -422,8 +432,12 @@ class GenerativeModule(LightningModule, ABC):
                 " data loader, or choose a larger batch."
             )
 
+    def _check_values(self, split: str) -> None:
+        """Refuse values so far that the model cannot be trained or evaluated on; waits for the device."""
+        self.check_extremes(*self._checks[split].refuse(), split)
+
     def _check_training_values(self) -> None:
-        self._checks["training"].refuse()
+        self._check_values("training")
         self._checks["training"].warn()
 
     def _count_images(self, batch_size: int) -> None:

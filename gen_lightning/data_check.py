@@ -38,8 +38,8 @@ class DataCheck:
         extremes = torch.stack([-lowest, highest, (~supported).to(data.dtype)])
         self._extremes = extremes if self._extremes is None else torch.maximum(self._extremes, extremes)
 
-    def refuse(self) -> None:
-        """Refuse values that no model can be trained on.
+    def refuse(self) -> tuple[float, float]:
+        """Refuse values that no model can be trained on; return the smallest and the largest value so far.
 
         Raises:
             UserError: a value is not finite, very large, or outside the support.
@@ -56,6 +56,7 @@ class DataCheck:
                 f"The {self.split} data have values outside the support of the likelihood, although the first batch has"
                 " none. Correct them, or choose another likelihood."
             )
+        return lowest, highest
 
     def warn(self) -> None:
         """Warn once if all values so far are equal."""

@@ -1,5 +1,6 @@
 """GANModule: trains a generator against a discriminator, each with an optimizer of its own."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, cast
@@ -26,9 +27,12 @@ from gen_lightning.gan.regularizers import (
     check_differentiable_twice,
     check_regularizers,
 )
-from gen_lightning.networks import find_common_num_classes
+from gen_lightning.networks import find_common_num_classes, find_output_range
 from gen_lightning.numerics import promote_to_float32
 from gen_lightning.schedules import Schedule
+
+# The share of the generator's range by which data may exceed it, for the rounding of scaled data.
+_TOLERANCE = 1e-3
 
 _LossAndScalars = tuple[Tensor, dict[str, Tensor]]
 
@@ -49,6 +53,8 @@ class GANModule(GenerativeModule):
 
     The first batch must be divisible by `discriminator_steps` times `micro_batches`. A later batch, such as a short
     last one, may have any size from `discriminator_steps` on; the sizes of its parts differ by at most one example.
+
+    Data outside the generator's attribute `output_range` are refused; a generator without it may return any value.
 
     If both networks have the attribute `num_classes`, the model is class-conditional: each network takes the labels,
     int64 `[N]`, as its second argument, and generated examples have the same labels as the real ones.
@@ -262,6 +268,21 @@ class GANModule(GenerativeModule):
         if self.gradient_clip_norm is not None:
             nn.utils.clip_grads_with_norm_(parameters, self.gradient_clip_norm, norm)
         self._gradient_norms[f"{network}_gradient_norm"] = norm
+
+    def check_extremes(self, lowest: float, highest: float, split: str) -> None:
+        """Refuse data outside the generator's `output_range`; a generator without this attribute may return any value.
+
+        Raises:
+            UserError: a value is outside the range.
+        """
+        smallest, largest = find_output_range(self.generator) or (-math.inf, math.inf)
+        tolerance = _TOLERANCE * (largest - smallest)
+        if lowest < smallest - tolerance or highest > largest + tolerance:
+            raise UserError(
+                f"The {split} data range from {lowest:.4g} to {highest:.4g}, and the generator"
+                f" {type(self.generator).__name__} returns values from {smallest:g} to {largest:g}. Scale the data to"
+                " this range, or choose a generator of unbounded data such as gen_lightning.networks.MLPDecoder."
+            )
 
     def configure_optimizers(self) -> list[Optimizer]:
         """Return the generator's optimizer and the discriminator's, in this order."""

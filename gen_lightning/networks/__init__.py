@@ -13,6 +13,7 @@ from gen_lightning.networks.conditional import (
     ProjectionDiscriminator,
     find_common_num_classes,
     find_num_classes,
+    find_output_range,
 )
 from gen_lightning.networks.dcgan import DCGANDecoder, DCGANDiscriminator, DCGANEncoder, DCGANGenerator
 from gen_lightning.networks.mlp import MLPDecoder, MLPDiscriminator, MLPEncoder, MLPGenerator
@@ -56,4 +57,5 @@ __all__ = [
     "Translation",
     "find_common_num_classes",
     "find_num_classes",
+    "find_output_range",
 ]

@@ -41,6 +41,11 @@ class ConditionalGenerator(nn.Module):
         self.embedding = nn.Embedding(num_classes, embedding_dim)
         self.generator = generator(latent_dim + embedding_dim, data_shape)
 
+    @property
+    def output_range(self) -> tuple[float, float] | None:
+        """The smallest and the largest value that the generator can return; None if unbounded or unknown."""
+        return find_output_range(self.generator)
+
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         """Return data `[N, *data_shape]` with the given labels, from latents `[N, latent_dim]`."""
         return self.generator(torch.cat([z, self.embedding(labels)], 1))
@@ -106,6 +111,14 @@ class ProjectionDiscriminator(nn.Module):
         """Return logits `[N]` of pairs of data `[N, *data_shape]` and labels."""
         features = F.relu(self.encoder(data))
         return self.linear(features).squeeze(1) + (self.embedding(labels) * features).sum(1)
+
+
+def find_output_range(generator: nn.Module) -> tuple[float, float] | None:
+    """Return the smallest and the largest value that a generator can return; None if it does not say.
+
+    A generator with bounded values says it by the attribute `output_range`, and a wrapper passes it on.
+    """
+    return getattr(generator, "output_range", None)
 
 
 def find_num_classes(network: nn.Module) -> int | None:

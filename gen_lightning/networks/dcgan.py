@@ -115,6 +115,8 @@ class DCGANDiscriminator(DCGANEncoder):
 class DCGANGenerator(DCGANDecoder):
     """Latents `[N, latent_dim]` -> images `[N, C, H, W]` in [0, 1], by a tanh as in the paper."""
 
+    output_range = (0.0, 1.0)
+
     def forward(self, z: Tensor) -> Tensor:
         """Return images `[N, C, H, W]` in [0, 1]."""
         return (super().forward(z).tanh() + 1) / 2

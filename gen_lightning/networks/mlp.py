@@ -121,6 +121,8 @@ class MLPDiscriminator(MLPEncoder):
 class MLPGenerator(MLPDecoder):
     """Latents `[N, latent_dim]` -> images in [0, 1]. For unbounded data, use `MLPDecoder` as the generator."""
 
+    output_range = (0.0, 1.0)
+
     def forward(self, z: Tensor) -> Tensor:
         """Return images `[N, *data_shape]` in [0, 1]."""
         return super().forward(z).sigmoid()

@@ -42,6 +42,8 @@ class R3GANGenerator(nn.Module):
             each stage, or a cardinality does not divide the channels inside its blocks.
     """
 
+    output_range = (0.0, 1.0)
+
     def __init__(
         self,
         latent_dim: int,

@@ -30,6 +30,8 @@ class ResNetGenerator(nn.Module):
         UserError: the image size does not have this form.
     """
 
+    output_range = (0.0, 1.0)
+
     def __init__(self, latent_dim: int, data_shape: Sequence[int], width: int = 256) -> None:
         super().__init__()
         map_size, num_stages = factor_image_size(data_shape, min_stages=2)

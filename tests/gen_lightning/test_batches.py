@@ -11,8 +11,17 @@ from lightning.pytorch import Callback, Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from gen_lightning import GANModule
+from gen_lightning.errors import UserError
 from gen_lightning.gan import EMA, R1, NonSaturating, RelativisticPaired, Wasserstein
-from gen_lightning.networks import MLPDecoder, Packing
+from gen_lightning.networks import (
+    ConditionalGenerator,
+    MLPDecoder,
+    MLPEncoder,
+    MLPGenerator,
+    Packing,
+    ProjectionDiscriminator,
+)
 from gen_lightning.vae import MMD, Bernoulli, BetaTC, ContinuousBernoulli, DiscretizedLogistic, Gaussian
 
 QUIET = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
@@ -225,6 +234,103 @@ class TestValues:
     def test_a_batch_that_is_no_pair_of_tensors_is_refused(self):
         with pytest.raises(ValueError, match=r"Return \(data, labels\)"):
             train(build_gan(), DataLoader([{"data": torch.rand(4, 2)}], batch_size=None))
+
+
+class TestRange:
+    """A GAN refuses data that its generator cannot return, in any batch of any split."""
+
+    @pytest.mark.parametrize("number", [0, 1, 2])
+    @pytest.mark.parametrize(
+        ("value", "sentence"),
+        [
+            (
+                -1.0,
+                r"training data range from -1 to .*, and the generator MLPGenerator returns values from 0 to 1\. Scale",
+            ),
+            (
+                255.0,
+                r"training data range from 0\.\d+ to 255, and the generator MLPGenerator returns values from 0 to 1\. Scale",
+            ),
+        ],
+    )
+    def test_a_value_outside_the_range_is_refused_before_its_batch_is_trained_on(self, value, sentence, number):
+        model = build_gan(generator=MLPGenerator)
+        before = train(copy.deepcopy(model), build_loader([4] * 3), max_steps=number).lightning_module.state_dict()
+        with pytest.raises(UserError, match=sentence):
+            train(model, spoil(build_loader([4] * 3), number, value))
+        assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+
+    def test_in_validation_and_test(self):
+        model, loader = build_gan(generator=MLPGenerator), spoil(build_loader([4, 4]), 1, -1.0)
+        with pytest.raises(UserError, match="validation data range from -1"):
+            train(model, build_loader([4]), loader)
+        with pytest.raises(UserError, match="test data range from -1"):
+            Trainer(accelerator="cpu", **QUIET).test(model, loader)
+
+    def test_the_first_batch_is_refused_if_later_ones_are_only_looked_at_when_scalars_are_logged(self, monkeypatch):
+        """As on a GPU."""
+        check = GANModule._check_batch
+        monkeypatch.setattr(GANModule, "_check_batch", lambda *args, reads_values: check(*args, reads_values=False))
+        with pytest.raises(UserError, match="training data range from -1"):
+            train(build_gan(generator=MLPGenerator), spoil(build_loader([4]), 0, -1.0))
+        with pytest.raises(UserError, match="training data range from -1"):
+            train(build_gan(generator=MLPGenerator), spoil(build_loader([4] * 3), 1, -1.0))
+
+    def test_of_a_class_conditional_generator_with_an_average(self):
+        networks = {
+            "generator": partial(ConditionalGenerator, generator=MLPGenerator, num_classes=2),
+            "discriminator": partial(ProjectionDiscriminator, encoder=MLPEncoder, num_classes=2),
+        }
+        loader = DataLoader(TensorDataset(-torch.eye(4, 2), torch.tensor([0, 1, 1, 0])), 4)
+        with pytest.raises(UserError, match="ConditionalGenerator returns values from 0 to 1"):
+            train(build_gan(ema=EMA, **networks), loader)
+
+    @pytest.mark.parametrize("value", [-0.0009, 1.0009])
+    def test_the_rounding_of_scaled_data_is_accepted(self, value):
+        train(build_gan(generator=MLPGenerator), spoil(build_loader([4]), 0, value))
+
+    def test_an_unbounded_generator_accepts_any_range(self):
+        train(build_gan(generator=MLPDecoder), spoil(build_loader([4]), 0, -200.0))
+
+    def test_a_generator_that_does_not_say_its_range_accepts_any_range(self):
+        class Squashed(MLPDecoder):
+            def forward(self, z):
+                return super().forward(z).sigmoid()
+
+        train(build_gan(generator=Squashed), spoil(build_loader([4]), 0, -200.0))
+
+    def test_a_generator_may_say_another_range(self):
+        class Symmetric(MLPDecoder):
+            output_range = (-1.0, 1.0)
+
+        train(build_gan(generator=Symmetric), spoil(build_loader([4]), 0, -1.0))
+        with pytest.raises(UserError, match=r"from -2 to .*Symmetric returns values from -1 to 1"):
+            train(build_gan(generator=Symmetric), spoil(build_loader([4]), 0, -2.0))
+
+
+class TestTypes:
+    """Data of another type are refused by name, and floating-point data are converted to the model's precision."""
+
+    @pytest.mark.parametrize("make", [gan, vae])
+    @pytest.mark.parametrize("precision", ["32-true", "64-true"])
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+    def test_numbers_without_a_fraction_are_refused(self, make, precision, dtype):
+        loader = load_batches(torch.ones(4, 1, 28, 28, dtype=dtype))
+        with pytest.raises(UserError, match=rf"The data are {dtype}\. Convert them to float32, .*images\.float"):
+            train(make(), loader, precision=precision)
+
+    @pytest.mark.parametrize("make", [gan, vae])
+    @pytest.mark.parametrize("precision", ["32-true", "64-true"])
+    def test_float64_data_train_as_the_same_data_in_the_models_precision(self, make, precision):
+        images, weights = torch.rand(4, 1, 28, 28).round().double(), []
+        for dtype in (torch.float64, torch.float32):
+            torch.manual_seed(0)
+            trainer = train(make(), load_batches(images.to(dtype)), load_batches(images.to(dtype)), precision=precision)
+            weights.append(trainer.lightning_module.state_dict())
+        assert {weight.dtype for weight in weights[0].values()} == {
+            torch.float64 if "64" in precision else torch.float32
+        }
+        assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
 
 
 def test_the_order_of_a_plain_loader_differs_between_epochs_with_a_validation():

@@ -19,6 +19,7 @@ from gen_lightning.networks import (
     ProjectionDiscriminator,
     SpectralNorm,
     find_num_classes,
+    find_output_range,
 )
 
 IMAGE = (1, 28, 28)
@@ -91,6 +92,13 @@ def test_classes_are_found_within_wrappers():
     assert find_num_classes(DifferentiableAugmentation(IMAGE, partial(SpectralNorm, discriminator=PROJECTION))) == 3
     assert find_num_classes(EMA(ConditionalGenerator(4, (2,), MLPDecoder, num_classes=7))) == 7
     assert find_num_classes(SpectralNorm((2,), MLPDiscriminator)) is None
+
+
+def test_the_range_of_a_generator_is_found_within_wrappers():
+    nested = partial(ConditionalGenerator, generator=DCGANGenerator, embedding_dim=3)
+    assert find_output_range(ConditionalGenerator(4, IMAGE, nested)) == (0, 1)
+    assert find_output_range(ConditionalGenerator(4, IMAGE, MLPDecoder)) is None
+    assert find_output_range(nn.Sequential(DCGANGenerator(4, IMAGE), nn.Softplus())) is None
 
 
 def test_packing_refuses_a_conditional_discriminator():

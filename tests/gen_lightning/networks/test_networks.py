@@ -54,6 +54,22 @@ def test_dcgan_at_64_has_the_papers_size():
     assert count_parameters(networks.DCGANDiscriminator((3, 64, 64))) == 2_765_568 + 64 + 1
 
 
+@pytest.mark.parametrize("kind", ["MLP", "DCGAN", "ResNet", "R3GAN"])
+def test_the_values_of_a_generator_reach_the_ends_of_its_range_and_stay_within_it(kind):
+    generator = randomize(
+        partial(getattr(networks, f"{kind}Generator"), **SMALL_RESIDUAL.get(kind, {}))(8, (1, 16, 16))
+    )
+    lowest, highest = (value.item() for value in generator.eval()(100 * torch.randn(50, 8)).aminmax())
+    smallest, largest = networks.find_output_range(generator)
+    assert smallest <= lowest < smallest + 1e-3
+    assert largest - 1e-3 < highest <= largest
+
+
+@pytest.mark.parametrize("kind", ["MLP", "DCGAN", "Residual", "Strided"])
+def test_decoders_say_no_range(kind):
+    assert networks.find_output_range(getattr(networks, f"{kind}Decoder")(16, (1, 16, 16))) is None
+
+
 @pytest.mark.parametrize("shape", [(1, 28, 28), (1, 32, 32), (3, 32, 32), (3, 64, 64)])
 @pytest.mark.parametrize("kind", ["MLP", "DCGAN"])
 def test_shapes_and_ranges(kind, shape):

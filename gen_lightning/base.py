@@ -29,9 +29,7 @@ from gen_lightning.clock import (
     derive_iteration_seed,
     derive_seed,
     draws_from,
-    read_draws,
     refresh_logged_step,
-    restore_draws,
     rewind_to_iteration,
     seed_draws,
     set_logged_iteration,
@@ -40,7 +38,7 @@ from gen_lightning.clock import (
 from gen_lightning.contracts import get_settings, refuse_equal_rows
 from gen_lightning.data_check import DataCheck
 from gen_lightning.errors import UserError
-from gen_lightning.loops import find_due, resume_exactly
+from gen_lightning.loops import find_due, replace_loops
 from gen_lightning.numerics import promote_to_float32
 from gen_lightning.schedules import Schedule, check_schedules, follow_schedules
 
@@ -104,7 +102,6 @@ class GenerativeModule(LightningModule, ABC):
         self.data_checked = False
         self.batch_sizes: list[int] = []
         self._checks = {split: DataCheck(split) for split in ("training", "validation", "test")}
-        self._draws: list[Tensor] = []
         self._loaded_iteration = 0
         self._loaded_metrics: dict[str, Tensor] = {}
         self._images_before: int | None = 0
@@ -236,20 +233,20 @@ class GenerativeModule(LightningModule, ABC):
             self._check_classes(batch[1], len(batch[0]))
 
     def setup(self, stage: str) -> None:
-        """Check the callbacks before anything runs.
+        """Check the callbacks before anything runs, and replace the loops by exact ones.
 
         Raises:
             UserError: two callbacks write the same row of the report of `test`.
         """
+        replace_loops(self.trainer)
         refuse_equal_rows(get_settings(self.trainer).callbacks)
 
     def on_fit_start(self) -> None:
-        """Check the schedules before training starts, and let it resume exactly.
+        """Check the schedules before training starts.
 
         Raises:
             UserError: a schedule names an option that no optimizer has.
         """
-        resume_exactly(self.trainer)
         check_schedules(self.schedules, self._optimizers_by_name())
 
     def on_train_start(self) -> None:
@@ -291,15 +288,10 @@ class GenerativeModule(LightningModule, ABC):
         self._check_training_values()
 
     def on_validation_start(self) -> None:
-        """Keep the state of the random generators, from which a DataLoader draws the next epoch's order."""
-        self._draws = read_draws(self.device)
+        """Let callbacks log at the number of completed iterations."""
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             # A resumed run may begin with a validation.
             complete_logged_iteration(self.trainer, self.global_step)
-
-    def on_validation_end(self) -> None:
-        """Restore the state of the random generators."""
-        restore_draws(self._draws, self.device)
 
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Check the batch, and seed its draws, the same in each validation.

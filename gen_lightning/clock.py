@@ -8,6 +8,7 @@ Each function below that uses an internal of Lightning or torch names the behavi
 necessary. tests/gen_lightning/test_clock.py fails with a sentence on a version that behaves differently.
 """
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
@@ -40,6 +41,10 @@ class Stream(IntEnum):
     """Latents of the importance-sampled likelihood."""
     LATENTS = 5
     """Latents of the latent metrics."""
+    LOADING = 6
+    """Draws of a user's data set or data loader in training, such as the order of the examples."""
+    EVALUATION_LOADING = 7
+    """Draws of a user's data set or data loader in validation and test."""
 
 
 def derive_seed(*parts: int) -> int:
@@ -60,8 +65,25 @@ def _derive_block_seeds(block: int, *parts: int) -> list[int]:
     return [derive_seed(*parts, iteration) for iteration in range(block * _BLOCK, (block + 1) * _BLOCK)]
 
 
+def derive_batch_seed(batch: int, *parts: int) -> int:
+    """Return a seed that is a function of a batch's number and of `parts`, fast if batches share their parts."""
+    # torch's DataLoader seeds its workers by such a sum.
+    return _derive_first_seed(*parts) + batch
+
+
+@lru_cache(maxsize=1)
+def _derive_first_seed(*parts: int) -> int:
+    return derive_seed(*parts)
+
+
 def seed_draws(seed: int, device: torch.device) -> None:
-    """Seed the default generators of the CPU and of `device`, from which layers and distributions draw."""
+    """Seed the default generators of Python, NumPy, and torch on the CPU and on `device`.
+
+    Layers and distributions draw from torch's, and a user's data set may draw from any of them.
+    """
+    random.seed(seed)
+    # From the same 32 bits, NumPy's generator would draw the same numbers as torch's.
+    np.random.seed(~seed & 0xFFFFFFFF)
     # torch.manual_seed seeds every device of the machine and takes 100 times as long.
     for generator in _default_generators(device):
         generator.manual_seed(seed)
@@ -69,28 +91,22 @@ def seed_draws(seed: int, device: torch.device) -> None:
 
 @contextmanager
 def draws_from(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the default generators within the context, and restore their states after it."""
-    states = read_draws(device)
+    """Seed the same default generators within the context, and restore their states after it."""
+    generators = _default_generators(device)
+    states = [generator.get_state() for generator in generators]
+    python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
         seed_draws(seed, device)
         yield
     finally:
-        restore_draws(states, device)
-
-
-def read_draws(device: torch.device) -> list[torch.Tensor]:
-    """Return the states of the default generators of the CPU and of `device`."""
-    return [generator.get_state() for generator in _default_generators(device)]
-
-
-def restore_draws(states: list[torch.Tensor], device: torch.device) -> None:
-    """Set the states of the default generators to those that `read_draws` has returned."""
-    for generator, state in zip(_default_generators(device), states, strict=True):
-        generator.set_state(state)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
 
 
 def _default_generators(device: torch.device) -> list[torch.Generator]:
-    """Return the CPU's default generator and that of `device`, which need not be the current device."""
+    """Return torch's default generator of the CPU and that of `device`, which need not be the current device."""
     if device.type == "cpu":
         return [torch.default_generator]
     if device.type == "mps":

@@ -1,4 +1,4 @@
-"""Lightning's loops, launcher and signal handlers, with the behaviour that an exact resumption and a stop need.
+"""Lightning's loops, launcher and signal handlers, with the behaviour that exact data, resumptions and stops need.
 
 Like clock.py, this module uses internals of Lightning, and names the behaviour and the version that make it necessary.
 tests/gen_lightning/test_loops.py fails with a sentence on a version that behaves differently.
@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import Trainer
+from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
+from gen_lightning.clock import Stream, derive_batch_seed, derive_seed, draws_from, seed_draws
 from gen_lightning.ranks import Ranks
 from gen_lightning.stopping import get_watch
 
@@ -26,13 +28,43 @@ EPOCH_END = "epoch end"
 """The validation after an iteration is done, but not the epoch's end."""
 
 
-class EpochLoop(_TrainingEpochLoop):
-    """Lightning's loop over the batches of an epoch, which can resume with what follows an iteration.
+class EvaluationLoop(_EvaluationLoop):
+    """Lightning's loop of a validation or a test, which leaves all random generators as they were.
 
-    Lightning 2.6 resumes a validation at the batch that it was stopped in, without the values of the batches before.
+    Lightning 2.6 makes the iterator of a loader before the first hook of the loop, and a DataLoader draws from torch's
+    default generator for it. So no pair of hooks could restore the generators.
+    """
+
+    def run(self) -> list[Any]:
+        """Evaluate, with draws that are the same in each evaluation."""
+        model: Any = self.trainer.lightning_module
+        seed = derive_seed(Stream.EVALUATION_LOADING, model.seed, model.global_rank)
+        with draws_from(seed, model.device):
+            return super().run()
+
+
+class EpochLoop(_TrainingEpochLoop):
+    """Lightning's loop over the batches of an epoch, whose data are the same whatever was drawn before.
+
+    It seeds the default generators whenever a user's data set or data loader may draw from them: Lightning 2.6 makes
+    the loader's iterator in `FitLoop.setup_data` and in `on_run_start`, and requests a batch in `advance`.
+
+    It can also resume with what follows an iteration. Lightning 2.6 resumes a validation at the batch that it was
+    stopped in, without the values of the batches before.
     """
 
     due: str | None = None
+
+    def seed_loading(self) -> None:
+        """Seed what is drawn to load the next batch, as a function of (seed, rank, epoch, number of the batch)."""
+        model: Any = self.trainer.lightning_module
+        parts = Stream.LOADING, model.seed, model.global_rank, self.trainer.current_epoch
+        seed_draws(derive_batch_seed(self.batch_progress.current.ready, *parts), model.device)
+
+    def on_run_start(self, data_fetcher: Any) -> None:
+        """Make the loader's iterator, from which the workers get their seeds."""
+        self.seed_loading()
+        super().on_run_start(data_fetcher)
 
     @property
     def done(self) -> bool:
@@ -42,6 +74,7 @@ class EpochLoop(_TrainingEpochLoop):
     def advance(self, data_fetcher: Any) -> None:
         """Train one batch; nothing if only what follows the last iteration is due, which Lightning runs next."""
         if self.due is None:
+            self.seed_loading()
             super().advance(data_fetcher)
             return
         self._skip_next_val = self.due == EPOCH_END
@@ -72,6 +105,12 @@ class FitLoop(_FitLoop):
         """Whether the training is over; not before what a stop has left undone."""
         return self.epoch_loop.due is None and super().done
 
+    def _load_combined_loader_states(self) -> None:
+        # Lightning calls this after it has built the loaders, which may split a data set at random, and before it makes
+        # their iterators.
+        super()._load_combined_loader_states()
+        self.epoch_loop.seed_loading()
+
     def on_advance_end(self) -> None:
         """End the epoch, if it is complete."""
         stopped = self.trainer.should_stop or self.epoch_loop.global_step == self.max_steps
@@ -79,10 +118,12 @@ class FitLoop(_FitLoop):
             super().on_advance_end()
 
 
-def resume_exactly(trainer: Trainer) -> None:
-    """Replace the loops of a Trainer by those that resume exactly; call it before a checkpoint is restored."""
+def replace_loops(trainer: Trainer) -> None:
+    """Replace the loops of a Trainer by those of this module; call it before a checkpoint is restored."""
     trainer.fit_loop.__class__ = FitLoop
     trainer.fit_loop.epoch_loop.__class__ = EpochLoop
+    for loop in (trainer.fit_loop.epoch_loop.val_loop, trainer.validate_loop, trainer.test_loop):
+        loop.__class__ = EvaluationLoop
 
 
 def find_due(trainer: Trainer) -> str | None:

@@ -243,20 +243,14 @@ class TestRange:
     @pytest.mark.parametrize(
         ("value", "sentence"),
         [
-            (
-                -1.0,
-                r"training data range from -1 to .*, and the generator MLPGenerator returns values from 0 to 1\. Scale",
-            ),
-            (
-                255.0,
-                r"training data range from 0\.\d+ to 255, and the generator MLPGenerator returns values from 0 to 1\. Scale",
-            ),
+            (-1.0, r"training data range from -1 to 0\.\d+, and the generator MLPGenerator returns"),
+            (255.0, r"training data range from 0\.\d+ to 255, and the generator MLPGenerator returns"),
         ],
     )
     def test_a_value_outside_the_range_is_refused_before_its_batch_is_trained_on(self, value, sentence, number):
         model = build_gan(generator=MLPGenerator)
         before = train(copy.deepcopy(model), build_loader([4] * 3), max_steps=number).lightning_module.state_dict()
-        with pytest.raises(UserError, match=sentence):
+        with pytest.raises(UserError, match=sentence + r" values from 0 to 1\. Scale the data"):
             train(model, spoil(build_loader([4] * 3), number, value))
         assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
 

@@ -140,6 +140,7 @@ def test_the_seed_of_an_iteration_does_not_depend_on_the_order_of_calls():
 def test_streams_are_distinct_and_their_numbers_never_change():
     """Other numbers would change every draw of every published run."""
     numbers = {"TRAINING": 0, "EVALUATION": 1, "ORDER": 2, "DRAWS": 3, "LIKELIHOOD": 4, "LATENTS": 5}
+    numbers |= {"LOADING": 6, "EVALUATION_LOADING": 7}
     assert {stream.name: stream.value for stream in Stream} == numbers
     assert derive_seed(Stream.DRAWS, 7) == derive_seed(3, 7)
 

@@ -10,7 +10,7 @@ from callbacks.sampling import SampleMeasure, choose_device
 from gen_lightning.checks import check_range
 from gen_lightning.contracts import ExampleData, GenerativeModel, ImageData, find_datamodule, require
 from gen_lightning.errors import UserError
-from gen_lightning.evaluation import BETTER, Row, extract_features, extract_real_features
+from gen_lightning.evaluation import BETTER, Row, extract_features, extract_real_features, probe_extractor
 from gen_lightning.metrics import Estimate, FeatureExtractor, MNISTFeatures
 from gen_lightning.metrics.estimates import estimate_mean
 
@@ -54,8 +54,8 @@ class ConditionalAccuracy(SampleMeasure):
         require(find_datamodule(trainer), ImageData, "ConditionalAccuracy")
         require(find_datamodule(trainer), ExampleData, "ConditionalAccuracy")
         self.extractor.eval().requires_grad_(False).to(choose_device(trainer))
-        image = torch.zeros(1, *model.data_shape, device=choose_device(trainer))
-        known = self.extractor.predict_probabilities(extract_features(self.extractor, image)).shape[1]
+        features = probe_extractor(self.extractor, model.data_shape, choose_device(trainer))
+        known = self.extractor.predict_probabilities(features).shape[1]
         if known != model.num_classes:
             raise UserError(
                 f"The extractor {self.extractor.name} knows {known} classes, and the model {model.num_classes}."

@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
@@ -19,12 +19,16 @@ from gen_lightning.evaluation import (
     extract_features,
     extract_real_features,
     make_sample_rows,
+    probe_extractor,
 )
 from gen_lightning.metrics import FeatureExtractor, MNISTFeatures
 from gen_lightning.metrics.frechet import frechet_distance
 
 # The features of so many samples, and the distances between blocks of them, fit in the memory of any machine.
 _MAX_SAMPLES = 100_000
+
+# By so much, resized or normalized images may exceed [0, 1].
+_ROUNDING = 1e-3
 
 
 class Evaluation(SampleMeasure):
@@ -64,26 +68,44 @@ class Evaluation(SampleMeasure):
         return f"fid/{self.extractor.name}"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse, before training starts, what could not be evaluated after it.
+        """Refuse, before training or test starts, what could not be evaluated after it.
 
         Raises:
-            UserError: the data are not images, or there is no data module, or it has fewer images than a covariance of
+            UserError: as for `check_data`; the images of a split are no images in [0, 1], or fewer than a covariance of
                 the features needs; num_samples is too large.
         """
         # `test --num_samples` sets the attribute after the constructor has checked its argument.
         check_range(self, at_least=1, at_most=_MAX_SAMPLES, num_samples=self.num_samples)
-        # A user's extractor may be in training mode.
-        self.extractor.eval().requires_grad_(False)
         self._real = {}
         data_shape = require(pl_module, GenerativeModel, "Evaluation").data_shape
+        data = self.check_data(trainer, data_shape, find_datamodule(trainer))
+        if stage == "fit":
+            self._check_covariance(_count_images(data, "val", data_shape), "validation images and samples")
+        if stage == "test":
+            self._check_covariance(_count_images(data, "test", data_shape), "test images and samples")
+            # The floors compare one half of them with the test images.
+            half = _count_images(data, "train", data_shape) // 2
+            self._check_covariance(half, "images in each half of the training split, and samples")
+
+    def check_data(
+        self, trainer: Trainer, data_shape: tuple[int, ...], datamodule: LightningDataModule | None
+    ) -> ImageData:
+        """Return the data module; refuse one whose data cannot be evaluated.
+
+        Raises:
+            UserError: the data are not images, there is no data module, or it has no images, or the extractor does not
+                take images of their shape.
+        """
         if len(data_shape) != 3:
             raise UserError(
-                f"Evaluation compares images, and the data have shape {data_shape}. Choose image data, or do without"
-                " Evaluation."
+                f"Evaluation compares images, and the data have shape {data_shape}. Measure samples by another callback"
+                " such as callbacks.ModeCoverage, or do without Evaluation."
             )
-        data = require(find_datamodule(trainer), ImageData, "Evaluation")
-        if stage == "fit":
-            self._check_covariance(sum([len(images) for images in data.images("val")]))
+        data = require(datamodule, ImageData, "Evaluation")
+        # A user's extractor may be in training mode.
+        self.extractor.eval().requires_grad_(False)
+        probe_extractor(self.extractor, data_shape, self._move_extractor(trainer))
+        return data
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the FID with respect to the validation split."""
@@ -132,12 +154,12 @@ class Evaluation(SampleMeasure):
             "sample_seed": self.seed,
         }
 
-    def _check_covariance(self, available: int) -> None:
+    def _check_covariance(self, available: int, needed: str) -> None:
         n, dimension = min(available, self.num_samples or available), self.extractor.num_features
         if n <= dimension:
             raise UserError(
                 f"The FID of {n} images with {dimension} features has a singular covariance. Use more than {dimension}"
-                " validation images and samples, or do without Evaluation."
+                f" {needed}, or do without Evaluation."
             )
 
     def _extract_split(self, trainer: Trainer, split: SplitName) -> RealFeatures:
@@ -157,3 +179,22 @@ class Evaluation(SampleMeasure):
         device = choose_device(trainer)
         self.extractor.to(device)
         return device
+
+
+def _count_images(data: ImageData, split: SplitName, data_shape: tuple[int, ...]) -> int:
+    """Return the number of images of a split; refuse batches of other data."""
+    n = 0
+    for images in data.images(split):
+        lowest, highest = (value.item() for value in images.aminmax())
+        if (
+            images.shape[1:] != data_shape
+            or not images.is_floating_point()
+            or lowest < -_ROUNDING
+            or highest > 1 + _ROUNDING
+        ):
+            raise UserError(
+                f"`images` of {type(data).__name__} yields {images.dtype} {list(images.shape)} from {lowest:.4g} to"
+                f" {highest:.4g}. Yield batches of float32 [N, {', '.join(map(str, data_shape))}] in [0, 1]."
+            )
+        n += len(images)
+    return n

@@ -88,10 +88,12 @@ class ModeCoverage(SampleMeasure):
         elif offers(data, StackedData):
             self._modes = _define_stack_modes(self.classifier or MNISTFeatures(), data.mode_weights)
         else:
+            found = (
+                "there are none" if data is None else f"{type(data).__name__} has no `mixture` and no `mode_weights`"
+            )
             raise UserError(
-                f"ModeCoverage needs data with known modes, but {type(data).__name__} has no `mixture` and no"
-                " `mode_weights`. Choose GaussianMixtureDataModule or StackedMNISTDataModule, or do without"
-                " ModeCoverage."
+                f"ModeCoverage needs data with known modes, but {found}. Choose GaussianMixtureDataModule or"
+                " StackedMNISTDataModule, or do without ModeCoverage."
             )
 
     @property

@@ -401,11 +401,12 @@ class CommandLine(LightningCLI):
             self.run.write_metrics(str(self.subcommand), last_metrics(self.trainer, self.checkpoint_iteration))
 
     def after_test(self) -> None:
-        """Print, log and store what the callbacks have measured."""
+        """Print, log and store what the callbacks have measured, and print what they have not."""
         rows = collect_rows(self.trainer)
         if not rows or self.trainer.fast_dev_run:
             finish_wandb_runs(self.trainer)
             self.after_validate()
+            self._print_unmeasured()
             return
         report = build_report(rows, self.trainer, self.model, self.datamodule) | {
             "latents": self.config.test.latents,
@@ -415,8 +416,14 @@ class CommandLine(LightningCLI):
         print_report(rows, self.trainer.test_seconds)
         self.run.write_metrics("test", report)
         rank_zero_only(print)(f"Written to {os.path.relpath(self.run.metrics_json)}")
+        self._print_unmeasured()
         log_report(self.trainer, rows, self.checkpoint_iteration)
         finish_wandb_runs(self.trainer)
+
+    @rank_zero_only
+    def _print_unmeasured(self) -> None:
+        if self.trainer.unmeasured:
+            print(self.trainer.unmeasured)
 
 
 def run_command(args: list[str]) -> None:
@@ -455,8 +462,8 @@ def get_shape(data: ShapedData) -> tuple[int, ...]:
     """Return the shape of one example of a data module."""
     if not offers(data, ShapedData):
         raise UserError(
-            f"{type(data).__name__} has no `shape`, from which --model.data_shape is set. Define the property in the"
-            " data module."
+            f"{type(data).__name__} has no `shape`, from which --model.data_shape is set. Add a line such as"
+            " `shape = (1, 28, 28)` to the class."
         )
     return data.shape
 

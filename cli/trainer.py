@@ -23,7 +23,7 @@ from torchvision.utils import make_grid, save_image
 from callbacks import Evaluation, ExampleMeans, SampleMeasure, StopOnNaN
 from cli.checkpoints import load_checkpoint
 from gen_lightning import GenerativeModule, VAEModule
-from gen_lightning.contracts import ExampleData, IdentifiedData, ScaledData, offers, require
+from gen_lightning.contracts import ExampleData, IdentifiedData, ImageData, ScaledData, offers, require
 from gen_lightning.errors import StorageError, UserError
 from gen_lightning.metrics import FeatureExtractor
 from gen_lightning.stopping import begin_deferral, end_deferral
@@ -40,6 +40,8 @@ class Trainer(LightningTrainer):
     callbacks: list[Callback]
     fast_dev_run: bool | int
     test_seconds: float
+    unmeasured = ""
+    """What `test` does not measure, with its reason; empty if it measures samples."""
 
     def save_checkpoint(
         self, filepath: str | Path, weights_only: bool | None = None, storage_options: Any | None = None
@@ -78,10 +80,9 @@ class Trainer(LightningTrainer):
             latents: source of the latents of a VAE's samples: prior, or gmm, a mixture of 10 Gaussians fitted to the
                 latents of the training images
         """
-        # The default extractor takes grey images.
-        grey = len(model.data_shape) == 3 and model.data_shape[0] == 1
         if find_evaluation(self) is None:
-            self.callbacks.append(Evaluation() if grey or extractor else ExampleMeans())
+            is_asked = num_samples is not None or extractor is not None or latents != "prior"
+            self._add_evaluation(model, datamodule, extractor, is_asked)
         for callback in self.callbacks:
             if isinstance(callback, SampleMeasure):
                 callback.num_samples = num_samples or callback.num_samples
@@ -149,6 +150,32 @@ class Trainer(LightningTrainer):
             # A signal leaves both files or none.
             begin_deferral()
         print(f"Wrote {num_samples} samples to {folder}")
+
+    def _add_evaluation(
+        self,
+        model: GenerativeModule,
+        datamodule: LightningDataModule | None,
+        extractor: FeatureExtractor | None,
+        is_asked: bool,
+    ) -> None:
+        """Add an Evaluation, or only the means of what the model itself measures if its samples cannot be evaluated.
+
+        Raises:
+            UserError: the samples cannot be evaluated, and an option of `test` asks for it.
+        """
+        measured = any(isinstance(callback, SampleMeasure) for callback in self.callbacks)
+        evaluation = Evaluation(extractor)
+        try:
+            evaluation.check_data(self, model.data_shape, datamodule)
+        except UserError as error:
+            if is_asked and (extractor or not measured):
+                raise
+            self.callbacks.append(ExampleMeans())
+            self.unmeasured = "" if measured else f"Samples are not measured. {error}"
+            if self.unmeasured and len(model.data_shape) == 3 and offers(datamodule, ImageData):
+                self.unmeasured += " Give it to `test` by --extractor."
+        else:
+            self.callbacks.append(evaluation)
 
     def _load_weights(self, model: GenerativeModule, ckpt_path: str) -> None:
         """Load a checkpoint's weights in the configured precision, and move the model to the device."""

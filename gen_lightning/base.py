@@ -404,7 +404,7 @@ class GenerativeModule(LightningModule, ABC):
 
     def _check_batch(self, batch: Sequence[Tensor], split: str, is_first: bool, reads_values: bool) -> None:
         """Check everything about the first batch, and what any other batch may differ in."""
-        if not (isinstance(batch, Sequence | Tensor) and isinstance(batch[0], Tensor)):
+        if not (isinstance(batch, Sequence) and isinstance(batch[0], Tensor)):
             raise UserError("A batch is no pair of tensors. Return (data, labels) from the data loader.")
         data = batch[0]
         if is_first:

@@ -280,7 +280,8 @@ def require(candidate: object, contract: type[_Contract], for_whom: str) -> _Con
         missing = _enumerate(_find_missing(candidate, contract))
         found = "there is none" if candidate is None else f"{type(candidate).__name__} has no {missing}"
         raise UserError(
-            f"{for_whom} needs {_describe(contract)}, but {found}. Choose another one, or do without {for_whom}."
+            f"{for_whom} needs {_describe(contract)}, but {found}. {_advise(candidate, contract)}, or do without"
+            f" {for_whom}."
         )
     return candidate
 
@@ -338,6 +339,23 @@ def _describe(contract: type[Any]) -> str:
     """Return what a contract describes, from the first line of its docstring, such as "a data module with images"."""
     first_line = (inspect.getdoc(contract) or "").partition("\n")[0].rstrip(".")
     return first_line[:1].lower() + first_line[1:]
+
+
+def _advise(candidate: object, contract: type[Any]) -> str:
+    """Return what to do about a missing model or data module, or about its missing members."""
+    if not _describe(contract).startswith("a data module"):
+        return "Choose another one"
+    members = " and ".join(f"`{_spell_member(contract, name)}`" for name in _find_missing(candidate, contract))
+    return f"Define {members} in it" if candidate is not None else f"Give a LightningDataModule with {members}"
+
+
+def _spell_member(contract: type[Any], name: str) -> str:
+    """Return the name of a member, with the parameters of a method, such as "examples(self, split, n=None)"."""
+    member = inspect.getattr_static(contract, name, None)
+    if not inspect.isfunction(member):
+        return name
+    parameters = inspect.signature(member).parameters.values()
+    return f"{name}({', '.join(str(one.replace(annotation=one.empty)) for one in parameters)})"
 
 
 def _enumerate(names: Sequence[str]) -> str:

@@ -1,12 +1,13 @@
 """The evaluation of samples: all metrics from one pass of features, each with its floor, as rows of a report."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from gen_lightning.errors import UserError
 from gen_lightning.metrics.classes import class_balance, classifier_score
 from gen_lightning.metrics.estimates import Estimate, format_with_error
 from gen_lightning.metrics.extractor import FeatureExtractor
@@ -113,6 +114,32 @@ def extract_real_features(
 def extract_features(extractor: FeatureExtractor, images: Tensor) -> Tensor:
     """Return float32 features `[N, D]` of images `[N, C, H, W]` in [0, 1]."""
     return extractor(images.float()).float()
+
+
+def probe_extractor(extractor: FeatureExtractor, data_shape: Sequence[int], device: torch.device) -> Tensor:
+    """Return the features of a black image, `[1, D]`; refuse an extractor that does not take images of its shape.
+
+    Args:
+        extractor: frozen network on `device`
+        data_shape: shape of one image, `(C, H, W)`
+        device: device of the features
+
+    Raises:
+        UserError: the extractor refuses the image or fails, or the features do not have its `num_features`.
+    """
+    try:
+        features = extract_features(extractor, torch.zeros(1, *data_shape, device=device))
+    except RuntimeError as error:
+        raise UserError(
+            f"The extractor {extractor.name} fails on an image of shape {tuple(data_shape)}:"
+            f" {str(error).partition(chr(10))[0]}. Choose another `extractor`."
+        ) from error
+    if features.shape != (1, extractor.num_features):
+        raise UserError(
+            f"The extractor {extractor.name} returns features {list(features.shape)} of one image. Return `[N, D]` with"
+            f" D = `num_features` = {extractor.num_features}."
+        )
+    return features
 
 
 def measure(extractor: FeatureExtractor, samples: Tensor, held_out: Tensor, training: Tensor) -> dict[str, Estimate]:

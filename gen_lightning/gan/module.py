@@ -279,9 +279,9 @@ class GANModule(GenerativeModule):
         tolerance = _TOLERANCE * (largest - smallest)
         if lowest < smallest - tolerance or highest > largest + tolerance:
             raise UserError(
-                f"The {split} data range from {lowest:.4g} to {highest:.4g}, and the generator"
-                f" {type(self.generator).__name__} returns values from {smallest:g} to {largest:g}. Scale the data to"
-                " this range, or choose a generator of unbounded data such as gen_lightning.networks.MLPDecoder."
+                f"The {split} data range from {lowest:.4g} to {highest:.4g}, and {type(self.generator).__name__}"
+                f" returns {smallest:g} to {largest:g}. Scale the data, or choose an unbounded generator such as"
+                " gen_lightning.networks.MLPDecoder."
             )
 
     def configure_optimizers(self) -> list[Optimizer]:

@@ -75,8 +75,8 @@ class DigitClassifier(nn.Module):
         """Return penultimate features `[N, 64]` of images `[N, 1, 28, 28]` in [0, 1], or padded to 32 x 32."""
         if images.shape[1] != 1 or images.shape[2:] not in ((28, 28), (32, 32)):
             raise UserError(
-                f"The images have shape {tuple(images.shape[1:])}, but the extractor takes grey images of"
-                " 28 x 28, or of 32 x 32 with padding. Choose another extractor."
+                f"The images have shape {tuple(images.shape[1:])}, but the extractor takes grey images of 28 x 28 or"
+                " 32 x 32. Choose another `extractor`, such as gen_lightning.metrics.InceptionFeatures."
             )
         margin = (images.shape[-1] - 28) // 2
         return self.body(images[..., margin : margin + 28, margin : margin + 28])

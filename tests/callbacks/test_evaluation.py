@@ -9,10 +9,11 @@ from lightning.pytorch import Trainer
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from callbacks import Evaluation
+from callbacks import Evaluation, LatentMetrics
 from datamodules import MNISTDataModule
+from gen_lightning.errors import UserError
 from gen_lightning.evaluation import format_table, measure
-from gen_lightning.metrics import MNISTFeatures
+from gen_lightning.metrics import FeatureExtractor, MNISTFeatures
 
 METRICS = {
     "fid",
@@ -184,6 +185,56 @@ def test_data_that_are_not_images_are_refused():
 def test_loaders_without_a_data_module_are_refused(data):
     with pytest.raises(ValueError, match="needs a data module with whole splits of images, but there is none"):
         trainer_with(Evaluation()).test(noise(), data.test_dataloader(), verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("callback", "sentence"),
+    [
+        (Evaluation, r"splits of images, but there is none\. Give a LightningDataModule with `images\(self, split\)`"),
+        (LatentMetrics, r"there is none\. Give a LightningDataModule with `examples\(self, split, n=None\)`"),
+    ],
+)
+def test_loaders_without_a_data_module_are_refused_before_the_first_iteration(callback, sentence):
+    trainer = trainer_with(callback())
+    with pytest.raises(UserError, match=sentence):
+        trainer.fit(vae(), [torch.zeros(2, 1, 28, 28)])
+    assert trainer.global_step == 0
+
+
+@pytest.mark.parametrize(
+    ("forward", "sentence"),
+    [
+        (lambda images: images.flatten(1) @ torch.rand(9, 4), r"pixels fails on an image of shape \(1, 28, 28\): mat1"),
+        (
+            lambda images: images.flatten(1),
+            r"pixels returns features \[1, 784\] of one image\. Return `\[N, D\]` with D",
+        ),
+    ],
+)
+def test_an_extractor_that_does_not_fit_the_images_is_refused_before_the_test(data, forward, sentence):
+    class Pixels(FeatureExtractor):
+        name, num_features, sha256 = "pixels", 4, "none"
+
+    extractor, module = Pixels(), noise()
+    extractor.forward = forward
+    with pytest.raises(UserError, match=sentence):
+        report(data, module, extractor=extractor)
+    assert module.largest == 0
+
+
+@pytest.mark.parametrize(
+    ("split", "n", "sentence"),
+    [
+        ("test", 64, "FID of 64 images .* Use more than 64 test images and samples"),
+        ("train", 129, "FID of 64 images .* Use more than 64 images in each half of the training split"),
+    ],
+)
+def test_too_few_images_are_refused_before_the_test(data, split, n, sentence, monkeypatch):
+    images, module = data.images, noise()
+    monkeypatch.setattr(data, "images", lambda name: [torch.cat(list(images(name)))[: n if name == split else None]])
+    with pytest.raises(UserError, match=sentence):
+        report(data, module)
+    assert module.largest == 0
 
 
 def test_any_module_with_three_attributes_is_an_extractor(data):

@@ -6,6 +6,7 @@ import torch
 from helpers import CONFIGS, gan, load, vae
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
+from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import (
     Compile,
@@ -90,6 +91,13 @@ def test_reconstructions_leave_the_random_state(tmp_path):
     assert len(list(tmp_path.glob("reconstructions/*.png"))) == 1
     before, after = states[::2], states[1::2]
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+def test_a_sample_grid_needs_no_data_module(tmp_path):
+    options = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu", "max_steps": 1}
+    trainer = Trainer(default_root_dir=tmp_path, callbacks=[SampleGrid()], **options)
+    trainer.fit(gan(), DataLoader(TensorDataset(torch.rand(2, 1, 28, 28), torch.zeros(2)), 2))
+    assert [path.name for path in tmp_path.glob("samples/*.png")] == ["iteration_0000001.png"]
 
 
 def test_pictures_of_points_are_refused_before_training():

@@ -32,7 +32,7 @@ MODEL = {
 MODEL |= dict.fromkeys(
     ("sample", "evaluating", "get_condition", "get_inputs", "sample_latents", "encode", "reconstruct", "log_weights")
 )
-DATA = dict.fromkeys(("images", "examples", "points")) | {"mixture": Ring()}
+DATA = {"images": lambda *_: iter([torch.rand(200, 1, 28, 28)]), "examples": None, "points": None, "mixture": Ring()}
 CODES = {"codes": SimpleNamespace(categories=(10,), classify=None, traverse=None)}
 
 # What a callback needs of a model and of a data module, as in the sentences, and the members that offer it.
@@ -40,6 +40,12 @@ GENERATIVE = ("model", "a generative model", ("data_shape", "num_classes", "samp
 LATENT = ("model", "a model that generates data from latent variables", ("latent_dim", "sample_latents"))
 POSTERIOR = ("model", "a model that infers latent variables from data", ("encode",))
 EXAMPLES = ("data", "a data module with whole splits of labelled examples", ("examples",))
+# A data module lacks a member that its author can add.
+SIGNATURES = {
+    "images": "images(self, split)",
+    "examples": "examples(self, split, n=None)",
+    "points": "points(self, split)",
+}
 IMAGES = ("data", "a data module with whole splits of images", ("images",))
 NEEDS = {
     "CodeClasses": [("model", "a model with latent codes", ("codes",)), EXAMPLES],
@@ -99,21 +105,34 @@ def test_a_callback_accepts_a_model_and_a_data_module_with_all_members(name):
 def test_a_callback_refuses_a_missing_member_in_one_sentence(name, owner, kind, member, monkeypatch):
     monkeypatch.setitem(VALUES, name, drop(VALUES.get(name, {}), member))
     members = {"model": (drop(MODEL, member), DATA), "data": (MODEL, drop(DATA, member))}[owner]
-    sentence = f"{name} needs {kind}, but {owner.title()} has no `{member}`. Choose another one, or do without {name}."
+    advice = f"Define `{SIGNATURES[member]}` in it" if owner == "data" else "Choose another one"
+    sentence = f"{name} needs {kind}, but {owner.title()} has no `{member}`. {advice}, or do without {name}."
     with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
         set_up(name, *members)
 
 
 @pytest.mark.parametrize("name", [name for name, needs in NEEDS.items() if IMAGES in needs or EXAMPLES in needs])
 def test_a_callback_refuses_loaders_without_a_data_module(name):
-    kind = next(kind for owner, kind, _ in NEEDS[name] if owner == "data")
-    with pytest.raises(UserError, match=f"^{name} needs {kind}, but there is none. Choose another one"):
+    kind, (member,) = next((kind, members) for owner, kind, members in NEEDS[name] if owner == "data")
+    advice = f"Give a LightningDataModule with `{SIGNATURES[member]}`, or do without {name}."
+    with pytest.raises(UserError, match=f"^{re.escape(f'{name} needs {kind}, but there is none. {advice}')}$"):
         set_up(name, MODEL, None)
 
 
 def test_mode_coverage_refuses_data_without_known_modes():
     with pytest.raises(UserError, match="ModeCoverage needs data with known modes, but Data has no `mixture` and no"):
         set_up("ModeCoverage", MODEL, drop(DATA, "mixture"))
+
+
+def test_mode_coverage_refuses_loaders_without_a_data_module():
+    with pytest.raises(UserError, match=r"ModeCoverage needs data with known modes, but there are none\. Choose"):
+        set_up("ModeCoverage", MODEL, None)
+
+
+def test_the_advice_for_a_property_or_an_attribute_is_its_name():
+    for contract, name in ((contracts.ShapedData, "shape"), (contracts.MixtureData, "mixture")):
+        with pytest.raises(UserError, match=f"but object has no `{name}`. Define `{name}` in it, or do without"):
+            contracts.require(object(), contract, "Anything")
 
 
 def test_several_missing_members_are_enumerated():

@@ -77,7 +77,7 @@ def test_missing_files_and_files_of_other_content_are_refused(tmp_path):
 
 @pytest.mark.parametrize("shape", [(3, 28, 28), (1, 64, 64)])
 def test_images_of_another_shape_are_refused(shape):
-    with pytest.raises(ValueError, match="Choose another extractor"):
+    with pytest.raises(ValueError, match="Choose another `extractor`"):
         MNISTFeatures()(torch.rand(2, *shape))
 
 

@@ -81,8 +81,7 @@ class Trainer(LightningTrainer):
                 latents of the training images
         """
         if find_evaluation(self) is None:
-            is_asked = num_samples is not None or extractor is not None or latents != "prior"
-            self._add_evaluation(model, datamodule, extractor, is_asked)
+            self._add_evaluation(model, datamodule, extractor)
         for callback in self.callbacks:
             if isinstance(callback, SampleMeasure):
                 callback.num_samples = num_samples or callback.num_samples
@@ -152,28 +151,25 @@ class Trainer(LightningTrainer):
         print(f"Wrote {num_samples} samples to {folder}")
 
     def _add_evaluation(
-        self,
-        model: GenerativeModule,
-        datamodule: LightningDataModule | None,
-        extractor: FeatureExtractor | None,
-        is_asked: bool,
+        self, model: GenerativeModule, datamodule: LightningDataModule | None, extractor: FeatureExtractor | None
     ) -> None:
         """Add an Evaluation, or only the means of what the model itself measures if its samples cannot be evaluated.
 
         Raises:
-            UserError: the samples cannot be evaluated, and an option of `test` asks for it.
+            UserError: the samples cannot be evaluated, although an extractor is given.
         """
-        measured = any(isinstance(callback, SampleMeasure) for callback in self.callbacks)
         evaluation = Evaluation(extractor)
         try:
             evaluation.check_data(self, model.data_shape, datamodule)
         except UserError as error:
-            if is_asked and (extractor or not measured):
+            if extractor:
                 raise
+            # Other callbacks may measure samples of such data.
+            if not any(isinstance(callback, SampleMeasure) for callback in self.callbacks):
+                is_image = len(model.data_shape) == 3 and offers(datamodule, ImageData)
+                advice = " Give it to `test` by --extractor." if is_image else ""
+                self.unmeasured = f"Samples are not measured. {error}{advice}"
             self.callbacks.append(ExampleMeans())
-            self.unmeasured = "" if measured else f"Samples are not measured. {error}"
-            if self.unmeasured and len(model.data_shape) == 3 and offers(datamodule, ImageData):
-                self.unmeasured += " Give it to `test` by --extractor."
         else:
             self.callbacks.append(evaluation)
 

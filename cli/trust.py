@@ -38,7 +38,8 @@ import gen_lightning.optimizers
 import gen_lightning.schedules
 import gen_lightning.vae
 from callbacks import SafeWandbLogger
-from datamodules import MNISTDataModule
+from datamodules import ImageFolderDataModule, MNISTDataModule
+from datamodules.image_files import find_index
 from gen_lightning.errors import UserError
 
 PACKAGES = (
@@ -289,6 +290,8 @@ class StoredConfig:
                 self._refuse(f"{option}.filename", filename, class_path)
         if issubclass(found, MNISTDataModule) and not may_hold_data(arguments.get("root")):
             del arguments["root"]
+        if issubclass(found, ImageFolderDataModule) and not may_be_read(arguments.get("root")):
+            del arguments["root"]
 
     def _check_no_file(self, text: str, option: str) -> None:
         # jsonargparse takes a value that names a file for a configuration file, whatever its name is.
@@ -352,13 +355,30 @@ def may_hold_data(root: Any) -> bool:
 
     Data are not downloaded to a directory outside the working directory that holds none.
     """
-    if not isinstance(root, str):
-        return True
-    if not (os.path.isabs(root) or root.startswith("~") or ".." in Path(root).parts):
+    if is_within_working_directory(root):
         return True
     with suppress(OSError, ValueError):
         return any(Path(root).glob("*/raw"))
     return False
+
+
+def may_be_read(root: Any) -> bool:
+    """Return whether images may be read from a stored directory.
+
+    Outside the working directory, only a directory that the user has named before may be: the cache has its index.
+    """
+    if is_within_working_directory(root):
+        return True
+    with suppress(OSError, ValueError, RuntimeError):
+        return find_index(Path(root)).is_file()
+    return False
+
+
+def is_within_working_directory(root: Any) -> bool:
+    """Return whether a stored directory is relative and does not lead out of the working directory; True if unset."""
+    if not isinstance(root, str):
+        return True
+    return not (os.path.isabs(root) or root.startswith("~") or ".." in Path(root).parts)
 
 
 @cache

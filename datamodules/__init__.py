@@ -2,6 +2,7 @@
 
 from datamodules.arrays import ArrayDataModule
 from datamodules.base import ImageDataModule, SplitDataModule
+from datamodules.image_folder import ImageFolderDataModule
 from datamodules.loaders import Batch, EvaluationLoader, TrainLoader
 from datamodules.mixtures import GaussianMixture, GaussianMixtureDataModule, Grid, Ring
 from datamodules.mnist import MNISTDataModule
@@ -16,6 +17,7 @@ __all__ = [
     "GaussianMixtureDataModule",
     "Grid",
     "ImageDataModule",
+    "ImageFolderDataModule",
     "MNISTDataModule",
     "Ring",
     "Split",

@@ -10,6 +10,9 @@ from torch import Tensor
 from datamodules.sources import Split
 from gen_lightning.clock import Stream, derive_seed
 
+EVALUATION_SEED = 0
+"""The seed of batches of an evaluation, for which nothing is drawn."""
+
 
 class Batch(NamedTuple):
     """A batch as it is moved to the device: data, such as images uint8 `[N, C, H, W]`; labels, int64 `[N]`; a seed.
@@ -135,4 +138,4 @@ class EvaluationLoader:
         return len(self.data)
 
     def __iter__(self) -> Iterator[Batch]:
-        return map(Batch, self.data, self.labels, itertools.repeat(0))
+        return map(Batch, self.data, self.labels, itertools.repeat(EVALUATION_SEED))

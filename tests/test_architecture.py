@@ -11,7 +11,13 @@ MAY_IMPORT = {
     "gen_lightning": {"gen_lightning"},
     "gen_lightning/networks": {"gen_lightning.networks", *SHARED},
     "gen_lightning/metrics": {"gen_lightning.metrics", *SHARED},
-    "datamodules": {"datamodules", "gen_lightning.clock", "gen_lightning.contracts", *SHARED},
+    "datamodules": {
+        "datamodules",
+        "gen_lightning.clock",
+        "gen_lightning.contracts",
+        "gen_lightning.storage",
+        *SHARED,
+    },
     "callbacks": {
         "callbacks",
         "gen_lightning.clock",

@@ -1,0 +1,303 @@
+"""The image files of a folder: their splits, their classes, and the digests of their contents."""
+
+import hashlib
+import json
+import os
+import stat
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from gen_lightning.contracts import SplitName
+from gen_lightning.errors import UserError
+from gen_lightning.storage import atomic_write, describe_os_error, find_cache_folder, name_file_in_errors
+
+# Pillow does not decode these formats itself. For EPS it would start Ghostscript, a program, on a stranger's file.
+_FOREIGN_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+_SPLIT_FOLDERS: dict[str, SplitName] = {
+    "train": "train",
+    "val": "val",
+    "validation": "val",
+    "valid": "val",
+    "test": "test",
+}
+# The files of a folder are assigned to splits and ordered by this seed, the same for every run.
+_SEED = 0
+# Time stamps of some file systems have steps of 2 seconds.
+_STEP = 2_000_000_000
+
+
+class ImageFile(NamedTuple):
+    """One image file: its path relative to the folder, its label, and the SHA-256 of its content."""
+
+    path: str
+    label: int
+    sha256: str
+
+
+class ImageListing(NamedTuple):
+    """The files of each split, in random order, and the names of the classes; no names without class folders."""
+
+    splits: dict[SplitName, list[ImageFile]]
+    class_names: list[str]
+
+
+@cache
+def list_formats() -> dict[str, str]:
+    """Return Pillow's names of the formats that are read, by the extension of a file in lower case."""
+    Image.init()
+    return {
+        extension: name
+        for extension, name in Image.registered_extensions().items()
+        if name in Image.OPEN and name not in _FOREIGN_FORMATS
+    }
+
+
+def list_images(root: Path, fractions: Mapping[SplitName, float], show_progress: bool) -> ImageListing:
+    """Return the image files of a folder, with their splits, labels and digests.
+
+    The same files have the same listing on every machine, wherever the folder is.
+
+    Args:
+        root: folder of the images
+        fractions: fractions of the training images that are held out for `val` and `test` if these have no folder
+        show_progress: show a progress bar while files are read
+
+    Raises:
+        UserError: the folder is missing, holds no images, or is laid out in an unclear way; a split is empty; a file
+            cannot be read.
+        StorageError: the cache directory cannot be written.
+    """
+    paths = find_images(root)
+    folders = _find_split_folders(root, paths)
+    classes = {split: _read_classes(root / folder, paths, folder) for split, folder in folders.items()}
+    class_names = _merge_class_names(folders, classes)
+    splits: dict[SplitName, list[str]] = {split: list(names) for split, names in classes.items()}
+    labels = {
+        path: class_names.index(name) if class_names else 0
+        for names in classes.values()
+        for path, name in names.items()
+    }
+    held_out = {split: fraction for split, fraction in fractions.items() if split not in splits}
+    indices = draw_splits(torch.tensor([labels[path] for path in splits["train"]]), held_out)
+    splits |= {split: [splits["train"][index] for index in part.tolist()] for split, part in indices.items()}
+    for split in ("val", "test"):
+        if split in folders:
+            splits[split] = [splits[split][index] for index in _shuffle(len(splits[split])).tolist()]
+    _refuse_empty_splits(splits, fractions)
+    digests = digest_files(root, paths, show_progress)
+    return ImageListing(
+        {
+            split: [ImageFile(path, labels[path], digests[path]) for path in splits[split]]
+            for split in ("train", "val", "test")
+        },
+        class_names,
+    )
+
+
+def find_images(root: Path) -> list[str]:
+    """Return the sorted paths of the image files of a folder, relative to it, with "/" between their parts.
+
+    Files are known by their extensions. Hidden files and folders are ignored; links are followed.
+
+    Raises:
+        UserError: the folder is missing or cannot be read, or holds no images.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder. Give the folder of the images with --data.root.")
+    paths = []
+    for folder, subfolders, names in os.walk(root, onerror=_refuse_unreadable, followlinks=True):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        prefix = "" if Path(folder) == root else f"{Path(folder).relative_to(root).as_posix()}/"
+        images = [name for name in names if os.path.splitext(name)[1].lower() in list_formats()]
+        paths += [prefix + name for name in images if not name.startswith(".")]
+    if not paths:
+        raise UserError(f"{root} holds no images that Pillow reads. Give the folder of the images with --data.root.")
+    return sorted(paths)
+
+
+def _refuse_unreadable(error: OSError) -> NoReturn:
+    raise UserError(
+        f"{error.filename} cannot be read: {describe_os_error(error)}. Repair it, or move it out of the folder."
+    ) from error
+
+
+def _find_split_folders(root: Path, paths: Sequence[str]) -> dict[SplitName, str]:
+    """Return the folder of each split that has one; the training split's is "" if no split has one."""
+    top_folders = dict.fromkeys(path.partition("/")[0] for path in paths if "/" in path)
+    folders: dict[SplitName, str] = {}
+    for name in top_folders:
+        split = _SPLIT_FOLDERS.get(name.lower())
+        if split in folders:
+            raise UserError(f"{root} has two folders for one split, {folders[split]} and {name}. Keep one of them.")
+        if split:
+            folders[split] = name
+    if not folders:
+        return {"train": ""}
+    if "train" not in folders:
+        (name, *_) = folders.values()
+        raise UserError(
+            f"{root} has images in a folder {name}, but none in a folder train. Name the folder of the training images"
+            f" train, or rename {name} if it is a class."
+        )
+    outside = [path for path in paths if path.partition("/")[0] not in folders.values() or "/" not in path]
+    if outside:
+        raise UserError(
+            f"{root} has images beside its folders of splits, such as {outside[0]}. Move them into"
+            f" {', '.join(folders.values())}, or out of {root}."
+        )
+    return folders
+
+
+def _read_classes(folder: Path, paths: Sequence[str], prefix: str) -> dict[str, str]:
+    """Return the class folder of each image below a folder; "" for all if it has no class folders."""
+    start = f"{prefix}/" if prefix else ""
+    classes = {
+        path: path.removeprefix(start).rpartition("/")[0].partition("/")[0] for path in paths if path.startswith(start)
+    }
+    if len(names := set(classes.values())) > 1 and "" in names:
+        loose = next(path for path, name in classes.items() if not name)
+        raise UserError(
+            f"{folder} holds class folders, such as {max(names)}, and images beside them, such as {Path(loose).name}."
+            " Move the images into class folders, or out of the folder."
+        )
+    return classes
+
+
+def _merge_class_names(folders: Mapping[SplitName, str], classes: Mapping[SplitName, Mapping[str, str]]) -> list[str]:
+    """Return the sorted names of the classes, the same in all splits; none without class folders."""
+    expected = set(classes["train"].values())
+    for split, names in classes.items():
+        if different := sorted(expected ^ set(names.values()) - {""}):
+            raise UserError(
+                f"The class folders of {folders['train']} and {folders[split]} differ in {', '.join(different[:5])}."
+                " Give each class a folder with images in both."
+            )
+    return sorted(expected - {""})
+
+
+def draw_splits(labels: Tensor, fractions: Mapping[SplitName, float]) -> dict[SplitName, Tensor]:
+    """Return the indices of the examples of each held-out split and of `train`, in random order.
+
+    The splits are the same in every run, and stratified: the number of a class in a split is its share within 1.
+
+    Args:
+        labels: int64 `[N]`
+        fractions: fractions of the N examples that are held out
+    """
+    order = _shuffle(len(labels))
+    rank = order.argsort()
+    by_class = order[labels[order].argsort(stable=True)]
+    splits: dict[SplitName, Tensor] = {}
+    for split, fraction in fractions.items():
+        # Examples at equal distances in the order by class.
+        size = min(round(len(labels) * fraction), len(by_class))
+        chosen = torch.zeros(len(by_class), dtype=torch.bool)
+        chosen[((torch.arange(size) + 0.5) * len(by_class) / max(size, 1)).long()] = True
+        splits[split], by_class = by_class[chosen], by_class[~chosen]
+    splits["train"] = by_class
+    return {split: part[rank[part].argsort()] for split, part in splits.items()}
+
+
+def _shuffle(n: int) -> Tensor:
+    return torch.randperm(n, generator=torch.Generator().manual_seed(_SEED))
+
+
+def _refuse_empty_splits(splits: Mapping[SplitName, Sequence[str]], fractions: Mapping[SplitName, float]) -> None:
+    total = sum(map(len, splits.values()))
+    for split, paths in splits.items():
+        if not paths:
+            given = ", ".join(f"`{name}_fraction` is {fraction}" for name, fraction in fractions.items())
+            raise UserError(
+                f"{given}, which leaves no image of {total:,} for the split {split}. Choose other fractions, or give"
+                " more images."
+            )
+
+
+def digest_files(root: Path, paths: Sequence[str], show_progress: bool) -> dict[str, str]:
+    """Return the SHA-256 of the content of each file.
+
+    The cache keeps the digests with the files' sizes, time stamps and inode numbers. A file whose status is the same is
+    not read again: a program can set the time of modification, but not that of the last change of the status (ctime).
+
+    Raises:
+        UserError: a file cannot be read.
+        StorageError: the cache directory cannot be written.
+    """
+    index_path = find_index(root)
+    known = _read_index(index_path)
+    start = time.time_ns()
+    stamps = {path: _read_stamp(root / path) for path in paths}
+    digests = {path: known[path][1] for path in paths if path in known and known[path][0] == stamps[path]}
+    unknown = [path for path in paths if path not in digests]
+    silent = not show_progress or not unknown
+    with ThreadPoolExecutor() as pool:
+        contents = pool.map(lambda path: hashlib.sha256(read_file(root / path)).hexdigest(), unknown)
+        bar = tqdm(contents, "Checksums", len(unknown), mininterval=1, unit="image", disable=silent)
+        digests |= zip(unknown, bar, strict=True)
+    # A file that changed only now could change again within the same step of its time stamp.
+    settled = {path: (stamp, digests[path]) for path, stamp in stamps.items() if max(stamp[1:3]) < start - _STEP}
+    if settled != known or not index_path.is_file():
+        _write_index(index_path, root, settled)
+    return digests
+
+
+def find_index(root: Path) -> Path:
+    """Return the path of the file with the digests of a folder; it exists if the folder has been read before."""
+    name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()
+    return find_image_cache() / f"{name}.json"
+
+
+def find_image_cache() -> Path:
+    """Return the directory of the machine's cache of image folders."""
+    return find_cache_folder() / "image_folders"
+
+
+_Stamp = list[int]
+_Index = dict[str, tuple[_Stamp, str]]
+
+
+def _read_index(path: Path) -> _Index:
+    try:
+        files = json.loads(path.read_text())["files"]
+        return {name: (list(stamp), str(sha256)) for name, (stamp, sha256) in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # Without the index, or with a damaged one, the files are read again.
+        return {}
+
+
+def _write_index(path: Path, root: Path, index: _Index) -> None:
+    with name_file_in_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        file.write(json.dumps({"root": str(root.resolve()), "files": index}).encode())
+
+
+def _read_stamp(path: Path) -> _Stamp:
+    try:
+        status = path.stat()
+    except OSError as error:
+        _refuse_unreadable(error)
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} is not a file. Move it out of the folder.")
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def read_file(path: Path) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        _refuse_unreadable(error)

@@ -176,7 +176,7 @@ def _merge_class_names(folders: Mapping[SplitName, str], classes: Mapping[SplitN
     """Return the sorted names of the classes, the same in all splits; none without class folders."""
     expected = set(classes["train"].values())
     for split, names in classes.items():
-        if different := sorted(expected ^ set(names.values()) - {""}):
+        if different := sorted((expected ^ set(names.values())) - {""}):
             raise UserError(
                 f"The class folders of {folders['train']} and {folders[split]} differ in {', '.join(different[:5])}."
                 " Give each class a folder with images in both."

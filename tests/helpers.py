@@ -4,7 +4,7 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,10 +13,12 @@ import scipy.stats
 import torch
 import wandb
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from wandb.proto import wandb_internal_pb2
 
+from datamodules import ImageFolderDataModule
 from gen_lightning import GANModule, VAEModule
 from gen_lightning.evaluation import Row
 from gen_lightning.gan import NonSaturating
@@ -331,3 +333,28 @@ def read_wandb_records(run_folder: Path) -> list:
             records.append(wandb_internal_pb2.Record.FromString(message))
             message = b""
     return records
+
+
+def write_image(path: Path, size: tuple[int, int] = (40, 40), mode: str = "RGB", seed: int = 0) -> Path:
+    """Write an image of random pixels, and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    bands = Image.new(mode, (1, 1)).getbands()
+    levels = [Image.fromarray(random.integers(0, 256, size[::-1], dtype=np.uint8)) for _ in bands]
+    image = Image.merge(mode, levels) if len(bands) > 1 else levels[0].convert(mode)
+    image.save(path)
+    return path
+
+
+def write_images(root: Path, n: int, classes: Sequence[str] = ("",), size: int = 40) -> Path:
+    """Write n images in each class folder, all different, and return the folder."""
+    for label, name in enumerate(classes):
+        for index in range(n):
+            write_image(root / name / f"{index:04}.png", (size, size), seed=label * n + index)
+    return root
+
+
+def build_image_cache(arguments: list[str]) -> None:
+    """Read a folder of images in a process of its own; see `faults.processes.Run`."""
+    root, image_size = arguments
+    ImageFolderDataModule(root, int(image_size)).prepare_data()

@@ -43,7 +43,7 @@ class LatentMetrics(Callback):
     - `mutual_information`: the mutual information of image and latent, in nats, at most log N. See
       `gen_lightning.metrics.latents.mutual_information` for its bias.
     - `linear_accuracy`, `knn_accuracy`: the accuracies of probes fitted to the posterior means of training images. They
-      are left out for a conditional model, whose posterior gets the label as an input.
+      are left out for a conditional model, whose posterior gets the label as an input, and for data of one class.
     - `posterior_collapse`: 1 if less than 5 % of the dimensions, or none, are active, or if the mutual information is
       below 0.1 nats, which it is whenever the rate is; else 0. A collapse also gives a warning.
 
@@ -110,8 +110,9 @@ class LatentMetrics(Callback):
             "mutual_information": mutual_information(posteriors, latents),
         }
         if require(pl_module, PosteriorModel, "LatentMetrics").num_classes is None:
-            training = _encode_split(trainer, pl_module, "train", self.num_training_images)
-            estimates |= probe_accuracies(*training[1:], means, labels)
+            _, *training = _encode_split(trainer, pl_module, "train", self.num_training_images)
+            if len(training[1].unique()) > 1:
+                estimates |= probe_accuracies(*training, means, labels)
         estimates["posterior_collapse"] = _judge_collapse(estimates, means.shape[1])
         self.rows = {name: make_row(name, estimate, len(means)) for name, estimate in estimates.items()}
         pl_module.log_dict({f"test/{name}": row.value for name, row in self.rows.items()})

@@ -1,11 +1,12 @@
 """Every recipe parses, is complete, and trains; the recipes of a family differ only where they should."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from helpers import CONFIGS
+from helpers import CONFIGS, write_images
 
 RECIPES = sorted(CONFIGS.rglob("*.yaml"))
 MIXTURE_METHODS = {"name", "model.init_args.discriminator", "model.init_args.loss", "model.init_args.regularizers"}
@@ -59,6 +60,8 @@ def train_one_batch(fit, recipe, *options):
     data_options = yaml.safe_load(recipe.read_text())["data"]["init_args"]
     if "path" in data_options:
         np.savez(data_options["path"], data=np.random.default_rng(0).normal(size=(40, 3)))
+    if data_options.get("root") == "pictures":
+        write_images(Path("pictures"), 20)
     folder = fit(
         "--config",
         str(recipe),

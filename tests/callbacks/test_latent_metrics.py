@@ -129,6 +129,11 @@ def test_a_conditional_model_has_no_probes():
     assert all(row == others[name] for name, row in rows.items())
 
 
+def test_data_of_one_class_have_no_probes():
+    rows = run_test(LatentMetrics(), Posteriors(1.0), Examples(torch.eye(10)[DIGITS], torch.zeros_like(DIGITS)))
+    assert rows.keys() == {"active_units", "mutual_information", "posterior_collapse"}
+
+
 def test_fewer_training_images_than_neighbours_are_refused():
     with pytest.raises(ValueError, match=r"`LatentMetrics\.num_training_images` is 4\. Choose at least 5"):
         LatentMetrics(4)

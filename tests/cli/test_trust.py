@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers import CONFIGS
+from helpers import CONFIGS, write_images
 
 import train
 from callbacks import SafeWandbLogger
 from cli.recipes import find_recipe, list_recipes
 from cli.trust import StoredConfig, allowed_objects
+from datamodules import ImageFolderDataModule
 from gen_lightning.errors import UserError
 from gen_lightning.metrics import InceptionFeatures
 
@@ -271,6 +272,24 @@ def test_data_directories_within_the_working_directory_or_with_data_are_kept(tmp
     (tmp_path / "MNIST/raw").mkdir(parents=True)
     for root in ("data", "my/data", str(tmp_path)):
         assert check(change("data/init_args/root", root))["data"]["init_args"]["root"] == root
+
+
+def image_folder(root):
+    return VAE | {"data": {"class_path": "datamodules.ImageFolderDataModule", "init_args": {"root": root}}}
+
+
+def test_a_folder_of_images_elsewhere_is_kept_only_if_the_user_has_named_it_before(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    pictures = write_images(tmp_path / "pictures", 20)
+    for root in ("/", "../x", "~", "~/Pictures", "a/../../x", "/dev", "a\0b/..", str(pictures)):
+        assert "root" not in check(image_folder(root.replace("\0", "")))["data"]["init_args"]
+    for root in (None, "pictures", "my/pictures"):
+        assert check(image_folder(root))["data"]["init_args"]["root"] == root
+    ImageFolderDataModule(str(pictures)).prepare_data()
+    assert check(image_folder(str(pictures)))["data"]["init_args"]["root"] == str(pictures)
+    assert "root" not in check(image_folder(str(tmp_path)))["data"]["init_args"]
+    with pytest.raises(UserError, match=r"data\.root` to subprocess\.Popen, which is not trusted"):
+        check(image_folder(POPEN))
 
 
 def test_a_file_is_never_read_in_place_of_a_class_or_a_word(tmp_path, monkeypatch):

@@ -11,7 +11,8 @@ from helpers import CONFIGS
 pytestmark = pytest.mark.slow
 
 # Recipes that take seconds for one iteration and its validation take too long for hundreds of trials.
-RECIPES = [path for path in sorted(CONFIGS.rglob("*.yaml")) if path.stem not in ("autoregressive", "stacked_mnist")]
+SLOW = ("autoregressive", "image_folder", "stacked_mnist")
+RECIPES = [path for path in sorted(CONFIGS.rglob("*.yaml")) if path.stem not in SLOW]
 
 # Words of messages that were written for the author of a Python class.
 PYTHON_WORDS = re.compile(

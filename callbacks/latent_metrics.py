@@ -110,9 +110,9 @@ class LatentMetrics(Callback):
             "mutual_information": mutual_information(posteriors, latents),
         }
         if require(pl_module, PosteriorModel, "LatentMetrics").num_classes is None:
-            _, *training = _encode_split(trainer, pl_module, "train", self.num_training_images)
-            if len(training[1].unique()) > 1:
-                estimates |= probe_accuracies(*training, means, labels)
+            training = _encode_split(trainer, pl_module, "train", self.num_training_images)
+            if len(training[2].unique()) > 1:
+                estimates |= probe_accuracies(*training[1:], means, labels)
         estimates["posterior_collapse"] = _judge_collapse(estimates, means.shape[1])
         self.rows = {name: make_row(name, estimate, len(means)) for name, estimate in estimates.items()}
         pl_module.log_dict({f"test/{name}": row.value for name, row in self.rows.items()})

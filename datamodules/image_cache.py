@@ -100,7 +100,7 @@ class ImageCache:
             with safe_open(self.path, "pt") as tensors, self.path.open("rb") as file:
                 images, decoded = tensors.get_tensor("images"), tensors.get_tensor("states") == _DECODED
                 # Somebody else may have written the file, with a checksum of its own.
-                fits = decoded.shape == (len(self.files),) and images.shape == (decoded.sum(), *self.shape)
+                fits = decoded.shape == (len(self.files),) and images.shape == (int(decoded.sum()), *self.shape)
                 if fits and _digest(file) == tensors.metadata()["sha256"]:
                     return CachedImages(images, decoded)
         except FileNotFoundError:

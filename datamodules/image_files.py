@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, get_args
 
 import torch
 from PIL import Image
@@ -78,29 +78,27 @@ def list_images(root: Path, fractions: Mapping[SplitName, float], show_progress:
     """
     paths = find_images(root)
     folders = _find_split_folders(root, paths)
-    classes = {split: _read_classes(root / folder, paths, folder) for split, folder in folders.items()}
+    classes = {split: _read_classes(root, paths, folder) for split, folder in folders.items()}
     class_names = _merge_class_names(folders, classes)
-    splits: dict[SplitName, list[str]] = {split: list(names) for split, names in classes.items()}
-    labels = {
-        path: class_names.index(name) if class_names else 0
-        for names in classes.values()
-        for path, name in names.items()
-    }
-    held_out = {split: fraction for split, fraction in fractions.items() if split not in splits}
-    indices = draw_splits(torch.tensor([labels[path] for path in splits["train"]]), held_out)
-    splits |= {split: [splits["train"][index] for index in part.tolist()] for split, part in indices.items()}
-    for split in ("val", "test"):
-        if split in folders:
-            splits[split] = [splits[split][index] for index in _shuffle(len(splits[split])).tolist()]
+    numbers = {name: label for label, name in enumerate(class_names)}
+    labels = {path: numbers.get(name, 0) for names in classes.values() for path, name in names.items()}
+    splits = {split: _draw(list(names), labels, {})["train"] for split, names in classes.items()}
+    drawn = {split: fraction for split, fraction in fractions.items() if split not in folders}
+    splits |= _draw(list(classes["train"]), labels, drawn)
     _refuse_empty_splits(splits, fractions)
     digests = digest_files(root, paths, show_progress)
     return ImageListing(
-        {
-            split: [ImageFile(path, labels[path], digests[path]) for path in splits[split]]
-            for split in ("train", "val", "test")
-        },
+        {name: [ImageFile(path, labels[path], digests[path]) for path in splits[name]] for name in get_args(SplitName)},
         class_names,
     )
+
+
+def _draw(
+    paths: Sequence[str], labels: Mapping[str, int], fractions: Mapping[SplitName, float]
+) -> dict[SplitName, list[str]]:
+    """Return the paths of each drawn split and of `train`, in random order."""
+    indices = draw_splits(torch.tensor([labels[path] for path in paths]), fractions)
+    return {split: [paths[index] for index in part.tolist()] for split, part in indices.items()}
 
 
 def find_images(root: Path) -> list[str]:
@@ -157,17 +155,16 @@ def _find_split_folders(root: Path, paths: Sequence[str]) -> dict[SplitName, str
     return folders
 
 
-def _read_classes(folder: Path, paths: Sequence[str], prefix: str) -> dict[str, str]:
-    """Return the class folder of each image below a folder; "" for all if it has no class folders."""
-    start = f"{prefix}/" if prefix else ""
-    classes = {
-        path: path.removeprefix(start).rpartition("/")[0].partition("/")[0] for path in paths if path.startswith(start)
-    }
-    if len(names := set(classes.values())) > 1 and "" in names:
+def _read_classes(root: Path, paths: Sequence[str], folder: str) -> dict[str, str]:
+    """Return the class folder of each image below a folder of the root; "" for all if there are no class folders."""
+    start = f"{folder}/" if folder else ""
+    rests = {path: path.removeprefix(start) for path in paths if path.startswith(start)}
+    classes = {path: rest.partition("/")[0] if "/" in rest else "" for path, rest in rests.items()}
+    if "" in (names := set(classes.values())) and len(names) > 1:
         loose = next(path for path, name in classes.items() if not name)
         raise UserError(
-            f"{folder} holds class folders, such as {max(names)}, and images beside them, such as {Path(loose).name}."
-            " Move the images into class folders, or out of the folder."
+            f"{root / folder} holds class folders, such as {max(names)}, and images beside them, such as"
+            f" {Path(loose).name}. Move the images into class folders, or out of the folder."
         )
     return classes
 
@@ -193,22 +190,18 @@ def draw_splits(labels: Tensor, fractions: Mapping[SplitName, float]) -> dict[Sp
         labels: int64 `[N]`
         fractions: fractions of the N examples that are held out
     """
-    order = _shuffle(len(labels))
-    rank = order.argsort()
-    by_class = order[labels[order].argsort(stable=True)]
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(_SEED))
+    place = order.argsort()
+    rest = order[labels[order].argsort(stable=True)]
     splits: dict[SplitName, Tensor] = {}
     for split, fraction in fractions.items():
         # Examples at equal distances in the order by class.
-        size = min(round(len(labels) * fraction), len(by_class))
-        chosen = torch.zeros(len(by_class), dtype=torch.bool)
-        chosen[((torch.arange(size) + 0.5) * len(by_class) / max(size, 1)).long()] = True
-        splits[split], by_class = by_class[chosen], by_class[~chosen]
-    splits["train"] = by_class
-    return {split: part[rank[part].argsort()] for split, part in splits.items()}
-
-
-def _shuffle(n: int) -> Tensor:
-    return torch.randperm(n, generator=torch.Generator().manual_seed(_SEED))
+        size = min(round(len(labels) * fraction), len(rest))
+        chosen = torch.zeros(len(rest), dtype=torch.bool)
+        chosen[((torch.arange(size) + 0.5) * len(rest) / max(size, 1)).long()] = True
+        splits[split], rest = rest[chosen], rest[~chosen]
+    splits["train"] = rest
+    return {split: part[place[part].argsort()] for split, part in splits.items()}
 
 
 def _refuse_empty_splits(splits: Mapping[SplitName, Sequence[str]], fractions: Mapping[SplitName, float]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from faults.processes import Run
+from faults.processes import Run, start_ranks
 from helpers import build_image_cache, write_image, write_images
 from PIL import Image, ImageOps
 from safetensors import safe_open
@@ -602,6 +602,14 @@ class TestCommandLine:
         fit(f"--resume={part}", "--trainer.max_steps=6")
         weights = [torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (whole, part)]
         assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+    @pytest.mark.slow
+    def test_two_ranks_train_on_one_cache(self, tmp_path, cache):
+        write_images(tmp_path / "pictures", 20)
+        options = [*self.OPTIONS, "--data.root=pictures", "--trainer.max_steps=2"]
+        ranks = start_ranks("fit", "--config=gan/dcgan", *options, folder=tmp_path)
+        assert [rank.wait() for rank in ranks] == [0, 0], ranks[0].text + ranks[1].text
+        assert find_file(cache).is_file()
 
     @pytest.mark.slow
     def test_samples_need_no_folder_and_a_test_asks_for_it(self, fit, tmp_path, capsys):

@@ -182,12 +182,15 @@ def test_data_that_are_not_images_are_refused():
         trainer_with(Evaluation()).test(Points(torch.zeros(1, 2)), MNISTDataModule("digits"), verbose=False)
 
 
-def test_images_that_the_extractor_does_not_take_are_refused_before_the_training():
+def test_a_shape_that_the_extractor_does_not_take_is_refused_before_the_first_batch():
     class Colours(Sampler):
         data_shape = (3, 64, 64)
 
+        def test_step(self, batch, batch_idx):
+            raise AssertionError
+
     with pytest.raises(ValueError, match=r"have shape \(3, 64, 64\), but the extractor takes grey images"):
-        Evaluation().setup(trainer_with(), Colours(torch.zeros(1, 3, 64, 64)), "fit")
+        trainer_with(Evaluation()).test(Colours(torch.zeros(1)), MNISTDataModule("digits"), verbose=False)
 
 
 def test_loaders_without_a_data_module_are_refused(data):

@@ -37,10 +37,15 @@ _BLOCK_SIZE = 2**24
 
 
 class CachedImages(NamedTuple):
-    """Images uint8 `[N, C, H, W]` on a memory map, and which of F files they are from, bool `[F]`."""
+    """Images uint8 `[N, C, H, W]` on a memory map, and the states of the F files that they are from, uint8 `[F]`."""
 
     images: Tensor
-    decoded: Tensor
+    states: Tensor
+
+    @property
+    def decoded(self) -> Tensor:
+        """Whether each file has an image, bool `[F]`."""
+        return self.states == _DECODED
 
 
 class ImageCache:
@@ -91,18 +96,19 @@ class ImageCache:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             with self._lock():
                 cached = self._open() or self._build()
-        self._check_broken([file for file, decoded in zip(self.files, cached.decoded, strict=True) if not decoded])
+        self._refuse_broken(cached.states.numpy().tobytes())
         return cached
 
     def _open(self) -> CachedImages | None:
         """Return the images of the complete file; None if it is missing or damaged."""
         try:
             with safe_open(self.path, "pt") as tensors, self.path.open("rb") as file:
-                images, decoded = tensors.get_tensor("images"), tensors.get_tensor("states") == _DECODED
+                cached = CachedImages(tensors.get_tensor("images"), tensors.get_tensor("states"))
                 # Somebody else may have written the file, with a checksum of its own.
-                fits = decoded.shape == (len(self.files),) and images.shape == (int(decoded.sum()), *self.shape)
+                fits = cached.states.shape == (len(self.files),)
+                fits = fits and cached.images.shape == (int(cached.decoded.sum()), *self.shape)
                 if fits and _digest(file) == tensors.metadata()["sha256"]:
-                    return CachedImages(images, decoded)
+                    return cached
         except FileNotFoundError:
             return None
         except (OSError, SafetensorError, KeyError, TypeError):
@@ -144,7 +150,9 @@ class ImageCache:
             unit="image",
             disable=not self.show_progress,
         )
+        # Threads are as fast as processes, because Pillow decodes and resizes without the interpreter's lock.
         with bar, ThreadPoolExecutor() as pool:
+            self._refuse_broken(states)
             while len(states) < len(self.files):
                 files = self.files[len(states) : len(states) + block]
                 images = list(pool.map(self._decode, files))
@@ -155,7 +163,7 @@ class ImageCache:
                 _write(file, _HEADER_SIZE + len(states), added)
                 states += added
                 bar.update(len(files))
-                self._check_broken([one for one, image in zip(files, images, strict=True) if image is None])
+                self._refuse_broken(states)
         return states.count(_DECODED)
 
     def _read_states(self, file: IO[bytes]) -> bytes:
@@ -189,10 +197,11 @@ class ImageCache:
         text = json.dumps(header).encode().ljust(_HEADER_SIZE - 8)
         _write(file, 0, len(text).to_bytes(8, "little") + text)
 
-    def _check_broken(self, broken: Sequence[ImageFile]) -> None:
-        """Refuse broken files unless they are to be skipped."""
-        if broken and not self.skip_broken:
-            path = self.root / broken[0].path
+    def _refuse_broken(self, states: bytes) -> None:
+        """Refuse the first broken file by name, unless broken files are to be skipped."""
+        first = states.find(_BROKEN)
+        if first >= 0 and not self.skip_broken:
+            path = self.root / self.files[first].path
             raise UserError(
                 f"{path} cannot be read as an image{self._describe(path)}. Replace or remove the file, or skip such"
                 " files with --data.skip_broken=true."

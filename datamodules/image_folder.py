@@ -116,14 +116,15 @@ class ImageFolderDataModule(ImageDataModule):
             self.identity,
             self._shows_progress(),
         )
-        images, decoded = cache.load()
+        cached = cache.load()
+        decoded = cached.decoded
         self._report_broken_files([file for file, intact in zip(files, decoded.tolist(), strict=True) if not intact])
         labels = torch.tensor([file.label for file in files])[decoded]
         sizes = [int(part.sum()) for part in decoded.split([len(part) for part in listing.values()])]
         if 0 in sizes:
             empty = list(listing)[sizes.index(0)]
             raise UserError(f"All images of the split {empty} in {self.root} are broken. Replace them.")
-        parts = zip(images.split(sizes), labels.split(sizes), strict=True)
+        parts = zip(cached.images.split(sizes), labels.split(sizes), strict=True)
         return {name: Split(*part) for name, part in zip(listing, parts, strict=True)}
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[Tensor, Tensor]:

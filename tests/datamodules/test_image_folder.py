@@ -461,6 +461,18 @@ class TestBrokenFiles:
             )
             assert sentence.endswith(" or skip such files with --data.skip_broken=true.")
 
+    def test_after_a_refusal_nothing_more_is_decoded(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(image_cache, "_BLOCK_SIZE", 4 * 3 * 32 * 32)
+        root = write_images(tmp_path / "a", 30)
+        for path in root.iterdir():
+            path.write_text(path.name)
+        decoded = []
+        monkeypatch.setattr(image_cache.ImageCache, "_decode", lambda *_: decoded.append(1))
+        for _ in range(2):
+            with pytest.raises(UserError, match="cannot be read as an image"):
+                load(root)
+            assert len(decoded) == 4
+
     def test_broken_files_are_left_out_with_a_warning_if_that_is_asked_for(self, broken):
         with pytest.raises(UserError):
             load(broken)

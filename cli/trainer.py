@@ -296,7 +296,7 @@ def fit_mixture_prior(model: GenerativeModule, datamodule: LightningDataModule |
 def convert_samples(samples: Tensor, datamodule: LightningDataModule | None, ckpt_path: str) -> Tensor:
     """Return samples as they are written: as the data module stores its data, or images as uint8 `[N, H, W, C]`."""
     if offers(datamodule, ScaledData):
-        datamodule.load_state_dict(load_checkpoint(ckpt_path)[type(datamodule).__qualname__])
+        datamodule.load_state_dict(load_checkpoint(ckpt_path).get(type(datamodule).__qualname__, {}))
         return datamodule.restore_units(samples)
     if samples.ndim != 4:
         return samples

@@ -93,6 +93,7 @@ class ArrayDataModule(SplitDataModule):
         self.test_fraction = test_fraction
         self._shape = tuple(shape) if shape else None
         self._units: _Units | None = None
+        self._tensors: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -103,7 +104,7 @@ class ArrayDataModule(SplitDataModule):
     def identity(self) -> str:
         """A text that names the examples of the splits."""
         paths = [path for path in (self.path, self.val_path, self.test_path) if path]
-        digests = [hashlib.file_digest(path.open("rb"), "sha256").hexdigest() for path in paths]
+        digests = [_digest(path) for path in paths]
         fractions = (not self.val_path and self.val_fraction, not self.test_path and self.test_fraction)
         return f"{type(self).__name__} {digests} {self.shape} {self.value_range} {self.standardize} {fractions}"
 
@@ -130,7 +131,7 @@ class ArrayDataModule(SplitDataModule):
         """Read the files, and hold out parts of the training file."""
         splits = self._carve(self._stored)
         held_out: dict[SplitName, Path | None] = {"val": self.val_path, "test": self.test_path}
-        splits |= {name: self._read(path) for name, path in held_out.items() if path}
+        splits |= {name: self._read_like(splits["train"], path) for name, path in held_out.items() if path}
         lowest, highest = self._check_values(splits)
         data = splits["train"].data
         rank_zero_info(
@@ -138,7 +139,7 @@ class ArrayDataModule(SplitDataModule):
             f" {highest:.4g}."
         )
         if self._units is None or not self.standardize:
-            self._units = self._find_units(data)
+            self._set_units(self._find_units(data))
         return splits
 
     def convert(self, data: Tensor) -> Tensor:
@@ -159,8 +160,21 @@ class ArrayDataModule(SplitDataModule):
         return self._units._asdict() if self._units else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the units of a checkpoint."""
-        self._units = _Units(**state_dict)
+        """Take the units of a checkpoint.
+
+        Raises:
+            UserError: the checkpoint holds no units.
+        """
+        try:
+            units = _Units(**state_dict)
+            torch.tensor([units.offset, units.scale], dtype=torch.float32)
+        except (TypeError, ValueError, RuntimeError):
+            raise UserError("The checkpoint's units of the data are damaged. Give another checkpoint.") from None
+        self._set_units(units)
+
+    def _set_units(self, units: _Units) -> None:
+        self._units = units
+        self._tensors.clear()
 
     def _find_units(self, train: Tensor) -> _Units:
         if self.standardize:
@@ -173,9 +187,12 @@ class ArrayDataModule(SplitDataModule):
     def _get_units(self, data: Tensor) -> tuple[Tensor, Tensor]:
         """Return the offset and the scale, in a shape that fits examples, on the device of the data."""
         assert self._units is not None
-        shape = (-1, *[1] * (len(self.shape) - 1))
-        offset, scale = (torch.tensor(numbers, device=data.device).view(shape) for numbers in self._units[:2])
-        return offset, scale
+        # A tensor that is made for each batch would make a GPU wait.
+        if data.device not in self._tensors:
+            shape = (-1, *[1] * (len(self.shape) - 1))
+            offset, scale = (torch.tensor(numbers, device=data.device).view(shape) for numbers in self._units[:2])
+            self._tensors[data.device] = offset, scale
+        return self._tensors[data.device]
 
     def _read(self, path: Path) -> Split:
         data, labels = read_split(path, self.data_key, self.labels_key)
@@ -187,6 +204,17 @@ class ArrayDataModule(SplitDataModule):
         if [size for size in found if size > 1] != [size for size in self._shape if size > 1]:
             raise UserError(f"The examples in {path} have shape {found}, and --data.shape is {list(self._shape)}.")
         return Split(data.reshape(-1, *self._shape), labels)
+
+    def _read_like(self, train: Split, path: Path) -> Split:
+        """Return the examples of a file, which must be like the training examples."""
+        split = self._read(path)
+        found, expected = ((tuple(one.data.shape[1:]), one.data.dtype) for one in (split, train))
+        if found != expected:
+            raise UserError(
+                f"The examples in {path} have shape {found[0]} and type {found[1]}, and those in {self.path} have"
+                f" {expected[0]} and {expected[1]}. Choose files that are alike."
+            )
+        return split
 
     def _carve(self, stored: Split) -> dict[SplitName, Split]:
         """Return the training examples, and the parts that are held out of their file, by a fixed seed."""
@@ -221,6 +249,11 @@ class ArrayDataModule(SplitDataModule):
                     f" {list(self.value_range)}. Choose a wider range."
                 )
         return extremes["train"]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _find_extremes(data: Tensor) -> tuple[float, float]:

@@ -160,6 +160,20 @@ def test_the_identity_is_that_of_the_content_and_not_of_the_place(tmp_path):
     assert apart[0].identity == apart[1].identity
 
 
+@pytest.mark.parametrize("state", [{}, {"offset": 1}, {"offset": [0.0], "scale": ["a"], "are_uint8": False}, {"x": 3}])
+def test_damaged_units_of_a_checkpoint_are_refused(state, tmp_path):
+    data = ArrayDataModule(write(tmp_path / "file.npy", draw(3)))
+    with pytest.raises(UserError, match="units of the data are damaged"):
+        data.load_state_dict(state)
+
+
+def test_files_that_are_not_alike_are_refused(tmp_path):
+    path = write(tmp_path / "file.npy", draw(3))
+    for name, values in {"shape": draw(4), "type": draw(3).astype(np.uint8)}.items():
+        with pytest.raises(UserError, match="Choose files that are alike"):
+            set_up(path, test_path=write(tmp_path / f"{name}.npy", values))
+
+
 class Harmful:
     def __reduce__(self):
         return print, ("this must not run",)

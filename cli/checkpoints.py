@@ -44,12 +44,13 @@ def add_stored_config(args: list[str]) -> list[str]:
         path, checkpoint = newest_checkpoint(RunFolder(named.resume))
         stored = [read_config(checkpoint, path, named.trust)]
         rest = [*rest, "--ckpt_path", str(path)]
-    elif verb in (["validate"], ["test"], ["sample"]) and not {"-h", "--help"} & set(rest):
+    elif verb != ["fit"] and (named.ckpt_path or verb != ["train_extractor"]) and not {"-h", "--help"} & set(rest):
         if not named.ckpt_path:
             raise UserError(f"`{verb[0]}` has no checkpoint. Add --ckpt_path FILE.")
         # A test in the run's directory is logged to the run.
         logged = verb == ["test"] and RunFolder.containing(named.ckpt_path).is_run
-        used = () if verb == ["sample"] else ("callbacks", "logger") if logged else ("callbacks",)
+        measures = verb in (["validate"], ["test"])
+        used = ("callbacks", "logger") if logged else ("callbacks",) if measures else ()
         stored = [read_config(load_checkpoint(named.ckpt_path), named.ckpt_path, named.trust, used)]
     return [*verb, *(f"--config={config}" for config in [*stored, *configs]), *rest]
 

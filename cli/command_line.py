@@ -184,6 +184,7 @@ class CommandLine(LightningCLI):
             "validate": {"model", "dataloaders", "datamodule"},
             "test": {"model", "datamodule"},
             "sample": {"model", "datamodule"},
+            "train_extractor": {"model", "datamodule"},
         }
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -274,14 +275,16 @@ class CommandLine(LightningCLI):
         self.save_config_kwargs = {"run": self.run}
         if self.subcommand != "fit":
             self.save_config_callback = None
+        if self.subcommand == "train_extractor":
+            config.trainer.update(Namespace(callbacks=None, logger=False))
         identify_wandb_run(config.trainer.logger, self.run)
         # Lightning does this in the constructor of the model or of the data, which would be blamed for what it raises.
         self._dump_config()
 
     def _choose_run(self, config: Namespace) -> RunFolder:
-        if self.subcommand != "fit":
+        if self.subcommand != "fit" and config.ckpt_path:
             return RunFolder.containing(config.ckpt_path)
-        if not config.resume:
+        if self.subcommand != "fit" or not config.resume:
             return RunFolder.new(config.trainer.default_root_dir, config.name)
         run = RunFolder(Path(config.resume).resolve())
         config.name, config.trainer.default_root_dir = run.recipe, str(run.root)

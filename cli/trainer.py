@@ -22,8 +22,9 @@ from torchvision.utils import make_grid, save_image
 
 from callbacks import Evaluation, ExampleMeans, SampleMeasure, StopOnNaN
 from cli.checkpoints import load_checkpoint
+from cli.extractor import train_extractor
 from gen_lightning import GenerativeModule, VAEModule
-from gen_lightning.contracts import ExampleData, IdentifiedData, ImageData, ScaledData, offers, require
+from gen_lightning.contracts import ExampleData, IdentifiedData, ScaledData, offers, require
 from gen_lightning.errors import StorageError, UserError
 from gen_lightning.metrics import FeatureExtractor
 from gen_lightning.stopping import begin_deferral, end_deferral
@@ -166,12 +167,33 @@ class Trainer(LightningTrainer):
                 raise
             # Other callbacks may measure samples of such data.
             if not any(isinstance(callback, SampleMeasure) for callback in self.callbacks):
-                is_image = len(model.data_shape) == 3 and offers(datamodule, ImageData)
-                advice = " Give it to `test` by --extractor." if is_image else ""
-                self.unmeasured = f"Samples are not measured. {error}{advice}"
+                self.unmeasured = f"Samples are not measured. {error}"
             self.callbacks.append(ExampleMeans())
         else:
             self.callbacks.append(evaluation)
+
+    def train_extractor(
+        self,
+        model: GenerativeModule,
+        ckpt_path: str | None = None,
+        datamodule: LightningDataModule | None = None,
+        epochs: PositiveInt = 15,
+        output: str | None = None,
+        seed: NonNegativeInt = 0,
+    ) -> None:
+        """Train the network whose features `test` compares, on the images of a recipe or of a checkpoint.
+
+        Args:
+            model: the model, which is not used
+            ckpt_path: the checkpoint of a run on the data; default: the data of --config
+            datamodule: the data, with images
+            epochs: number of passes over the training images
+            output: safetensors file; default: one in the machine's cache, which `test` finds by the data
+            seed: seed of the extractor's weights, of the order and of the augmentation
+        """
+        assert datamodule is not None
+        datamodule.trainer = self
+        train_extractor(datamodule, epochs, seed, Path(output) if output else None)
 
     def _load_weights(self, model: GenerativeModule, ckpt_path: str) -> None:
         """Load a checkpoint's weights in the configured precision, and move the model to the device."""

@@ -35,7 +35,7 @@ from cli.configuration import (
 )
 from gen_lightning.errors import UserError
 
-SUBCOMMANDS = ("fit", "validate", "test", "sample", "compare")
+SUBCOMMANDS = ("fit", "validate", "test", "sample", "train_extractor", "compare")
 
 PACKAGES = ("gen_lightning", "callbacks", "datamodules", "torch", "lightning")
 """The packages that most class paths begin with."""

@@ -1,7 +1,9 @@
 """The evaluation of samples: all metrics from one pass of features, each with its floor, as rows of a report."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -14,7 +16,7 @@ from gen_lightning.metrics.extractor import FeatureExtractor
 from gen_lightning.metrics.frechet import estimate_frechet_distance
 from gen_lightning.metrics.kernel import kernel_distance
 from gen_lightning.metrics.manifold import manifold_metrics, memorization
-from gen_lightning.storage import fingerprint, load_or_compute_cached
+from gen_lightning.storage import find_cache_folder, fingerprint, load_or_compute_cached
 
 Better = Literal["higher", "lower"]
 
@@ -110,6 +112,12 @@ def extract_real_features(
     return RealFeatures(features.to(device), identity)
 
 
+def find_trained_extractor(identity: str) -> Path:
+    """Return the file of the extractor that is trained on the data of an identity; it may not exist."""
+    digest = hashlib.sha256(identity.encode()).hexdigest()
+    return find_cache_folder() / "extractors" / f"cnn_{digest[:8]}.safetensors"
+
+
 @torch.no_grad()
 def extract_features(extractor: FeatureExtractor, images: Tensor) -> Tensor:
     """Return float32 features `[N, D]` of images `[N, C, H, W]` in [0, 1]."""
@@ -146,7 +154,7 @@ def measure(extractor: FeatureExtractor, samples: Tensor, held_out: Tensor, trai
     """Return all metrics of samples by name.
 
     Args:
-        extractor: extractor of the features
+        extractor: extractor of the features; if it does not classify, classes are not measured
         samples: features of generated images, `[N, D]`
         held_out: features of real images that the model was not trained on, `[M, D]`
         training: features of the images that the model was trained on, `[T, D]`
@@ -154,16 +162,16 @@ def measure(extractor: FeatureExtractor, samples: Tensor, held_out: Tensor, trai
     Raises:
         UserError: features are NaN, infinite or constant, or too few for a metric.
     """
-    real_probabilities = extractor.predict_probabilities(held_out)
-    probabilities = extractor.predict_probabilities(samples)
-    return {
+    estimates = {
         "fid": estimate_frechet_distance(held_out, samples),
         "kid": kernel_distance(held_out, samples),
         **manifold_metrics(held_out, samples),
-        "classifier_score": classifier_score(probabilities),
-        "class_balance": class_balance(real_probabilities, probabilities),
-        "memorization": memorization(samples, held_out, training),
     }
+    if extractor.classifies:
+        probabilities = extractor.predict_probabilities(samples)
+        estimates["classifier_score"] = classifier_score(probabilities)
+        estimates["class_balance"] = class_balance(extractor.predict_probabilities(held_out), probabilities)
+    return estimates | {"memorization": memorization(samples, held_out, training)}
 
 
 def compute_floors(

@@ -2,7 +2,13 @@
 
 from gen_lightning.metrics.classes import class_balance, classifier_score
 from gen_lightning.metrics.estimates import Estimate
-from gen_lightning.metrics.extractor import ClassifierFeatures, FeatureExtractor, InceptionFeatures, MNISTFeatures
+from gen_lightning.metrics.extractor import (
+    ClassifierFeatures,
+    FeatureExtractor,
+    ImageClassifier,
+    InceptionFeatures,
+    MNISTFeatures,
+)
 from gen_lightning.metrics.frechet import estimate_frechet_distance, frechet_distance
 from gen_lightning.metrics.kernel import kernel_distance
 from gen_lightning.metrics.manifold import manifold_metrics, memorization
@@ -18,6 +24,7 @@ __all__ = [
     "ClassifierFeatures",
     "Estimate",
     "FeatureExtractor",
+    "ImageClassifier",
     "InceptionFeatures",
     "MNISTFeatures",
     "assign_mixture_modes",

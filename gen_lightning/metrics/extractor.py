@@ -2,13 +2,14 @@
 
 import hashlib
 import io
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
@@ -26,6 +27,8 @@ class FeatureExtractor(nn.Module):
     """Name of the extractor, which is a part of the name of every metric that is computed with it."""
     num_features: int
     """Dimension of the features, D."""
+    classifies: bool = True
+    """Whether the class probabilities are those of classes of the data; without them, classes are not measured."""
     sha256: str
     """Digest of the weights. Features of real images are cached by the class and this digest: change it with the code.
     """
@@ -86,42 +89,101 @@ class DigitClassifier(nn.Module):
         return self.head(self.extract_features(images))
 
 
+class ImageClassifier(nn.Module):
+    """A convolutional classifier of images of at least 16 x 16, with 64 penultimate features.
+
+    Each stage halves the size, until it is below 8.
+
+    Args:
+        data_shape: shape of one image, `(C, H, W)`
+        num_classes: number of classes; at least 2
+    """
+
+    num_features = 64
+
+    def __init__(self, data_shape: Sequence[int], num_classes: int) -> None:
+        super().__init__()
+        self.data_shape = tuple(data_shape)
+        num_stages = int(math.log2(min(self.data_shape[1:]))) - 2
+        layers: list[nn.Module] = [_build_convolution(self.data_shape[0], 16)]
+        for stage in range(num_stages):
+            widths = [min(16 * 2**depth, self.num_features) for depth in (stage, stage + 1)]
+            layers += [nn.MaxPool2d(2), _build_convolution(*widths), _build_convolution(widths[1], widths[1])]
+        last = _build_convolution(widths[1], self.num_features)
+        self.body = nn.Sequential(*layers, last, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(self.num_features, num_classes)
+
+    def extract_features(self, images: Tensor) -> Tensor:
+        """Return penultimate features `[N, 64]` of images `[N, C, H, W]` in [0, 1]."""
+        if images.shape[1:] != self.data_shape:
+            raise UserError(
+                f"The images have shape {tuple(images.shape[1:])}, and the extractor was trained on images of shape"
+                f" {self.data_shape}. Train one for these data with `python train.py train_extractor`."
+            )
+        return self.body(images)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return class logits `[N, number of classes]`."""
+        return self.head(self.extract_features(images))
+
+
 class ClassifierFeatures(FeatureExtractor):
-    """The penultimate features of a `DigitClassifier` that `benchmarks/train_extractor.py` has trained.
+    """The penultimate features of a classifier that `train.py train_extractor` has trained.
+
+    Without labels, the classes are four rotations of each image; then `classifies` is false.
 
     Args:
         weights: path of the classifier's safetensors file; its name without the ending becomes the extractor's name
 
     Raises:
-        UserError: the file does not exist, or it does not hold the weights of a `DigitClassifier`.
+        UserError: the file does not exist, or does not hold the weights of a classifier.
     """
 
     def __init__(self, weights: str) -> None:
         super().__init__()
         path = Path(weights)
         if not path.is_file():
-            raise UserError(f"There are no weights at {path}. Train an extractor with benchmarks.train_extractor.")
+            raise UserError(
+                f"There are no weights at {path}. Train an extractor with `python train.py train_extractor`."
+            )
         content = path.read_bytes()
         self.name = path.stem
         self.sha256 = hashlib.sha256(content).hexdigest()
-        self.classifier = DigitClassifier()
-        self.num_features = self.classifier.num_features
         try:
-            self.classifier.load_state_dict(load_safetensors(content))
-        except (SafetensorError, RuntimeError) as error:
+            self.classifier, self.classifies = _load_classifier(content, path)
+        except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{path} does not hold the weights of a DigitClassifier. Train an extractor with"
-                " benchmarks.train_extractor."
+                f"{path} does not hold the weights of a classifier. Train an extractor with"
+                " `python train.py train_extractor`."
             ) from error
+        self.num_features = self.classifier.num_features
         self.requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return features `[N, 64]` of grey images `[N, 1, 28, 28]` in [0, 1], or padded to 32 x 32."""
+        """Return features `[N, 64]` of images in [0, 1] that have the shape of the training images."""
         return self.classifier.extract_features(images)
 
     def predict_probabilities(self, features: Tensor) -> Tensor:
-        """Return class probabilities `[N, 10]` of features `[N, 64]`."""
+        """Return class probabilities `[N, number of classes]` of features `[N, 64]`."""
         return self.classifier.head(features).softmax(1)
+
+
+def _load_classifier(content: bytes, path: Path) -> tuple[DigitClassifier | ImageClassifier, bool]:
+    """Return the classifier in a file, and whether its classes are those of the data."""
+    tensors = load_safetensors(content)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+    classifier: DigitClassifier | ImageClassifier
+    if "data_shape" in metadata:
+        shape = [int(size) for size in metadata["data_shape"].split(",")]
+        # Limits for a file of a stranger, which may describe a network that fits in no memory.
+        if len(shape) != 3 or not (1 <= shape[0] <= 16 and 16 <= min(shape[1:]) <= max(shape[1:]) <= 1024):
+            raise ValueError(metadata["data_shape"])
+        classifier = ImageClassifier(shape, len(tensors["head.bias"]))
+    else:
+        classifier = DigitClassifier()
+    classifier.load_state_dict(tensors)
+    return classifier, metadata.get("task") != "rotations"
 
 
 class MNISTFeatures(ClassifierFeatures):

@@ -158,7 +158,8 @@ def is_option(option):
     }
     if name:
         return any(name in inspect.signature(one).parameters for one in groups[group])
-    verbs = {name for verb in (Trainer.test, Trainer.sample) for name in inspect.signature(verb).parameters}
+    methods = (Trainer.test, Trainer.sample, Trainer.train_extractor)
+    verbs = {name for method in methods for name in inspect.signature(method).parameters}
     return group in verbs | {"config", "resume", "data", "float32_matmul_precision", "seed_everything", "help", "trust"}
 
 

@@ -1,0 +1,140 @@
+"""Training of the network whose features the metrics of samples compare, on the data of a recipe or of a run."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningDataModule
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from datamodules import Split, TrainLoader
+from gen_lightning.contracts import ExampleData, IdentifiedData, ImageData, SplitName, require
+from gen_lightning.errors import UserError
+from gen_lightning.evaluation import find_trained_extractor
+from gen_lightning.metrics import ImageClassifier
+from gen_lightning.storage import atomic_write
+
+NUM_ROTATIONS = 4
+_SPLITS: tuple[SplitName, SplitName] = ("train", "test")
+
+
+def train_extractor(datamodule: LightningDataModule, epochs: int, seed: int, output: Path | None) -> Path:
+    """Train a classifier of the training images, print its accuracy on the test images, and return its file.
+
+    The classes are the labels, or four rotations of each image if all labels are equal (Gidaris et al. 2018).
+
+    Args:
+        datamodule: data with images, and labels for them
+        epochs: number of passes over the training images
+        seed: seed of the weights, the order and the augmentation
+        output: safetensors file; default: one in the machine's cache, which `test` finds
+
+    Raises:
+        UserError: the data are not images of at least 16 x 16, or are too few.
+    """
+    output = output or find_trained_extractor(require(datamodule, IdentifiedData, "train_extractor").identity)
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    train, test = (_read_split(datamodule, name) for name in _SPLITS)
+    shape = tuple(train.data.shape[1:])
+    num_classes = int(train.labels.max()) + 1
+    rotates = num_classes == 1
+    if min(shape[1:]) < 16 or (rotates and shape[1] != shape[2]):
+        raise UserError(
+            f"The images have shape {shape}. `train_extractor` needs at least 16 x 16, and squares if there are no"
+            " labels."
+        )
+    torch.manual_seed(seed)
+    classifier = ImageClassifier(shape, NUM_ROTATIONS if rotates else num_classes)
+    fit_classifier(classifier, train, epochs, prepare=rotate_randomly if rotates else None)
+    classifier.eval()
+    accuracy = measure_accuracy(classifier, _rotate_all(test) if rotates else test)
+    task = "rotations" if rotates else "classes"
+    metadata = {"data_shape": ",".join(map(str, shape)), "task": task, "accuracy": f"{accuracy:.4f}"}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(output) as file:
+        file.write(save(classifier.state_dict(), metadata))
+    print(f"Test accuracy: {accuracy:.4f} ({len(test.data):,} images, {classifier.head.out_features} {task})")
+    if rotates:
+        print(
+            "The data have no labels, so the features are those of four rotations. Compare their FID only between"
+            " models of these data; classes are not measured."
+        )
+    print(f"Extractor:     {output}")
+    return output
+
+
+Prepare = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def fit_classifier(
+    classifier: nn.Module, split: Split, epochs: int, batch_size: int = 128, prepare: Prepare | None = None
+) -> None:
+    """Train by AdamW with a one-cycle learning rate and label smoothing, on augmented images.
+
+    Args:
+        classifier: network that returns logits of images in [0, 1]
+        split: training images, uint8 `[N, C, H, W]`, and labels
+        epochs: number of passes over them
+        batch_size: number of images in a batch
+        prepare: function of the images and labels of a batch that returns others to train on
+    """
+    loader = TrainLoader(split, min(batch_size, len(split.data)))
+    optimizer = torch.optim.AdamW(classifier.parameters(), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.006, total_steps=epochs * len(loader))
+    for epoch in range(epochs):
+        loader.set_epoch(epoch)
+        start = time.perf_counter()
+        for images, labels, _ in loader:
+            if prepare:
+                images, labels = prepare(images, labels)
+            loss = F.cross_entropy(classifier(augment(images.float() / 255)), labels, label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        seconds = time.perf_counter() - start
+        print(f"epoch {epoch + 1} of {epochs}: last loss {loss.item():.4f}, {seconds:.0f} s", flush=True)
+
+
+def rotate_randomly(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each image rotated by a random multiple of 90 degrees, and the multiples as labels."""
+    multiples = torch.randint(NUM_ROTATIONS, labels.shape)
+    rotations = torch.stack([images.rot90(multiple, (2, 3)) for multiple in range(NUM_ROTATIONS)])
+    return rotations[multiples, torch.arange(len(images))], multiples
+
+
+def _rotate_all(split: Split) -> Split:
+    rotations = [split.data.rot90(multiple, (2, 3)) for multiple in range(NUM_ROTATIONS)]
+    return Split(torch.cat(rotations), torch.arange(NUM_ROTATIONS).repeat_interleave(len(split.data)))
+
+
+def _read_split(datamodule: LightningDataModule, name: SplitName) -> Split:
+    """Return the images of a split as uint8, and their labels."""
+    images = require(datamodule, ImageData, "train_extractor").images(name)
+    examples = require(datamodule, ExampleData, "train_extractor").examples(name)
+    levels = torch.cat([(batch * 255).round().to(torch.uint8) for batch in images])
+    return Split(levels, torch.cat([labels for _, labels in examples]))
+
+
+def augment(images: Tensor) -> Tensor:
+    """Rotate each image by up to 12 degrees, scale it by up to 10 % and shift it by up to 2 of 28 pixels."""
+    angle, scale, shift_x, shift_y = (torch.rand(4, len(images)) * 2 - 1).unbind()
+    angle, scale = angle * math.radians(12), 1 + scale * 0.1
+    cosine, sine = angle.cos() * scale, angle.sin() * scale
+    shift = 4 / 28
+    rows = [cosine, -sine, shift_x * shift, sine, cosine, shift_y * shift]
+    theta = torch.stack(rows, dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)
+
+
+@torch.no_grad()
+def measure_accuracy(classifier: nn.Module, split: Split) -> float:
+    """Return the fraction of a split that is classified correctly."""
+    logits = torch.cat([classifier(images.float() / 255) for images in split.data.split(500)])
+    return (logits.argmax(1) == split.labels).float().mean().item()

@@ -2,6 +2,7 @@
 
 from datamodules.arrays import ArrayDataModule
 from datamodules.base import ImageDataModule, SplitDataModule
+from datamodules.colour import ColourDataModule
 from datamodules.image_folder import ImageFolderDataModule
 from datamodules.loaders import Batch, EvaluationLoader, TrainLoader
 from datamodules.mixtures import GaussianMixture, GaussianMixtureDataModule, Grid, Ring
@@ -12,6 +13,7 @@ from datamodules.stacked import StackedMNISTDataModule, StackLoader
 __all__ = [
     "ArrayDataModule",
     "Batch",
+    "ColourDataModule",
     "EvaluationLoader",
     "GaussianMixture",
     "GaussianMixtureDataModule",

@@ -12,12 +12,21 @@ from torch import Tensor
 from callbacks.example_means import ExampleMeans
 from callbacks.sampling import SampleMeasure, choose_device
 from gen_lightning.checks import check_range
-from gen_lightning.contracts import GenerativeModel, ImageData, SplitName, find_datamodule, require
+from gen_lightning.contracts import (
+    GenerativeModel,
+    IdentifiedData,
+    ImageData,
+    SplitName,
+    find_datamodule,
+    offers,
+    require,
+)
 from gen_lightning.errors import UserError
 from gen_lightning.evaluation import (
     RealFeatures,
     extract_features,
     extract_real_features,
+    find_extractor,
     make_sample_rows,
     probe_extractor,
 )
@@ -45,7 +54,8 @@ class Evaluation(SampleMeasure):
     Needs a data module with `images(split)`.
 
     Args:
-        extractor: frozen network whose features are compared; the one for MNIST by default
+        extractor: frozen network whose features are compared; by default the one that `train.py train_extractor` has
+            trained on the same data, or else the one for MNIST
         num_samples: number of samples, N; 1 to 100,000, by default as many as the split has images
         seed: seed of the samples
 
@@ -59,8 +69,13 @@ class Evaluation(SampleMeasure):
         check_range(self, at_least=1, num_samples=num_samples)
         super().__init__(num_samples, seed)
         self.extractor = extractor or MNISTFeatures()
+        self._finds_extractor = extractor is None
         self._real: dict[str, RealFeatures] = {}
         self._means = ExampleMeans()
+
+    def set_extractor(self, extractor: FeatureExtractor) -> None:
+        """Replace the extractor before a test."""
+        self.extractor, self._finds_extractor = extractor, False
 
     @property
     def identifying_row(self) -> str:
@@ -102,6 +117,8 @@ class Evaluation(SampleMeasure):
                 " such as callbacks.ModeCoverage, or do without Evaluation."
             )
         data = require(datamodule, ImageData, "Evaluation")
+        if self._finds_extractor and offers(data, IdentifiedData):
+            self.extractor = find_extractor(data.identity) or self.extractor
         # A user's extractor may be in training mode.
         self.extractor.eval().requires_grad_(False)
         probe_extractor(self.extractor, data_shape, self._move_extractor(trainer))

@@ -1,5 +1,6 @@
 """Training of the network whose features the metrics of samples compare, on the data of a recipe or of a run."""
 
+import json
 import math
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from gen_lightning.contracts import ExampleData, IdentifiedData, ImageData, Spli
 from gen_lightning.errors import UserError
 from gen_lightning.evaluation import find_trained_extractor
 from gen_lightning.metrics import ImageClassifier
+from gen_lightning.metrics.extractor import DESCRIPTION
 from gen_lightning.storage import atomic_write
 
 NUM_ROTATIONS = 4
@@ -54,10 +56,11 @@ def train_extractor(datamodule: LightningDataModule, epochs: int, seed: int, out
     classifier.eval()
     accuracy = measure_accuracy(classifier, _rotate_all(test) if rotates else test)
     task = "rotations" if rotates else "classes"
-    metadata = {"data_shape": ",".join(map(str, shape)), "task": task, "accuracy": f"{accuracy:.4f}"}
+    description = {"data_shape": shape, "task": task, "accuracy": round(accuracy, 4)}
     output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(output) as file:
-        file.write(save(classifier.state_dict(), metadata))
+        # With several keys, the order of safetensors' metadata would be random.
+        file.write(save(classifier.state_dict(), {DESCRIPTION: json.dumps(description)}))
     print(f"Test accuracy: {accuracy:.4f} ({len(test.data):,} images, {classifier.head.out_features} {task})")
     if rotates:
         print(

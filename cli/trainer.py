@@ -87,8 +87,8 @@ class Trainer(LightningTrainer):
             if isinstance(callback, SampleMeasure):
                 callback.num_samples = num_samples or callback.num_samples
                 callback.latents = latents
-        if evaluation := find_evaluation(self):
-            evaluation.extractor = extractor or evaluation.extractor
+        if (evaluation := find_evaluation(self)) and extractor:
+            evaluation.set_extractor(extractor)
         if latents == "gmm":
             self._load_weights(model, ckpt_path)
             fit_mixture_prior(model, datamodule, Path(ckpt_path).parent)

@@ -12,7 +12,7 @@ from torch import Tensor
 from gen_lightning.errors import UserError
 from gen_lightning.metrics.classes import class_balance, classifier_score
 from gen_lightning.metrics.estimates import Estimate, format_with_error
-from gen_lightning.metrics.extractor import FeatureExtractor
+from gen_lightning.metrics.extractor import ClassifierFeatures, FeatureExtractor
 from gen_lightning.metrics.frechet import estimate_frechet_distance
 from gen_lightning.metrics.kernel import kernel_distance
 from gen_lightning.metrics.manifold import manifold_metrics, memorization
@@ -118,6 +118,12 @@ def find_trained_extractor(identity: str) -> Path:
     return find_cache_folder() / "extractors" / f"cnn_{digest[:8]}.safetensors"
 
 
+def find_extractor(identity: str) -> FeatureExtractor | None:
+    """Return the extractor that is trained on the data of an identity, if there is one."""
+    path = find_trained_extractor(identity)
+    return ClassifierFeatures(str(path)) if path.is_file() else None
+
+
 @torch.no_grad()
 def extract_features(extractor: FeatureExtractor, images: Tensor) -> Tensor:
     """Return float32 features `[N, D]` of images `[N, C, H, W]` in [0, 1]."""
@@ -167,7 +173,8 @@ def measure(extractor: FeatureExtractor, samples: Tensor, held_out: Tensor, trai
         "kid": kernel_distance(held_out, samples),
         **manifold_metrics(held_out, samples),
     }
-    if extractor.classifies:
+    # A module of the user's own need not be a FeatureExtractor.
+    if getattr(extractor, "classifies", True):
         probabilities = extractor.predict_probabilities(samples)
         estimates["classifier_score"] = classifier_score(probabilities)
         estimates["class_balance"] = class_balance(extractor.predict_probabilities(held_out), probabilities)

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,10 @@ from gen_lightning.errors import UserError
 _WEIGHTS = Path(__file__).with_name("mnist_cnn.safetensors")
 # Printed by benchmarks/train_extractor.py.
 _SHA256 = "ba5793e80f5d28a6c6fb5714fab3a0fa59b608ccb68e7695f29e6172daab6c18"
+
+
+DESCRIPTION = "classifier"
+"""The key of a safetensors file's metadata under which `train_extractor` describes the classifier, as JSON."""
 
 
 class FeatureExtractor(nn.Module):
@@ -79,7 +84,7 @@ class DigitClassifier(nn.Module):
         if images.shape[1] != 1 or images.shape[2:] not in ((28, 28), (32, 32)):
             raise UserError(
                 f"The images have shape {tuple(images.shape[1:])}, but the extractor takes grey images of 28 x 28 or"
-                " 32 x 32. Choose another `extractor`, such as gen_lightning.metrics.InceptionFeatures."
+                " 32 x 32. Train one for these images with `python train.py train_extractor`."
             )
         margin = (images.shape[-1] - 28) // 2
         return self.body(images[..., margin : margin + 28, margin : margin + 28])
@@ -172,18 +177,16 @@ def _load_classifier(content: bytes, path: Path) -> tuple[DigitClassifier | Imag
     """Return the classifier in a file, and whether its classes are those of the data."""
     tensors = load_safetensors(content)
     with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-    classifier: DigitClassifier | ImageClassifier
-    if "data_shape" in metadata:
-        shape = [int(size) for size in metadata["data_shape"].split(",")]
-        # Limits for a file of a stranger, which may describe a network that fits in no memory.
-        if len(shape) != 3 or not (1 <= shape[0] <= 16 and 16 <= min(shape[1:]) <= max(shape[1:]) <= 1024):
-            raise ValueError(metadata["data_shape"])
+        description = json.loads((file.metadata() or {}).get(DESCRIPTION, "{}"))
+    classifier: DigitClassifier | ImageClassifier = DigitClassifier()
+    if description:
+        channels, height, width = shape = [int(size) for size in description["data_shape"]]
+        # A stranger's file may describe a network that fits in no memory.
+        if not (1 <= channels <= 16 and 16 <= min(height, width) <= max(height, width) <= 1024):
+            raise ValueError(shape)
         classifier = ImageClassifier(shape, len(tensors["head.bias"]))
-    else:
-        classifier = DigitClassifier()
     classifier.load_state_dict(tensors)
-    return classifier, metadata.get("task") != "rotations"
+    return classifier, not description or description["task"] == "classes"
 
 
 class MNISTFeatures(ClassifierFeatures):

@@ -1,5 +1,7 @@
 """train_extractor: it learns classes or rotations, its file describes itself, and unfit data are refused."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -14,10 +16,10 @@ from gen_lightning.evaluation import find_trained_extractor, measure
 from gen_lightning.metrics import ClassifierFeatures, ImageClassifier
 
 
-def write_squares(path, labelled, channels=3):
+def write_squares(path, labelled, n=400):
     """Write colour images with a bright quarter, whose place is the label; the first quarter alone without labels."""
-    labels = np.arange(400) % 4
-    images = np.random.default_rng(0).integers(0, 60, (400, channels, 16, 16)).astype(np.uint8)
+    labels = np.arange(n) % 4
+    images = np.random.default_rng(0).integers(0, 60, (n, 3, 16, 16)).astype(np.uint8)
     for image, label in zip(images, labels * labelled, strict=True):
         row, column = divmod(int(label), 2)
         image[:, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] += 150
@@ -31,10 +33,10 @@ def test_it_learns_classes_or_rotations(labelled, task, tmp_path):
     output = train_extractor(data, epochs=8, seed=0, output=None)
     assert output == find_trained_extractor(data.identity)
     with safe_open(output, "pt") as file:
-        metadata = file.metadata()
-    assert metadata["task"] == task
-    assert metadata["data_shape"] == "3,16,16"
-    assert float(metadata["accuracy"]) > 0.9
+        description = json.loads(file.metadata()["classifier"])
+    assert description["task"] == task
+    assert description["data_shape"] == [3, 16, 16]
+    assert description["accuracy"] > 0.9
     extractor = ClassifierFeatures(str(output))
     assert extractor.classifies == labelled
     real = torch.cat([extractor(images) for images in data.images("train")])
@@ -69,10 +71,17 @@ def test_the_classifier_takes_images_of_its_shape_and_no_others(shape):
         classifier(torch.rand(2, shape[0], shape[1] + 1, shape[2]))
 
 
-@pytest.mark.parametrize("shape", ["3,16", "3,1000000,1000000", "99999999,16,16", "a,b,c", "", "3,4,4"])
-def test_a_file_that_describes_no_classifier_is_refused(shape, tmp_path):
+@pytest.mark.parametrize(
+    "description",
+    [
+        *('{"data_shape": [3, 16]}', '{"data_shape": [3, 1000000, 1000000]}', '{"data_shape": [99999999, 16, 16]}'),
+        *('{"data_shape": "abc"}', '{"data_shape": [3, 4, 4]}', '{"data_shape": null}', "[1]", "{", "7", "{}"),
+        '{"data_shape": [3, 16, 16]}',
+    ],
+)
+def test_a_file_that_describes_no_classifier_is_refused(description, tmp_path):
     path = tmp_path / "file.safetensors"
-    save_file({"head.bias": torch.zeros(4)}, path, {"data_shape": shape})
+    save_file({"head.bias": torch.zeros(4)}, path, {"classifier": description})
     with pytest.raises(UserError, match="does not hold the weights of a classifier"):
         ClassifierFeatures(str(path))
 
@@ -92,7 +101,7 @@ def test_data_without_images_are_refused(tmp_path):
 
 @pytest.mark.slow
 def test_a_test_of_a_run_finds_the_extractor_of_its_data(fit, tmp_path, capsys):
-    path = write_squares(tmp_path / "squares.npz", labelled=True)
+    path = write_squares(tmp_path / "squares.npz", labelled=True, n=1200)
     data = ["--data=datamodules.ArrayDataModule", f"--data.path={path}", "--data.batch_size=16"]
     networks = [
         f"--model.{name}=gen_lightning.networks.MLP{kind}"

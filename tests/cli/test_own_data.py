@@ -83,8 +83,8 @@ class ReadablePoints(Readable, Points):
 EVALUATION, GRID = "--trainer.callbacks=callbacks.Evaluation", "--trainer.callbacks=callbacks.SampleGrid"
 METRICS = "--trainer.callbacks=callbacks.LatentMetrics"
 EXTRACTOR = (
-    "The images have shape (3, 64, 64), but the extractor takes grey images of 28 x 28 or 32 x 32. Choose another"
-    " `extractor`, such as gen_lightning.metrics.InceptionFeatures."
+    "The images have shape (3, 64, 64), but the extractor takes grey images of 28 x 28 or 32 x 32. Train one for these"
+    " images with `python train.py train_extractor`."
 )
 
 
@@ -141,7 +141,7 @@ GAUSSIAN = "--model.likelihood=gen_lightning.vae.Gaussian"
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        ("ReadableColour", f"Samples are not measured. {EXTRACTOR} Give it to `test` by --extractor."),
+        ("ReadableColour", f"Samples are not measured. {EXTRACTOR}"),
         (
             "ReadableNoImages",
             "Samples are not measured. Evaluation needs a data module with whole splits of images, but",

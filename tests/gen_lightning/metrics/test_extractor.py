@@ -71,13 +71,13 @@ def test_missing_files_and_files_of_other_content_are_refused(tmp_path):
         ClassifierFeatures("nowhere.safetensors")
     for content in (b"text", save({"x": torch.zeros(1)})):
         (tmp_path / "other.safetensors").write_bytes(content)
-        with pytest.raises(ValueError, match="does not hold the weights of a DigitClassifier"):
+        with pytest.raises(ValueError, match="does not hold the weights of a classifier"):
             ClassifierFeatures(str(tmp_path / "other.safetensors"))
 
 
 @pytest.mark.parametrize("shape", [(3, 28, 28), (1, 64, 64)])
 def test_images_of_another_shape_are_refused(shape):
-    with pytest.raises(ValueError, match="Choose another `extractor`"):
+    with pytest.raises(ValueError, match="Train one for these images"):
         MNISTFeatures()(torch.rand(2, *shape))
 
 

@@ -59,7 +59,7 @@ class Record(Callback):
         self.epochs = []
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if batch_idx == 0:
+        if batch_idx == 0 or not self.epochs:
             self.epochs.append([])
         self.epochs[-1] += batch[0].flatten(1).tolist()
 
@@ -148,6 +148,16 @@ def test_a_run_that_is_resumed_at_the_end_of_an_epoch_has_the_data_of_the_uninte
         trainer.save_checkpoint(tmp_path / "stopped.ckpt")
         rest, _ = train(workers, validates=validates, checkpoint=tmp_path / "stopped.ckpt", trainer_seed=6)
         assert first + rest == reference[workers]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_that_is_resumed_within_an_epoch_has_the_same_data_from_the_next_epoch_on(reference, workers, tmp_path):
+    _, trainer = train(workers, max_epochs=-1, max_steps=BATCHES_PER_EPOCH + 1)
+    trainer.save_checkpoint(tmp_path / "stopped.ckpt")
+    (rest, last), _ = train(workers, checkpoint=tmp_path / "stopped.ckpt")
+    assert len(rest) == 4 * (BATCHES_PER_EPOCH - 1)
+    assert rest != reference[workers][1][4:]
+    assert last == reference[workers][2]
 
 
 def read_states():

@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -20,7 +21,8 @@ from gen_lightning.errors import UserError
 _EXAMPLES_PER_PASS = 4096
 
 
-class _Units(NamedTuple):
+@dataclass(frozen=True)
+class _Units:
     """Models see (x - offset) / scale for stored values x. Both have one number, or one for each feature."""
 
     offset: list[float]
@@ -157,7 +159,7 @@ class ArrayDataModule(SplitDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the units of the data, for the checkpoint."""
-        return self._units._asdict() if self._units else {}
+        return asdict(self._units) if self._units else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the units of a checkpoint.
@@ -190,7 +192,10 @@ class ArrayDataModule(SplitDataModule):
         # A tensor that is made for each batch would make a GPU wait.
         if data.device not in self._tensors:
             shape = (-1, *[1] * (len(self.shape) - 1))
-            offset, scale = (torch.tensor(numbers, device=data.device).view(shape) for numbers in self._units[:2])
+            offset, scale = (
+                torch.tensor(numbers, device=data.device).view(shape)
+                for numbers in (self._units.offset, self._units.scale)
+            )
             self._tensors[data.device] = offset, scale
         return self._tensors[data.device]
 

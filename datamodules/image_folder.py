@@ -130,7 +130,7 @@ class ImageFolderDataModule(ImageDataModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Mirror training images at random, if that is asked for, and convert uint8 to float32 in [0, 1]."""
         if self.horizontal_flip and batch.seed != EVALUATION_SEED:
-            batch = batch._replace(data=_flip_at_random(batch.data, batch.seed))
+            batch = Batch(_flip_at_random(batch.data, batch.seed), batch.labels, batch.seed)
         return super().on_after_batch_transfer(batch, dataloader_idx)
 
     @cached_property

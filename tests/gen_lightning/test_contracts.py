@@ -2,9 +2,12 @@
 
 import inspect
 import re
+import tempfile
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from helpers import gan, vae
@@ -13,7 +16,7 @@ from torch import nn
 from torch.distributions import Normal
 
 import callbacks
-from datamodules import GaussianMixtureDataModule, MNISTDataModule, Ring, StackedMNISTDataModule
+from datamodules import ArrayDataModule, GaussianMixtureDataModule, MNISTDataModule, Ring, StackedMNISTDataModule
 from gen_lightning import contracts
 from gen_lightning.errors import UserError
 from gen_lightning.gan import LatentCodes
@@ -155,6 +158,13 @@ def stacks():
     return data
 
 
+def table():
+    path = Path(tempfile.mkdtemp(), "table.npy")
+    np.save(path, np.zeros((9, 2)))
+    return ArrayDataModule(str(path))
+
+
+POINT_CONTRACTS = {"ShapedData", "IdentifiedData", "ExampleData", "PointData", "MixtureData"}
 IMAGE_CONTRACTS = {"ShapedData", "IdentifiedData", "ImageData", "ExampleData", "DequantizableData"}
 # Every class of the project that fulfils a contract, with all contracts that it fulfils.
 OFFERS = [
@@ -169,7 +179,8 @@ OFFERS = [
     (lambda: Normal(0.0, 1.0), set()),
     (lambda: MNISTDataModule("digits"), IMAGE_CONTRACTS),
     (stacks, IMAGE_CONTRACTS | {"StackedData"}),
-    (lambda: GaussianMixtureDataModule(Ring()), {"ShapedData", "IdentifiedData", "PointData", "MixtureData"}),
+    (lambda: GaussianMixtureDataModule(Ring()), POINT_CONTRACTS),
+    (table, {"ShapedData", "IdentifiedData", "ExampleData", "ScaledData"}),
     (Ring, {"Mixture"}),
     (callbacks.LatentMetrics, {"Measurement", "IdentifiedMeasurement"}),
     (callbacks.SampleGrid, set()),

@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from gen_lightning.ranks import Ranks, is_lost_connection
+from gen_lightning.storage import remove_unfinished_files
 
 Position = tuple[int, int]
 """A moment between two batches: completed iterations, and the number of moments since then."""
@@ -233,7 +234,8 @@ class Watch(threading.Thread):
         with self._changed:
             if self.requested:
                 return
-            self.requested, self._requested_at = number, time.monotonic()
+            self.requested = number
+            self._requested_at = self._idle_since = time.monotonic()
             deferred, position = self.deferred, self._passed
             if deferred and not self.ranks:
                 self._limit = position
@@ -329,7 +331,7 @@ class Watch(threading.Thread):
             self._exit(128 + self.requested)
 
     def _exit(self, status: int, sentence: str = "") -> NoReturn:
-        """End this process, whatever the main thread is doing."""
+        """End this process, whatever the main thread is doing; a library may have lost the exception of a stop."""
         if sentence:
             sys.stderr.write(f"train.py: {sentence}\n")
         with suppress(Exception):
@@ -338,6 +340,7 @@ class Watch(threading.Thread):
         if self.ranks:
             self.ranks.send("bye", status)
         self._end_children(status)
+        remove_unfinished_files()
         os._exit(status)
 
 

@@ -83,6 +83,16 @@ class _Output(io.FileIO):
             raise
 
 
+_unfinished: set[Path] = set()
+
+
+def remove_unfinished_files() -> None:
+    """Remove the temporary files of this process, before it ends without leaving its contexts."""
+    for temporary in list(_unfinished):
+        with suppress(OSError):
+            os.unlink(temporary)
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Open a binary file that replaces `path` when the context ends without an exception.
@@ -97,6 +107,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     with name_file_in_errors(path):
         temporary, raw = _create_temporary_file(path)
     file = io.BufferedRandom(raw)
+    _unfinished.add(temporary)
     try:
         try:
             yield file
@@ -111,6 +122,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
                 raise raw.error from error
             raise
     finally:
+        _unfinished.discard(temporary)
         # After a failed write, closing tries once more to write what is left.
         with suppress(OSError):
             file.close()

@@ -7,6 +7,7 @@ import pytest
 
 from gen_lightning.ranks import is_lost_connection
 from gen_lightning.stopping import Stop, answering_signals, begin_deferral, check_stop, end_deferral, get_watch
+from gen_lightning.storage import atomic_write
 
 
 def send(number):
@@ -22,6 +23,12 @@ def test_a_signal_ends_the_program_at_once_with_its_status(number, status):
         send(number)
     assert stop.value.code == status
     assert not stop.value.agreed
+
+
+def test_a_signal_right_after_the_start_leaves_time_to_clean_up(tmp_path):
+    with pytest.raises(Stop), answering_signals(), atomic_write(tmp_path / "file"):
+        send(signal.SIGTERM)
+    assert list(tmp_path.iterdir()) == []
 
 
 def train(*signals, moments):

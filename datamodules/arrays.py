@@ -12,8 +12,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from datamodules.array_files import read_split
-from datamodules.base import DATA_SEED, SplitDataModule
+from datamodules.base import SplitDataModule
 from datamodules.sources import Split
+from datamodules.splits import draw_splits
 from gen_lightning.checks import check_range
 from gen_lightning.contracts import SplitName
 from gen_lightning.errors import UserError
@@ -223,24 +224,22 @@ class ArrayDataModule(SplitDataModule):
 
     def _carve(self, stored: Split) -> dict[SplitName, Split]:
         """Return the training examples, and the parts that are held out of their file, by a fixed seed."""
-        n = len(stored.data)
-        order = torch.randperm(n, generator=torch.Generator().manual_seed(DATA_SEED))
-        num_val = 0 if self.val_path else max(1, round(n * self.val_fraction))
-        num_test = 0 if self.test_path else max(1, round(n * self.test_fraction))
-        if num_val + num_test >= n:
-            raise UserError(
-                f"{self.path} has {n:,} examples, and {num_val + num_test:,} of them are held out. Choose smaller"
-                " fractions, or --data.val_path and --data.test_path."
-            )
-        if num_val + num_test == 0:
+        fractions: dict[SplitName, float] = {}
+        if not self.val_path:
+            fractions["val"] = self.val_fraction
+        if not self.test_path:
+            fractions["test"] = self.test_fraction
+        if not fractions:
             return {"train": stored}
-        parts = order.split([num_val, num_test, n - num_val - num_test])
+        indices = draw_splits(stored.labels, fractions)
+        for name, part in indices.items():
+            if len(part) == 0:
+                raise UserError(
+                    f"{self.path} has {len(stored.data):,} examples, and none is left for the split {name}. Choose"
+                    " other fractions, or --data.val_path and --data.test_path."
+                )
         # Rows of a file on the disk are read into memory here, once and in order.
-        names: tuple[SplitName, ...] = ("val", "test", "train")
-        return {
-            name: Split(*(tensor[part.sort().values] for tensor in stored))
-            for name, part in zip(names, parts, strict=True)
-        }
+        return {name: Split(*(tensor[part.sort().values] for tensor in stored)) for name, part in indices.items()}
 
     def _check_values(self, splits: dict[SplitName, Split]) -> tuple[float, float]:
         """Refuse values that are not finite or outside the range; return the extremes of the training split."""

@@ -13,9 +13,9 @@ from typing import NamedTuple, NoReturn, get_args
 
 import torch
 from PIL import Image
-from torch import Tensor
 from tqdm import tqdm
 
+from datamodules.splits import draw_splits
 from gen_lightning.contracts import SplitName
 from gen_lightning.errors import UserError
 from gen_lightning.storage import atomic_write, describe_os_error, find_cache_folder, name_file_in_errors
@@ -29,8 +29,6 @@ _SPLIT_FOLDERS: dict[str, SplitName] = {
     "valid": "val",
     "test": "test",
 }
-# The files of a folder are assigned to splits and ordered by this seed, the same for every run.
-_SEED = 0
 # Time stamps of some file systems have steps of 2 seconds.
 _STEP = 2_000_000_000
 
@@ -179,29 +177,6 @@ def _merge_class_names(folders: Mapping[SplitName, str], classes: Mapping[SplitN
                 " Give each class a folder with images in both."
             )
     return sorted(expected - {""})
-
-
-def draw_splits(labels: Tensor, fractions: Mapping[SplitName, float]) -> dict[SplitName, Tensor]:
-    """Return the indices of the examples of each held-out split and of `train`, in random order.
-
-    The splits are the same in every run, and stratified: the number of a class in a split is its share within 1.
-
-    Args:
-        labels: int64 `[N]`
-        fractions: fractions of the N examples that are held out
-    """
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(_SEED))
-    place = order.argsort()
-    rest = order[labels[order].argsort(stable=True)]
-    splits: dict[SplitName, Tensor] = {}
-    for split, fraction in fractions.items():
-        # Examples at equal distances in the order by class.
-        size = min(round(len(labels) * fraction), len(rest))
-        chosen = torch.zeros(len(rest), dtype=torch.bool)
-        chosen[((torch.arange(size) + 0.5) * len(rest) / max(size, 1)).long()] = True
-        splits[split], rest = rest[chosen], rest[~chosen]
-    splits["train"] = rest
-    return {split: part[place[part].argsort()] for split, part in splits.items()}
 
 
 def _refuse_empty_splits(splits: Mapping[SplitName, Sequence[str]], fractions: Mapping[SplitName, float]) -> None:

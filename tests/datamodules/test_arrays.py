@@ -198,7 +198,11 @@ REFUSED = {
     "one dimension": (lambda path: np.save(path, np.zeros(9)), ".npy", r"have shape \(9,\). Store at least"),
     "no example": (lambda path: np.save(path, np.zeros((0, 3))), ".npy", r"have shape \(0, 3\). Store at least"),
     "complex numbers": (lambda path: np.save(path, draw(2) * 1j), ".npy", "are torch.complex128"),
-    "few examples": (lambda path: np.save(path, np.zeros((2, 3))), ".npy", "has 2 examples, and 2 of them are held"),
+    "few examples": (
+        lambda path: np.save(path, np.zeros((2, 3))),
+        ".npy",
+        "none is left for the split val",
+    ),
     "NaN": (lambda path: np.save(path, np.full((9, 3), np.nan)), ".npy", "value that is not finite"),
     "infinity": (lambda path: np.save(path, np.full((9, 3), np.inf)), ".npy", "value that is not finite"),
     "too few labels": (lambda path: np.savez(path, data=draw(2), labels=[1]), ".npz", "one whole number of 0 or more"),
@@ -223,7 +227,7 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_sentence(case, tmp_path, c
         ({"value_range": (0.0, 1.0), "standardize": True}, "both given"),
         ({"value_range": (0.0, 1.0)}, "data reach from"),
         ({"val_fraction": 1.0}, "val_fraction` is 1.0"),
-        ({"test_fraction": 0.95}, "examples, and 53 of them are held out"),
+        ({"test_fraction": 0.95}, "examples, and none is left for the split train"),
         ({"batch_size": 0}, "batch_size` is 0"),
     ],
 )

@@ -19,7 +19,8 @@ from safetensors import safe_open
 
 import train
 from datamodules import ImageFolderDataModule, image_cache, image_files
-from datamodules.image_files import draw_splits, find_image_cache
+from datamodules.image_files import find_image_cache
+from datamodules.splits import draw_splits
 from gen_lightning.contracts import ExampleData, IdentifiedData, ImageData, ShapedData, offers
 from gen_lightning.errors import StorageError, UserError
 

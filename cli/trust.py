@@ -38,7 +38,7 @@ import gen_lightning.optimizers
 import gen_lightning.schedules
 import gen_lightning.vae
 from callbacks import SafeWandbLogger
-from datamodules import ImageFolderDataModule, MNISTDataModule
+from datamodules import ColourDataModule, ImageFolderDataModule, MNISTDataModule
 from datamodules.image_files import find_index
 from gen_lightning.errors import UserError
 
@@ -288,7 +288,7 @@ class StoredConfig:
                 self._refuse(f"{option}.dirpath", arguments["dirpath"], class_path)
             if filename is not None and (not FILE_NAME.fullmatch(str(filename)) or ".." in str(filename)):
                 self._refuse(f"{option}.filename", filename, class_path)
-        if issubclass(found, MNISTDataModule) and not may_hold_data(arguments.get("root")):
+        if issubclass(found, MNISTDataModule | ColourDataModule) and not may_hold_data(arguments.get("root")):
             del arguments["root"]
         if issubclass(found, ImageFolderDataModule) and not may_be_read(arguments.get("root")):
             del arguments["root"]
@@ -358,7 +358,7 @@ def may_hold_data(root: Any) -> bool:
     if is_within_working_directory(root):
         return True
     with suppress(OSError, ValueError):
-        return any(Path(root).glob("*/raw"))
+        return any(any(Path(root).glob(pattern)) for pattern in ("*/raw", "cifar-*", "*_32x32.mat"))
     return False
 
 

@@ -274,6 +274,17 @@ def test_data_directories_within_the_working_directory_or_with_data_are_kept(tmp
         assert check(change("data/init_args/root", root))["data"]["init_args"]["root"] == root
 
 
+def test_colour_data_are_downloaded_only_to_a_directory_that_holds_some(tmp_path):
+    def check_root(root):
+        data = {"class_path": "datamodules.ColourDataModule", "init_args": {"source": "cifar10", "root": str(root)}}
+        return check(VAE | {"data": data})["data"]["init_args"].get("root")
+
+    assert check_root("data") == "data"
+    assert check_root(tmp_path) is None
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    assert check_root(tmp_path) == str(tmp_path)
+
+
 def image_folder(root):
     return VAE | {"data": {"class_path": "datamodules.ImageFolderDataModule", "init_args": {"root": root}}}
 

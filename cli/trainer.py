@@ -119,9 +119,9 @@ class Trainer(LightningTrainer):
                 likely
             latents: source of the latents of a VAE's samples: prior, or gmm, a mixture of 10 Gaussians fitted to the
                 latents of the training images
-            output: directory of grid.png (at most 400 samples) and samples.npz (arr_0: uint8 [N, H, W, C], or float32
-                [N, ...] if the data are not images; as the file stores them if the data are an ArrayDataModule;
-                labels: int64 [N] if the model is conditional)
+            output: directory of grid.png (at most 400 samples, if they have 1 or 3 channels) and samples.npz (arr_0:
+                uint8 [N, H, W, C], or float32 [N, ...] if the data are not such images; as the file stores them if the
+                data are an ArrayDataModule; labels: int64 [N] if the model is conditional)
             seed: seed of the samples
             overwrite: replace the files that are in the directory
         """
@@ -142,7 +142,7 @@ class Trainer(LightningTrainer):
         arrays: dict[str, Any] = {} if classes is None else {"labels": classes.numpy()}
         with contextlib.ExitStack() as files:
             files.callback(end_deferral)
-            if len(model.data_shape) == 3:
+            if len(model.data_shape) == 3 and model.data_shape[0] in (1, 3):
                 grid = make_grid(samples[:400], nrow=math.ceil(min(num_samples, 400) ** 0.5))
                 save_image(grid, files.enter_context(atomic_write(grid_path)), format="png")
             arrays["arr_0"] = convert_samples(samples, datamodule, ckpt_path).numpy()
@@ -320,7 +320,7 @@ def convert_samples(samples: Tensor, datamodule: LightningDataModule | None, ckp
     if offers(datamodule, ScaledData):
         datamodule.load_state_dict(load_checkpoint(ckpt_path).get(type(datamodule).__qualname__, {}))
         return datamodule.restore_units(samples)
-    if samples.ndim != 4:
+    if samples.ndim != 4 or samples.shape[1] not in (1, 3):
         return samples
     return (samples.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
 

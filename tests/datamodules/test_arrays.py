@@ -258,3 +258,15 @@ def test_a_run_on_a_file_resumes_exactly_and_samples_in_its_units_without_it(fit
     with pytest.raises(SystemExit):
         train.main(["test", checkpoint])
     assert "table.npy is missing. Choose a file of arrays with --data.path." in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_samples_of_other_numbers_of_channels_have_no_picture(fit, tmp_path):
+    write(tmp_path / "field.npy", np.random.default_rng(0).normal(size=(100, 2, 4, 4)))
+    data = ["--data=datamodules.ArrayDataModule", "--data.path=field.npy", "--data.batch_size=16"]
+    run = fit(
+        "--config=gan/array", *data, "--trainer.callbacks=null", "--trainer.logger=false", "--trainer.max_steps=2"
+    )
+    train.main(["sample", f"--ckpt_path={run / 'checkpoints/last.ckpt'}", "--num_samples=5"])
+    assert np.load("samples/samples.npz")["arr_0"].shape == (5, 2, 4, 4)
+    assert [path.name for path in (tmp_path / "samples").iterdir()] == ["samples.npz"]

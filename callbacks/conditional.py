@@ -8,9 +8,24 @@ from torch import Tensor
 
 from callbacks.sampling import SampleMeasure, choose_device
 from gen_lightning.checks import check_range
-from gen_lightning.contracts import ExampleData, GenerativeModel, ImageData, find_datamodule, require
+from gen_lightning.contracts import (
+    ExampleData,
+    GenerativeModel,
+    IdentifiedData,
+    ImageData,
+    find_datamodule,
+    offers,
+    require,
+)
 from gen_lightning.errors import UserError
-from gen_lightning.evaluation import BETTER, Row, extract_features, extract_real_features, probe_extractor
+from gen_lightning.evaluation import (
+    BETTER,
+    Row,
+    extract_features,
+    extract_real_features,
+    load_trained_extractor,
+    probe_extractor,
+)
 from gen_lightning.metrics import Estimate, FeatureExtractor, MNISTFeatures
 from gen_lightning.metrics.estimates import estimate_mean
 
@@ -29,7 +44,7 @@ class ConditionalAccuracy(SampleMeasure):
 
     Args:
         num_samples: number of samples, N, as equally divided among the classes as possible; at least 2
-        extractor: frozen network that classifies the samples; the one for MNIST by default
+        extractor: frozen network that classifies the samples; default: as for `Evaluation`
         seed: seed of the samples
 
     Raises:
@@ -42,6 +57,7 @@ class ConditionalAccuracy(SampleMeasure):
         super().__init__(num_samples, seed)
         self.num_samples: int
         self.extractor = extractor or MNISTFeatures()
+        self._finds_extractor = extractor is None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse, before training starts, what could not be classified after it."""
@@ -51,8 +67,15 @@ class ConditionalAccuracy(SampleMeasure):
                 f"{type(pl_module).__name__} is not class-conditional. Choose conditional networks, or do without"
                 " ConditionalAccuracy."
             )
-        require(find_datamodule(trainer), ImageData, "ConditionalAccuracy")
-        require(find_datamodule(trainer), ExampleData, "ConditionalAccuracy")
+        data = require(find_datamodule(trainer), ImageData, "ConditionalAccuracy")
+        require(data, ExampleData, "ConditionalAccuracy")
+        if self._finds_extractor and offers(data, IdentifiedData):
+            self.extractor = load_trained_extractor(data.identity) or self.extractor
+        if not getattr(self.extractor, "classifies", True):
+            raise UserError(
+                f"The extractor {self.extractor.name} tells rotations, not classes. Choose another"
+                " `ConditionalAccuracy.extractor`."
+            )
         self.extractor.eval().requires_grad_(False).to(choose_device(trainer))
         features = probe_extractor(self.extractor, model.data_shape, choose_device(trainer))
         known = self.extractor.predict_probabilities(features).shape[1]

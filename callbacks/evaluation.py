@@ -26,7 +26,7 @@ from gen_lightning.evaluation import (
     RealFeatures,
     extract_features,
     extract_real_features,
-    find_extractor,
+    load_trained_extractor,
     make_sample_rows,
     probe_extractor,
 )
@@ -36,7 +36,7 @@ from gen_lightning.metrics.frechet import frechet_distance
 # The features of so many samples, and the distances between blocks of them, fit in the memory of any machine.
 _MAX_SAMPLES = 100_000
 
-# By so much, resized or normalized images may exceed [0, 1].
+# Tolerance for resized or normalized images outside [0, 1].
 _ROUNDING = 1e-3
 
 
@@ -118,7 +118,7 @@ class Evaluation(SampleMeasure):
             )
         data = require(datamodule, ImageData, "Evaluation")
         if self._finds_extractor and offers(data, IdentifiedData):
-            self.extractor = find_extractor(data.identity) or self.extractor
+            self.extractor = load_trained_extractor(data.identity) or self.extractor
         # A user's extractor may be in training mode.
         self.extractor.eval().requires_grad_(False)
         probe_extractor(self.extractor, data_shape, self._move_extractor(trainer))

@@ -218,7 +218,7 @@ class CommandLine(LightningCLI):
         assert isinstance(parser, Parser)
         if subcommand == "fit":
             parser.add_argument("--resume", type=str, default=None, help="The directory of a run to continue.")
-        if subcommand == "sample":
+        if subcommand in ("sample", "train_extractor"):
             parser.make_switch("--overwrite")
         parser.add_argument(
             "--trust",
@@ -371,7 +371,8 @@ class CommandLine(LightningCLI):
         except (RuntimeError, TypeError, IndexError) as error:
             # Classes of this project and of torch that do not fit each other are seen when they are first called.
             started = self.trainer.global_step > self.checkpoint_iteration
-            if started or find_error_message(error) or runs_user_code(error) or is_lost_connection(error):
+            is_lost = self.trainer.world_size > 1 and is_lost_connection(error)
+            if started or is_lost or find_error_message(error) or runs_user_code(error):
                 raise
             reason = describe_reason(error) or "."
             raise UserError(

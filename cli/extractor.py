@@ -1,4 +1,4 @@
-"""Training of the network whose features the metrics of samples compare, on the data of a recipe or of a run."""
+"""Train the feature extractor of the sample metrics on the images of a recipe or of a run."""
 
 import json
 import math
@@ -13,9 +13,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from datamodules import Split, TrainLoader
-from gen_lightning.contracts import ExampleData, IdentifiedData, ImageData, SplitName, require
+from gen_lightning.contracts import ExampleData, ImageData, SplitName, require
 from gen_lightning.errors import UserError
-from gen_lightning.evaluation import find_trained_extractor
 from gen_lightning.metrics import ImageClassifier
 from gen_lightning.metrics.extractor import DESCRIPTION
 from gen_lightning.storage import atomic_write
@@ -24,8 +23,10 @@ NUM_ROTATIONS = 4
 _SPLITS: tuple[SplitName, SplitName] = ("train", "test")
 
 
-def train_extractor(datamodule: LightningDataModule, epochs: int, seed: int, output: Path | None) -> Path:
-    """Train a classifier of the training images, print its accuracy on the test images, and return its file.
+def train_extractor(
+    datamodule: LightningDataModule, epochs: int, seed: int, output: Path, device: torch.device | None = None
+) -> None:
+    """Train a classifier of the training images, write it, and print its accuracy on the test images.
 
     The classes are the labels, or four rotations of each image if all labels are equal (Gidaris et al. 2018).
 
@@ -33,17 +34,17 @@ def train_extractor(datamodule: LightningDataModule, epochs: int, seed: int, out
         datamodule: data with images, and labels for them
         epochs: number of passes over the training images
         seed: seed of the weights, the order and the augmentation
-        output: safetensors file; default: one in the machine's cache, which `test` finds
+        output: safetensors file
+        device: device of the training; default: the CPU
 
     Raises:
-        UserError: the data are not images of at least 16 x 16, or are too few.
+        UserError: the data are not images of at least 16 x 16, or their labels are not classes.
     """
-    output = output or find_trained_extractor(require(datamodule, IdentifiedData, "train_extractor").identity)
     datamodule.prepare_data()
     datamodule.setup("fit")
     train, test = (_read_split(datamodule, name) for name in _SPLITS)
     shape = tuple(train.data.shape[1:])
-    num_classes = int(train.labels.max()) + 1
+    num_classes = _count_classes(train.labels)
     rotates = num_classes == 1
     if min(shape[1:]) < 16 or (rotates and shape[1] != shape[2]):
         raise UserError(
@@ -51,16 +52,15 @@ def train_extractor(datamodule: LightningDataModule, epochs: int, seed: int, out
             " labels."
         )
     torch.manual_seed(seed)
-    classifier = ImageClassifier(shape, NUM_ROTATIONS if rotates else num_classes)
-    fit_classifier(classifier, train, epochs, prepare=rotate_randomly if rotates else None)
+    classifier = ImageClassifier(shape, NUM_ROTATIONS if rotates else num_classes).to(device)
+    fit_classifier(classifier, train, epochs, seed=seed, prepare=rotate_randomly if rotates else None)
     classifier.eval()
     accuracy = measure_accuracy(classifier, _rotate_all(test) if rotates else test)
     task = "rotations" if rotates else "classes"
     description = {"data_shape": shape, "task": task, "accuracy": round(accuracy, 4)}
-    output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(output) as file:
         # With several keys, the order of safetensors' metadata would be random.
-        file.write(save(classifier.state_dict(), {DESCRIPTION: json.dumps(description)}))
+        file.write(save(classifier.cpu().state_dict(), {DESCRIPTION: json.dumps(description)}))
     print(f"Test accuracy: {accuracy:.4f} ({len(test.data):,} images, {classifier.head.out_features} {task})")
     if rotates:
         print(
@@ -68,14 +68,29 @@ def train_extractor(datamodule: LightningDataModule, epochs: int, seed: int, out
             " models of these data; classes are not measured."
         )
     print(f"Extractor:     {output}")
-    return output
+
+
+def _count_classes(labels: Tensor) -> int:
+    """Return the number of classes; 1 if all labels are equal."""
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise UserError(f"The labels are {labels.dtype} of shape {list(labels.shape)}. Return one class per image.")
+    found = labels.unique()
+    largest = int(found[-1])
+    if len(found) > 1 and (int(found[0]) < 0 or largest >= len(labels)):
+        raise UserError(f"The labels are from {int(found[0])} to {largest}. Number the classes from 0.")
+    return 1 if len(found) == 1 else largest + 1
 
 
 Prepare = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def fit_classifier(
-    classifier: nn.Module, split: Split, epochs: int, batch_size: int = 128, prepare: Prepare | None = None
+    classifier: nn.Module,
+    split: Split,
+    epochs: int,
+    batch_size: int = 128,
+    seed: int = 0,
+    prepare: Prepare | None = None,
 ) -> None:
     """Train by AdamW with a one-cycle learning rate and label smoothing, on augmented images.
 
@@ -84,9 +99,11 @@ def fit_classifier(
         split: training images, uint8 `[N, C, H, W]`, and labels
         epochs: number of passes over them
         batch_size: number of images in a batch
+        seed: seed of the order
         prepare: function of the images and labels of a batch that returns others to train on
     """
-    loader = TrainLoader(split, min(batch_size, len(split.data)))
+    device = next(classifier.parameters()).device
+    loader = TrainLoader(split, min(batch_size, len(split.data)), seed)
     optimizer = torch.optim.AdamW(classifier.parameters(), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.006, total_steps=epochs * len(loader))
     for epoch in range(epochs):
@@ -95,7 +112,8 @@ def fit_classifier(
         for images, labels, _ in loader:
             if prepare:
                 images, labels = prepare(images, labels)
-            loss = F.cross_entropy(classifier(augment(images.float() / 255)), labels, label_smoothing=0.1)
+            logits = classifier(augment(images.float() / 255).to(device))
+            loss = F.cross_entropy(logits, labels.to(device), label_smoothing=0.1)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -139,5 +157,6 @@ def augment(images: Tensor) -> Tensor:
 @torch.no_grad()
 def measure_accuracy(classifier: nn.Module, split: Split) -> float:
     """Return the fraction of a split that is classified correctly."""
-    logits = torch.cat([classifier(images.float() / 255) for images in split.data.split(500)])
+    device = next(classifier.parameters()).device
+    logits = torch.cat([classifier((images.float() / 255).to(device)).cpu() for images in split.data.split(500)])
     return (logits.argmax(1) == split.labels).float().mean().item()

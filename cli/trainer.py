@@ -26,6 +26,7 @@ from cli.extractor import train_extractor
 from gen_lightning import GenerativeModule, VAEModule
 from gen_lightning.contracts import ExampleData, IdentifiedData, ScaledData, offers, require
 from gen_lightning.errors import StorageError, UserError
+from gen_lightning.evaluation import get_extractor_path
 from gen_lightning.metrics import FeatureExtractor
 from gen_lightning.stopping import begin_deferral, end_deferral
 from gen_lightning.storage import atomic_write, check_space, name_file_in_errors
@@ -91,6 +92,7 @@ class Trainer(LightningTrainer):
             evaluation.set_extractor(extractor)
         if latents == "gmm":
             self._load_weights(model, ckpt_path)
+            load_units(datamodule, ckpt_path)
             fit_mixture_prior(model, datamodule, Path(ckpt_path).parent)
         start = time.perf_counter()
         super().test(model, ckpt_path=ckpt_path, datamodule=datamodule, weights_only=True, verbose=False)
@@ -130,6 +132,7 @@ class Trainer(LightningTrainer):
         check_output([grid_path, samples_path], overwrite)
         self._load_weights(model, ckpt_path)
         if latents == "gmm":
+            load_units(datamodule, ckpt_path)
             fit_mixture_prior(model, datamodule, Path(ckpt_path).parent)
         generator = torch.Generator().manual_seed(seed)
         classes = model.draw_labels(num_samples, generator) if labels is None else cycle_labels(labels, num_samples)
@@ -180,6 +183,7 @@ class Trainer(LightningTrainer):
         epochs: PositiveInt = 15,
         output: str | None = None,
         seed: NonNegativeInt = 0,
+        overwrite: bool = False,
     ) -> None:
         """Train the network whose features `test` compares, on the images of a recipe or of a checkpoint.
 
@@ -190,10 +194,14 @@ class Trainer(LightningTrainer):
             epochs: number of passes over the training images
             output: safetensors file; default: one in the machine's cache, which `test` finds by the data
             seed: seed of the extractor's weights, of the order and of the augmentation
+            overwrite: replace the file
         """
         assert datamodule is not None
         datamodule.trainer = self
-        train_extractor(datamodule, epochs, seed, Path(output) if output else None)
+        identity = require(datamodule, IdentifiedData, "train_extractor").identity
+        path = Path(output) if output else get_extractor_path(identity)
+        check_output([path], overwrite)
+        train_extractor(datamodule, epochs, seed, path, self.strategy.root_device)
 
     def _load_weights(self, model: GenerativeModule, ckpt_path: str) -> None:
         """Load a checkpoint's weights in the configured precision, and move the model to the device."""
@@ -274,7 +282,7 @@ def check_output(paths: list[Path], overwrite: bool) -> None:
     """
     for path in paths:
         if not overwrite and os.path.lexists(path):
-            raise UserError(f"{path} exists already. Add --overwrite, or choose another directory with --output.")
+            raise UserError(f"{path} exists already. Add --overwrite, or choose another --output.")
         with name_file_in_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         check_space(path, 0)
@@ -315,10 +323,16 @@ def fit_mixture_prior(model: GenerativeModule, datamodule: LightningDataModule |
     model.fitted_prior = fit_latent_mixture(model, read_training_examples, identity, folder)
 
 
+def load_units(datamodule: object, ckpt_path: str) -> None:
+    """Give a data module that scales its data the units of a checkpoint."""
+    if offers(datamodule, ScaledData):
+        datamodule.load_state_dict(load_checkpoint(ckpt_path).get(type(datamodule).__qualname__, {}))
+
+
 def convert_samples(samples: Tensor, datamodule: LightningDataModule | None, ckpt_path: str) -> Tensor:
     """Return samples as they are written: as the data module stores its data, or images as uint8 `[N, H, W, C]`."""
     if offers(datamodule, ScaledData):
-        datamodule.load_state_dict(load_checkpoint(ckpt_path).get(type(datamodule).__qualname__, {}))
+        load_units(datamodule, ckpt_path)
         return datamodule.restore_units(samples)
     if samples.ndim != 4 or samples.shape[1] not in (1, 3):
         return samples

@@ -38,7 +38,8 @@ import gen_lightning.optimizers
 import gen_lightning.schedules
 import gen_lightning.vae
 from callbacks import SafeWandbLogger
-from datamodules import ColourDataModule, ImageFolderDataModule, MNISTDataModule
+from datamodules import ArrayDataModule, ColourDataModule, ImageFolderDataModule, MNISTDataModule
+from datamodules.array_files import get_marker
 from datamodules.image_files import find_index
 from gen_lightning.errors import UserError
 
@@ -290,6 +291,11 @@ class StoredConfig:
                 self._refuse(f"{option}.filename", filename, class_path)
         if issubclass(found, MNISTDataModule | ColourDataModule) and not may_hold_data(arguments.get("root")):
             del arguments["root"]
+        if issubclass(found, ArrayDataModule):
+            for name in ("path", "val_path", "test_path"):
+                path = arguments.get(name)
+                if not is_within_working_directory(path) and not was_named(path):
+                    del arguments[name]
         if issubclass(found, ImageFolderDataModule) and not may_be_read(arguments.get("root")):
             del arguments["root"]
 
@@ -371,6 +377,13 @@ def may_be_read(root: Any) -> bool:
         return True
     with suppress(OSError, ValueError, RuntimeError):
         return find_index(Path(root)).is_file()
+    return False
+
+
+def was_named(path: Any) -> bool:
+    """Return whether the user has trained on a file of arrays before."""
+    with suppress(OSError, ValueError, RuntimeError):
+        return get_marker(Path(path)).is_file()
     return False
 
 

@@ -1,8 +1,13 @@
 """Arrays in files: NumPy's .npy and .npz, PyTorch's .pt and .pth, and .safetensors; none of them may hold code."""
 
+import hashlib
+import os
 import pickle
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +19,12 @@ from torch import Tensor
 
 from datamodules.sources import Split
 from gen_lightning.errors import UserError
+from gen_lightning.storage import find_cache_folder
 
 # What the readers raise for a file that is damaged, or that holds objects other than arrays.
 _FAULTS = (
-    *(OSError, ValueError, RuntimeError, TypeError, AttributeError, EOFError),
-    *(zipfile.BadZipFile, pickle.UnpicklingError, SafetensorError),
+    *(OSError, ValueError, RuntimeError, TypeError, AttributeError, EOFError, SyntaxError, tokenize.TokenError),
+    *(zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, SafetensorError, NotImplementedError),
 )
 SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".safetensors")
 
@@ -26,7 +32,7 @@ SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".safetensors")
 def read_split(path: Path, data_key: str, labels_key: str) -> Split:
     """Return the examples of a file, as they are stored, and their labels; 0 if it has none.
 
-    The data of .npy, .pt and .safetensors files stay on the disk: what is read of them is what is indexed.
+    .npy, .pt and .safetensors files are memory-mapped: only indexed examples are read.
 
     Args:
         path: the file
@@ -41,14 +47,40 @@ def read_split(path: Path, data_key: str, labels_key: str) -> Split:
     if len(arrays) > 1 and data_key not in arrays:
         raise UserError(f"{path} has no array `{data_key}`. Choose one with --data.data_key: {', '.join(arrays)}.")
     data = arrays[data_key] if data_key in arrays else next(iter(arrays.values()), torch.empty(0))
-    if data.ndim < 2 or len(data) == 0:
+    if data.ndim < 2 or data.numel() == 0:
         raise UserError(
-            f"The data in {path} have shape {tuple(data.shape)}. Store at least one example in an array [N, ...]."
+            f"The data in {path} have shape {tuple(data.shape)}. Store at least one example in an array [N, ...];"
+            " numbers as [N, 1]."
         )
+    if data.layout != torch.strided:
+        raise UserError(f"The data in {path} are sparse. Store a dense array.")
     if data.is_complex():
         raise UserError(f"The data in {path} are {data.dtype}. Store real and imaginary parts as two channels.")
     labels = arrays.get(labels_key) if len(arrays) > 1 else None
     return Split(data, _check_labels(labels, len(data), path))
+
+
+def check_exists(path: Path) -> None:
+    """Refuse a file that is missing.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is missing. Choose a file of arrays with --data.path.")
+
+
+def get_marker(path: Path) -> Path:
+    """Return the path of an empty file that exists if the user has trained on a file of arrays."""
+    return find_cache_folder() / "arrays" / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
+
+
+def remember(path: Path) -> None:
+    """Note that the user has named a file, so that a checkpoint may name it later."""
+    with suppress(OSError):
+        marker = get_marker(path)
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
 
 
 def _check_labels(labels: Tensor | None, n: int, path: Path) -> Tensor:
@@ -67,14 +99,13 @@ def _read_arrays(path: Path) -> dict[str, Tensor]:
     """Return the arrays of a file by name; that of a file with one array has the name "data"."""
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path} has the ending {path.suffix!r}. Choose a file that ends in {', '.join(SUFFIXES)}.")
-    if not path.is_file():
-        raise UserError(f"{path} is missing. Choose a file of arrays with --data.path.")
+    check_exists(path)
     try:
         return _READERS[path.suffix](path)
     except _FAULTS as error:
         raise UserError(
-            f"{path} is corrupt, or holds something other than arrays of numbers. Write it with numpy.save,"
-            " numpy.savez, torch.save or safetensors."
+            f"{path} is corrupt, or holds something other than arrays of numbers. Write arrays of numbers alone, with"
+            " numpy.save, numpy.savez, torch.save or safetensors."
         ) from error
 
 
@@ -90,9 +121,8 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
 
 def _read_pt(path: Path) -> dict[str, Tensor]:
     content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    if isinstance(content, Tensor):
-        return {"data": content}
-    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    tensors = {"data": content} if isinstance(content, Tensor) else content
+    return {name: value.detach() for name, value in tensors.items() if isinstance(value, Tensor)}
 
 
 def _to_tensor(array: np.ndarray[Any, Any]) -> Tensor:

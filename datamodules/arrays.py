@@ -11,15 +11,21 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from datamodules.array_files import read_split
+from datamodules.array_files import check_exists, read_split, remember
 from datamodules.base import SplitDataModule
 from datamodules.sources import Split
-from datamodules.splits import draw_splits
+from datamodules.splits import draw_splits, refuse_empty_splits
 from gen_lightning.checks import check_range
 from gen_lightning.contracts import SplitName
 from gen_lightning.errors import UserError
 
 _EXAMPLES_PER_PASS = 4096
+_WIDE = (torch.float64, torch.int32, torch.int64, torch.uint32, torch.uint64)
+_DTYPES = {
+    *("uint8", "int8", "int16", "uint16", "int32", "uint32", "int64", "uint64"),
+    *("float16", "bfloat16", "float32", "float64", "bool"),
+}
+"""The types that a checkpoint may name."""
 
 
 @dataclass(frozen=True)
@@ -28,15 +34,15 @@ class _Units:
 
     offset: list[float]
     scale: list[float]
-    are_uint8: bool
+    dtype: str
 
 
 class ArrayDataModule(SplitDataModule):
     """Examples from files of arrays, delivered as (data, labels): float32 `[N, *shape]` and int64 `[N]`.
 
     A file is .npy, .npz, .pt, .pth or .safetensors. uint8 arrays become float32 in [0, 1]. Other arrays keep their
-    values unless `value_range` or `standardize` is given. Data that are in [0, 1] and have shape `[1, H, W]` or
-    `[3, H, W]` are images for the callbacks.
+    values unless `value_range` or `standardize` is given. uint8 data, and data with `value_range`, are images for the
+    callbacks if their shape is `[1, H, W]` or `[3, H, W]`.
 
     Args:
         path: file of the training examples, `[N, *shape]`
@@ -47,9 +53,8 @@ class ArrayDataModule(SplitDataModule):
         shape: shape of one example; default: that of the file. It may add or remove dimensions of size 1
         channels_last: whether examples are stored as `[H, W, C]`
         value_range: the smallest and the largest value that the data may have, which are mapped to [0, 1]
-        standardize: whether the mean is subtracted and the standard deviation divided by, for each index of the first
-            dimension of an example: a feature or a channel. Both are those of the training split, and a checkpoint
-            holds them
+        standardize: whether to standardize each feature or channel, the first dimension of an example, by the training
+            mean and standard deviation, which checkpoints store
         val_fraction: fraction of `path` that is held out for validation, without `val_path`; above 0 and below 1
         test_fraction: fraction of `path` that is held out for tests, without `test_path`; above 0 and below 1
         batch_size: number of examples per iteration and device; at least 1
@@ -63,7 +68,7 @@ class ArrayDataModule(SplitDataModule):
 
     def __init__(
         self,
-        path: str,
+        path: str | None = None,
         val_path: str | None = None,
         test_path: str | None = None,
         data_key: str = "data",
@@ -84,7 +89,7 @@ class ArrayDataModule(SplitDataModule):
             raise UserError(f"`value_range` is {list(value_range)}. Give the smallest value, then the largest.")
         if value_range is not None and standardize:
             raise UserError("`value_range` and `standardize` are both given. Choose one of them.")
-        self.path = Path(path)
+        self.path = Path(path) if path else None
         self.val_path = Path(val_path) if val_path else None
         self.test_path = Path(test_path) if test_path else None
         self.data_key = data_key
@@ -96,7 +101,7 @@ class ArrayDataModule(SplitDataModule):
         self.test_fraction = test_fraction
         self._shape = tuple(shape) if shape else None
         self._units: _Units | None = None
-        self._tensors: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._tensors: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -106,7 +111,7 @@ class ArrayDataModule(SplitDataModule):
     @cached_property
     def identity(self) -> str:
         """A text that names the examples of the splits."""
-        paths = [path for path in (self.path, self.val_path, self.test_path) if path]
+        paths = [self._get_path(), *(path for path in (self.val_path, self.test_path) if path)]
         digests = [_digest(path) for path in paths]
         fractions = (not self.val_path and self.val_fraction, not self.test_path and self.test_fraction)
         return f"{type(self).__name__} {digests} {self.shape} {self.value_range} {self.standardize} {fractions}"
@@ -116,15 +121,23 @@ class ArrayDataModule(SplitDataModule):
         """A function that returns a whole split, in batches of float32 `[N, C, H, W]` in [0, 1].
 
         Raises:
-            AttributeError: the examples are not images.
+            AttributeError: the examples are not images, so that `contracts.offers` finds none.
         """
         if len(self.shape) != 3 or self.shape[0] not in (1, 3) or not self._is_bounded:
-            raise AttributeError(f"Examples of shape {self.shape} are not images in [0, 1].")
+            raise AttributeError(
+                f"Examples of shape {self.shape} are images if they are [1, H, W] or [3, H, W], and uint8 or mapped to"
+                " [0, 1] by --data.value_range."
+            )
         return lambda split: (images for images, _ in self.examples(split))
 
     @cached_property
     def _stored(self) -> Split:
-        return self._read(self.path)
+        return self._read(self._get_path())
+
+    def _get_path(self) -> Path:
+        if self.path is None:
+            raise UserError("`path` is not given. Give the file of the training examples with --data.path.")
+        return self.path
 
     @property
     def _is_bounded(self) -> bool:
@@ -133,6 +146,9 @@ class ArrayDataModule(SplitDataModule):
     def make_splits(self) -> dict[SplitName, Split]:
         """Read the files, and hold out parts of the training file."""
         splits = self._carve(self._stored)
+        for path in (self.path, self.val_path, self.test_path):
+            if path:
+                remember(path)
         held_out: dict[SplitName, Path | None] = {"val": self.val_path, "test": self.test_path}
         splits |= {name: self._read_like(splits["train"], path) for name, path in held_out.items() if path}
         lowest, highest = self._check_values(splits)
@@ -147,16 +163,26 @@ class ArrayDataModule(SplitDataModule):
 
     def convert(self, data: Tensor) -> Tensor:
         """Return stored data as models see them: float32, scaled as the arguments say."""
-        offset, scale = self._get_units(data)
-        return (data.float() - offset) / scale
+        # float32 holds neither large integers nor the small differences of large float64 values.
+        wide = data.double() if data.dtype in _WIDE else data.float()
+        offset, scale = self._get_units(wide)
+        return ((wide - offset) / scale).float()
 
     def restore_units(self, data: Tensor) -> Tensor:
-        """Return samples, or other data as models see them, as the file stores them: its units, layout and uint8."""
-        offset, scale = self._get_units(data)
-        data = data * scale + offset
+        """Return samples, or other data as models see them, in the file's units; integers if it stores integers.
+
+        With `channels_last`, the channels come last.
+        """
+        assert self._units is not None
+        stored = getattr(torch, self._units.dtype)
+        wide = data.double() if stored in _WIDE else data.float()
+        offset, scale = self._get_units(wide)
+        wide = wide * scale + offset
         if self.channels_last:
-            data = data.movedim(1, -1)
-        return data.round().clamp(0, 255).to(torch.uint8) if self._units and self._units.are_uint8 else data
+            wide = wide.movedim(1, -1)
+        if stored == torch.uint8:
+            wide = wide.clamp(0, 255)
+        return wide if stored.is_floating_point else wide.round().to(stored)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the units of the data, for the checkpoint."""
@@ -170,7 +196,9 @@ class ArrayDataModule(SplitDataModule):
         """
         try:
             units = _Units(**state_dict)
-            torch.tensor([units.offset, units.scale], dtype=torch.float32)
+            torch.tensor([units.offset, units.scale], dtype=torch.float64)
+            if units.dtype not in _DTYPES:
+                raise ValueError(units.dtype)
         except (TypeError, ValueError, RuntimeError):
             raise UserError("The checkpoint's units of the data are damaged. Give another checkpoint.") from None
         self._set_units(units)
@@ -180,25 +208,26 @@ class ArrayDataModule(SplitDataModule):
         self._tensors.clear()
 
     def _find_units(self, train: Tensor) -> _Units:
+        dtype = str(train.dtype).removeprefix("torch.")
         if self.standardize:
             mean, stddev = _measure(train)
-            return _Units(mean.tolist(), stddev.tolist(), False)
-        is_uint8 = train.dtype == torch.uint8
-        lowest, highest = self.value_range or ((0.0, 255.0) if is_uint8 else (0.0, 1.0))
-        return _Units([lowest], [highest - lowest], is_uint8)
+            return _Units(mean.tolist(), stddev.tolist(), dtype)
+        lowest, highest = self.value_range or ((0.0, 255.0) if train.dtype == torch.uint8 else (0.0, 1.0))
+        return _Units([lowest], [highest - lowest], dtype)
 
     def _get_units(self, data: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the offset and the scale, in a shape that fits examples, on the device of the data."""
+        """Return the offset and the scale, in a shape that fits examples, of the data's type and on their device."""
         assert self._units is not None
         # A tensor that is made for each batch would make a GPU wait.
-        if data.device not in self._tensors:
+        key = data.device, data.dtype
+        if key not in self._tensors:
             shape = (-1, *[1] * (len(self.shape) - 1))
             offset, scale = (
-                torch.tensor(numbers, device=data.device).view(shape)
+                torch.tensor(numbers, dtype=data.dtype, device=data.device).view(shape)
                 for numbers in (self._units.offset, self._units.scale)
             )
-            self._tensors[data.device] = offset, scale
-        return self._tensors[data.device]
+            self._tensors[key] = offset, scale
+        return self._tensors[key]
 
     def _read(self, path: Path) -> Split:
         data, labels = read_split(path, self.data_key, self.labels_key)
@@ -207,6 +236,8 @@ class ArrayDataModule(SplitDataModule):
         found = tuple(data.shape[1:])
         if self._shape is None:
             return Split(data, labels)
+        if min(self._shape) < 1:
+            raise UserError(f"`shape` is {list(self._shape)}. Choose sizes of at least 1.")
         if [size for size in found if size > 1] != [size for size in self._shape if size > 1]:
             raise UserError(f"The examples in {path} have shape {found}, and --data.shape is {list(self._shape)}.")
         return Split(data.reshape(-1, *self._shape), labels)
@@ -232,12 +263,7 @@ class ArrayDataModule(SplitDataModule):
         if not fractions:
             return {"train": stored}
         indices = draw_splits(stored.labels, fractions)
-        for name, part in indices.items():
-            if len(part) == 0:
-                raise UserError(
-                    f"{self.path} has {len(stored.data):,} examples, and none is left for the split {name}. Choose"
-                    " other fractions, or --data.val_path and --data.test_path."
-                )
+        refuse_empty_splits({name: len(part) for name, part in indices.items()}, fractions)
         # Rows of a file on the disk are read into memory here, once and in order.
         return {name: Split(*(tensor[part.sort().values] for tensor in stored)) for name, part in indices.items()}
 
@@ -256,6 +282,7 @@ class ArrayDataModule(SplitDataModule):
 
 
 def _digest(path: Path) -> str:
+    check_exists(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -279,4 +306,5 @@ def _measure(data: Tensor) -> tuple[Tensor, Tensor]:
     centre = mean.view(-1, *[1] * (data.ndim - 2))
     variance = torch.stack([(part.double() - centre).square().sum(dims) for part in parts]).sum(0) / count
     stddev = variance.sqrt()
-    return mean.float(), torch.where(stddev > 0, stddev, 1.0).float()
+    # Of equal values, rounding leaves a mean that differs in its last digits.
+    return mean, torch.where(stddev > 1e-12 * mean.abs(), stddev, 1.0)

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torchvision import datasets
 
-from datamodules.base import DATA_SEED, ImageDataModule
+from datamodules.base import ImageDataModule
 from datamodules.sources import Split
+from datamodules.splits import draw_splits, refuse_empty_splits
 from gen_lightning.checks import check_range
 from gen_lightning.contracts import SplitName
 from gen_lightning.errors import UserError
@@ -71,16 +72,13 @@ class ColourDataModule(ImageDataModule):
             _open(self.source, self.root, train)
 
     def make_splits(self) -> dict[SplitName, Split]:
-        """Read the images, and hold out a part of the training split for validation."""
+        """Read the images, and hold out a part of the training split for validation, stratified by class."""
         train, test = (_open(self.source, self.root, is_train) for is_train in (True, False))
-        order = torch.randperm(len(train.data), generator=torch.Generator().manual_seed(DATA_SEED))
-        num_val = round(len(order) * self.val_fraction)
-        validation, training = (part.sort().values for part in order.split([num_val, len(order) - num_val]))
-        return {
-            "train": Split(train.data[training], train.labels[training]),
-            "val": Split(train.data[validation], train.labels[validation]),
-            "test": test,
-        }
+        fractions: dict[SplitName, float] = {"val": self.val_fraction}
+        rows = draw_splits(train.labels, fractions)
+        refuse_empty_splits({name: len(part) for name, part in rows.items()}, fractions)
+        splits = {name: Split(*(tensor[part.sort().values] for tensor in train)) for name, part in rows.items()}
+        return splits | {"test": test}
 
 
 def _open(source: ColourSource, root: Path, train: bool) -> Split:

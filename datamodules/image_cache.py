@@ -17,7 +17,7 @@ from typing import IO, Literal, NamedTuple
 
 import numpy as np
 import PIL
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
@@ -211,6 +211,9 @@ class ImageCache:
         """Return the reason for which a file cannot be decoded, in brackets."""
         try:
             decode(read_file(path), self.shape, self.background)
+        except UnidentifiedImageError:
+            # Its message names an object of Python.
+            return ""
         except Exception as error:
             return f" ({str(error).rstrip('.')})" if str(error) else ""
         return ""
@@ -235,8 +238,12 @@ def decode(content: bytes, shape: tuple[int, int, int], background: Background) 
 def _flatten(image: Image.Image, background: Background) -> Image.Image:
     """Return an image without transparency, and with 8 bits for each channel."""
     if image.mode.startswith("I"):
+        levels = np.asarray(image)
+        # 16-bit images may have the mode of 32 bits.
+        if levels.min() < 0 or levels.max() > 65_535:
+            raise ValueError("its levels are outside 0 to 65,535")
         # Pillow's own conversion clips levels at 255.
-        return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+        return Image.fromarray((levels / 257).round().astype(np.uint8))
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, whose range is unknown")
     if image.has_transparency_data:

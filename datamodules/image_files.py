@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from datamodules.splits import draw_splits
+from datamodules.splits import draw_splits, refuse_empty_splits
 from gen_lightning.contracts import SplitName
 from gen_lightning.errors import UserError
 from gen_lightning.storage import atomic_write, describe_os_error, find_cache_folder, name_file_in_errors
@@ -83,7 +83,7 @@ def list_images(root: Path, fractions: Mapping[SplitName, float], show_progress:
     splits = {split: _draw(list(names), labels, {})["train"] for split, names in classes.items()}
     drawn = {split: fraction for split, fraction in fractions.items() if split not in folders}
     splits |= _draw(list(classes["train"]), labels, drawn)
-    _refuse_empty_splits(splits, fractions)
+    refuse_empty_splits({split: len(paths) for split, paths in splits.items()}, fractions)
     digests = digest_files(root, paths, show_progress)
     return ImageListing(
         {name: [ImageFile(path, labels[path], digests[path]) for path in splits[name]] for name in get_args(SplitName)},
@@ -102,16 +102,22 @@ def _draw(
 def find_images(root: Path) -> list[str]:
     """Return the sorted paths of the image files of a folder, relative to it, with "/" between their parts.
 
-    Files are known by their extensions. Hidden files and folders are ignored; links are followed.
+    Files are known by their extensions. Hidden files and folders are ignored. Links are followed, but no folder is read
+    twice.
 
     Raises:
         UserError: the folder is missing or cannot be read, or holds no images.
     """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder. Give the folder of the images with --data.root.")
-    paths = []
+    paths, visited = [], set()
     for folder, subfolders, names in os.walk(root, onerror=_refuse_unreadable, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        # A link to a folder above it would lead round in circles.
+        if (place := os.path.realpath(folder)) in visited:
+            subfolders.clear()
+            continue
+        visited.add(place)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         prefix = "" if Path(folder) == root else f"{Path(folder).relative_to(root).as_posix()}/"
         images = [name for name in names if os.path.splitext(name)[1].lower() in list_formats()]
         paths += [prefix + name for name in images if not name.startswith(".")]
@@ -177,17 +183,6 @@ def _merge_class_names(folders: Mapping[SplitName, str], classes: Mapping[SplitN
                 " Give each class a folder with images in both."
             )
     return sorted(expected - {""})
-
-
-def _refuse_empty_splits(splits: Mapping[SplitName, Sequence[str]], fractions: Mapping[SplitName, float]) -> None:
-    total = sum(map(len, splits.values()))
-    for split, paths in splits.items():
-        if not paths:
-            given = ", ".join(f"`{name}_fraction` is {fraction}" for name, fraction in fractions.items())
-            raise UserError(
-                f"{given}, which leaves no image of {total:,} for the split {split}. Choose other fractions, or give"
-                " more images."
-            )
 
 
 def digest_files(root: Path, paths: Sequence[str], show_progress: bool) -> dict[str, str]:

@@ -6,14 +6,34 @@ import torch
 from torch import Tensor
 
 from gen_lightning.contracts import SplitName
+from gen_lightning.errors import UserError
 
 _SEED = 0
+
+
+def refuse_empty_splits(sizes: Mapping[SplitName, int], fractions: Mapping[SplitName, float]) -> None:
+    """Refuse fractions that leave a split empty.
+
+    Args:
+        sizes: number of examples of each split
+        fractions: fractions of the examples that are held out, by split
+
+    Raises:
+        UserError: a split is empty.
+    """
+    for split, size in sizes.items():
+        if size == 0:
+            given = ", ".join(f"`{name}_fraction` is {fraction}" for name, fraction in fractions.items())
+            raise UserError(
+                f"{given}, which leaves none of {sum(sizes.values()):,} examples for the split {split}. Choose other"
+                " fractions, or give more examples."
+            )
 
 
 def draw_splits(labels: Tensor, fractions: Mapping[SplitName, float]) -> dict[SplitName, Tensor]:
     """Return the indices of the examples of each held-out split and of `train`, in random order.
 
-    The splits are the same in every run, and stratified: the number of a class in a split is its share within 1.
+    The splits are the same in every run, and stratified: the number of a class in a split is its share within 2.
 
     Args:
         labels: int64 `[N]`

@@ -277,6 +277,8 @@ def require(candidate: object, contract: type[_Contract], for_whom: str) -> _Con
         UserError: the object lacks a member of the contract.
     """
     if not offers(candidate, contract):
+        if reason := _find_reason(candidate, contract):
+            raise UserError(f"{for_whom} needs {_describe(contract)}. {reason} Or do without {for_whom}.")
         missing = _enumerate(_find_missing(candidate, contract))
         found = "there is none" if candidate is None else f"{type(candidate).__name__} has no {missing}"
         raise UserError(
@@ -333,6 +335,17 @@ def _list_members(contract: type) -> tuple[str, ...]:
     protocols = [base for base in reversed(contract.__mro__) if getattr(base, "_is_protocol", False)]
     names = [name for base in protocols for name in (*inspect.get_annotations(base), *vars(base))]
     return tuple(name for name in dict.fromkeys(names) if not name.startswith("_"))
+
+
+def _find_reason(candidate: object, contract: type[Any]) -> str:
+    """Return why an object lacks a member that its class has as a property; nothing if the class has none."""
+    for name in _find_missing(candidate, contract):
+        if isinstance(getattr(type(candidate), name, None), property):
+            try:
+                getattr(candidate, name)
+            except AttributeError as error:
+                return str(error)
+    return ""
 
 
 def _describe(contract: type[Any]) -> str:

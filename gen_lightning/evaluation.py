@@ -112,15 +112,15 @@ def extract_real_features(
     return RealFeatures(features.to(device), identity)
 
 
-def find_trained_extractor(identity: str) -> Path:
+def get_extractor_path(identity: str) -> Path:
     """Return the file of the extractor that is trained on the data of an identity; it may not exist."""
     digest = hashlib.sha256(identity.encode()).hexdigest()
     return find_cache_folder() / "extractors" / f"cnn_{digest[:8]}.safetensors"
 
 
-def find_extractor(identity: str) -> FeatureExtractor | None:
+def load_trained_extractor(identity: str) -> FeatureExtractor | None:
     """Return the extractor that is trained on the data of an identity, if there is one."""
-    path = find_trained_extractor(identity)
+    path = get_extractor_path(identity)
     return ClassifierFeatures(str(path)) if path.is_file() else None
 
 

@@ -101,7 +101,7 @@ class Watch(threading.Thread):
             raise
         except BaseException as error:
             self._await_verdict()
-            if is_lost_connection(error):
+            if self.others and is_lost_connection(error):
                 status = 128 + self.requested if self.requested else 1
                 self._report_lost_connection()
                 raise SystemExit(status) from None

@@ -276,7 +276,7 @@ class GANModule(GenerativeModule):
             UserError: a value is outside the range.
         """
         smallest, largest = find_output_range(self.generator) or (-math.inf, math.inf)
-        tolerance = _TOLERANCE * (largest - smallest)
+        tolerance = _TOLERANCE * sum(abs(bound) for bound in (smallest, largest) if math.isfinite(bound))
         if lowest < smallest - tolerance or highest > largest + tolerance:
             raise UserError(
                 f"The {split} data range from {lowest:.4g} to {highest:.4g}, and {type(self.generator).__name__}"

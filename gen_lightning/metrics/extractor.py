@@ -156,7 +156,7 @@ class ClassifierFeatures(FeatureExtractor):
         self.sha256 = hashlib.sha256(content).hexdigest()
         try:
             self.classifier, self.classifies = _load_classifier(content, path)
-        except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError, OverflowError) as error:
             raise UserError(
                 f"{path} does not hold the weights of a classifier. Train an extractor with"
                 " `python train.py train_extractor`."

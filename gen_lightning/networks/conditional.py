@@ -116,7 +116,7 @@ class ProjectionDiscriminator(nn.Module):
 def find_output_range(generator: nn.Module) -> tuple[float, float] | None:
     """Return the smallest and the largest value that a generator can return; None if it does not say.
 
-    A generator with bounded values says it by the attribute `output_range`, and a wrapper passes it on.
+    A bounded generator declares its range in the attribute `output_range`, and a wrapper passes it on.
     """
     return getattr(generator, "output_range", None)
 

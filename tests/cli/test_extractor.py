@@ -12,7 +12,7 @@ import train
 from cli.extractor import NUM_ROTATIONS, rotate_randomly, train_extractor
 from datamodules import ArrayDataModule
 from gen_lightning.errors import UserError
-from gen_lightning.evaluation import find_trained_extractor, measure
+from gen_lightning.evaluation import get_extractor_path, measure
 from gen_lightning.metrics import ClassifierFeatures, ImageClassifier
 
 
@@ -30,8 +30,8 @@ def write_squares(path, labelled, n=400):
 @pytest.mark.parametrize(("labelled", "task"), [(True, "classes"), (False, "rotations")])
 def test_it_learns_classes_or_rotations(labelled, task, tmp_path):
     data = ArrayDataModule(write_squares(tmp_path / "squares.npz", labelled))
-    output = train_extractor(data, epochs=8, seed=0, output=None)
-    assert output == find_trained_extractor(data.identity)
+    output = tmp_path / "squares_cnn.safetensors"
+    train_extractor(data, epochs=8, seed=0, output=output)
     with safe_open(output, "pt") as file:
         description = json.loads(file.metadata()["classifier"])
     assert description["task"] == task
@@ -50,7 +50,9 @@ def test_weights_are_a_function_of_the_seed(tmp_path):
     outputs = []
     for index, seed in enumerate((0, 0, 1)):
         torch.rand(index)
-        outputs.append(train_extractor(ArrayDataModule(path), 1, seed, tmp_path / f"{index}.safetensors").read_bytes())
+        output = tmp_path / f"{index}.safetensors"
+        train_extractor(ArrayDataModule(path), 1, seed, output)
+        outputs.append(output.read_bytes())
     assert outputs[0] == outputs[1] != outputs[2]
 
 
@@ -90,13 +92,33 @@ def test_a_file_that_describes_no_classifier_is_refused(description, tmp_path):
 def test_images_that_are_too_small_or_cannot_be_rotated_are_refused(shape, dtype, tmp_path):
     np.save(tmp_path / "file.npy", np.random.default_rng(0).integers(0, 255, (50, *shape)).astype(dtype))
     with pytest.raises(UserError, match="needs at least 16 x 16, and squares"):
-        train_extractor(ArrayDataModule(str(tmp_path / "file.npy")), 1, 0, None)
+        train_extractor(ArrayDataModule(str(tmp_path / "file.npy")), 1, 0, tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.arange(50) - 1, "one whole number of 0 or more"),
+        (np.arange(50) * 1000, "Number the classes from 0"),
+    ],
+)
+def test_labels_that_are_not_classes_are_refused(labels, message, tmp_path):
+    np.savez(tmp_path / "file.npz", data=np.zeros((50, 3, 16, 16), np.uint8), labels=labels)
+    with pytest.raises(UserError, match=message):
+        train_extractor(ArrayDataModule(str(tmp_path / "file.npz")), 1, 0, tmp_path / "x")
+
+
+def test_equal_labels_are_no_classes(tmp_path, capsys):
+    images = np.random.default_rng(0).integers(0, 256, (50, 3, 16, 16)).astype(np.uint8)
+    np.savez(tmp_path / "file.npz", data=images, labels=np.full(50, 3))
+    train_extractor(ArrayDataModule(str(tmp_path / "file.npz")), 1, 0, tmp_path / "x.safetensors")
+    assert "4 rotations" in capsys.readouterr().out
 
 
 def test_data_without_images_are_refused(tmp_path):
     np.save(tmp_path / "file.npy", np.random.default_rng(0).normal(size=(50, 3)))
     with pytest.raises(UserError, match="train_extractor needs a data module with whole splits of images"):
-        train_extractor(ArrayDataModule(str(tmp_path / "file.npy")), 1, 0, None)
+        train_extractor(ArrayDataModule(str(tmp_path / "file.npy")), 1, 0, tmp_path / "x")
 
 
 @pytest.mark.slow
@@ -111,6 +133,9 @@ def test_a_test_of_a_run_finds_the_extractor_of_its_data(fit, tmp_path, capsys):
     run = fit("--config=gan/dcgan", *data, *networks, *options)
     checkpoint = f"--ckpt_path={run / 'checkpoints/last.ckpt'}"
     train.main(["train_extractor", checkpoint, "--epochs=2"])
+    with pytest.raises(SystemExit):
+        train.main(["train_extractor", checkpoint])
+    assert "exists already. Add --overwrite" in capsys.readouterr().err
     train.main(["test", checkpoint])
-    name = find_trained_extractor(ArrayDataModule(path).identity).stem
+    name = get_extractor_path(ArrayDataModule(path).identity).stem
     assert f"fid/{name}" in capsys.readouterr().out

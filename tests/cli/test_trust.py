@@ -7,6 +7,7 @@ import pickle
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -16,7 +17,7 @@ import train
 from callbacks import SafeWandbLogger
 from cli.recipes import find_recipe, list_recipes
 from cli.trust import StoredConfig, allowed_objects
-from datamodules import ImageFolderDataModule
+from datamodules import ArrayDataModule, ImageFolderDataModule
 from gen_lightning.errors import UserError
 from gen_lightning.metrics import InceptionFeatures
 
@@ -283,6 +284,19 @@ def test_colour_data_are_downloaded_only_to_a_directory_that_holds_some(tmp_path
     assert check_root(tmp_path) is None
     (tmp_path / "cifar-10-batches-py").mkdir()
     assert check_root(tmp_path) == str(tmp_path)
+
+
+def test_an_array_elsewhere_is_read_only_if_the_user_has_named_it(tmp_path):
+    def check_path(path):
+        data = {"class_path": "datamodules.ArrayDataModule", "init_args": {"path": str(path)}}
+        return check(VAE | {"data": data})["data"]["init_args"].get("path")
+
+    np.save(tmp_path / "table.npy", np.zeros((30, 2)))
+    for path in ("/etc/passwd", "../x.npy", "~/x.npy", tmp_path / "table.npy"):
+        assert check_path(path) is None
+    assert check_path("table.npy") == "table.npy"
+    ArrayDataModule(str(tmp_path / "table.npy")).setup("fit")
+    assert check_path(tmp_path / "table.npy") == str(tmp_path / "table.npy")
 
 
 def image_folder(root):

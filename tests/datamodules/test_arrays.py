@@ -86,9 +86,22 @@ def test_standardized_training_data_have_mean_0_and_variance_1_for_each_channel(
     # A constant channel has no variance, and stays at 0.
     variance = train_examples.var([0, 2], correction=0)
     torch.testing.assert_close(variance, torch.tensor([1.0, 1, 0]).double(), rtol=0, atol=1e-5)
-    torch.testing.assert_close(
-        data.restore_units(data.convert(data.splits["val"].data)), data.splits["val"].data.float()
-    )
+    stored = data.splits["val"].data
+    torch.testing.assert_close(data.restore_units(data.convert(stored)), stored, rtol=1e-6, atol=1e-5)
+
+
+def test_small_differences_of_large_values_are_kept(tmp_path):
+    times = 1.7e9 + 50 * draw(1)
+    data = set_up(write(tmp_path / "file.npy", times), standardize=True)
+    converted = torch.cat([examples for examples, _ in data.examples("train")])
+    assert len(converted.unique()) == 40
+    restored = data.restore_units(converted)
+    torch.testing.assert_close(restored, data.splits["train"].data, rtol=0, atol=1e-3)
+
+
+def test_a_constant_feature_has_the_scale_1(tmp_path):
+    data = set_up(write(tmp_path / "file.npy", np.full((1003, 2), 0.1)), standardize=True)
+    assert data.state_dict()["scale"] == [1.0, 1.0]
 
 
 def test_units_of_a_checkpoint_replace_those_of_another_file(tmp_path):
@@ -109,13 +122,13 @@ def test_a_range_is_mapped_to_0_and_1_and_back(dtype, value_range, tmp_path):
     assert converted.dtype == torch.float32
     assert 0 <= converted.min() < 0.02 < 0.98 < converted.max() <= 1
     restored = data.restore_units(converted)
-    assert restored.dtype == (torch.uint8 if dtype == np.uint8 else torch.float32)
+    assert restored.dtype == stored.dtype
     torch.testing.assert_close(restored.double(), stored.double(), rtol=0, atol=1e-4)
     assert offers(data, ImageData)
     torch.testing.assert_close(torch.cat(list(data.images("train"))), converted)
 
 
-def test_what_is_no_image_offers_none(tmp_path):
+def test_vectors_and_other_channels_are_no_images(tmp_path):
     for name, values in {"vectors": draw(3), "five channels": draw(5, 4, 4), "any range": draw(1, 4, 4)}.items():
         data = set_up(write(tmp_path / f"{name}.npy", values))
         assert not offers(data, ImageData)
@@ -160,7 +173,16 @@ def test_the_identity_is_that_of_the_content_and_not_of_the_place(tmp_path):
     assert apart[0].identity == apart[1].identity
 
 
-@pytest.mark.parametrize("state", [{}, {"offset": 1}, {"offset": [0.0], "scale": ["a"], "are_uint8": False}, {"x": 3}])
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        {"offset": 1},
+        {"offset": [0.0], "scale": ["a"], "dtype": "uint8"},
+        {"offset": [0.0], "scale": [1.0], "dtype": "load"},
+        {"x": 3},
+    ],
+)
 def test_damaged_units_of_a_checkpoint_are_refused(state, tmp_path):
     data = ArrayDataModule(write(tmp_path / "file.npy", draw(3)))
     with pytest.raises(UserError, match="units of the data are damaged"):
@@ -183,6 +205,13 @@ def write_harmful(path):
     torch.save({"data": Harmful()}, path)
 
 
+def write_damaged(path):
+    np.savez_compressed(path, data=draw(100))
+    content = bytearray(path.read_bytes())
+    content[200:400] = bytes(200)
+    path.write_bytes(content)
+
+
 REFUSED = {
     "missing": (lambda path: None, ".npy", "is missing. Choose a file"),
     "a directory": (lambda path: path.mkdir(), ".npy", "is missing. Choose a file"),
@@ -198,10 +227,13 @@ REFUSED = {
     "one dimension": (lambda path: np.save(path, np.zeros(9)), ".npy", r"have shape \(9,\). Store at least"),
     "no example": (lambda path: np.save(path, np.zeros((0, 3))), ".npy", r"have shape \(0, 3\). Store at least"),
     "complex numbers": (lambda path: np.save(path, draw(2) * 1j), ".npy", "are torch.complex128"),
+    "no feature": (lambda path: np.save(path, np.zeros((9, 0))), ".npy", r"have shape \(9, 0\). Store at least"),
+    "damaged compression": (write_damaged, ".npz", "is corrupt, or holds something other"),
+    "a sparse tensor": (lambda path: torch.save(torch.eye(9).to_sparse(), path), ".pt", "are sparse"),
     "few examples": (
         lambda path: np.save(path, np.zeros((2, 3))),
         ".npy",
-        "none is left for the split val",
+        "leaves none of 2 examples for the split val",
     ),
     "NaN": (lambda path: np.save(path, np.full((9, 3), np.nan)), ".npy", "value that is not finite"),
     "infinity": (lambda path: np.save(path, np.full((9, 3), np.inf)), ".npy", "value that is not finite"),
@@ -227,8 +259,10 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_sentence(case, tmp_path, c
         ({"value_range": (0.0, 1.0), "standardize": True}, "both given"),
         ({"value_range": (0.0, 1.0)}, "data reach from"),
         ({"val_fraction": 1.0}, "val_fraction` is 1.0"),
-        ({"test_fraction": 0.95}, "examples, and none is left for the split train"),
+        ({"test_fraction": 0.95}, "leaves none of 50 examples for the split train"),
         ({"batch_size": 0}, "batch_size` is 0"),
+        ({"shape": [-3]}, "Choose sizes of at least 1"),
+        ({"val_path": "nowhere.npy"}, "nowhere.npy is missing"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(arguments, message, tmp_path):

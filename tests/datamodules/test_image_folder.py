@@ -542,7 +542,7 @@ FOLDERS = {
     "no classes in test": (["train/x/a.png", "test/b.png"], "of train and test differ in x"),
     "too few images": (
         ["a.png", "b.png"],
-        r"`val_fraction` is 0\.1, `test_fraction` is 0\.1, which leaves no image of 2 for the split val",
+        r"`val_fraction` is 0\.1, `test_fraction` is 0\.1, which leaves none of 2 examples for the split val",
     ),
 }
 
@@ -580,7 +580,7 @@ def test_a_pipe_or_a_dead_link_in_the_folder_is_refused_by_name(tmp_path):
 
 
 def test_fractions_that_leave_no_training_image_are_refused(tmp_path):
-    with pytest.raises(UserError, match="leaves no image of 10 for the split train"):
+    with pytest.raises(UserError, match="leaves none of 10 examples for the split train"):
         load(write_images(tmp_path, 10), val_fraction=0.5, test_fraction=0.5)
 
 

@@ -271,7 +271,7 @@ class TestRange:
         with pytest.raises(UserError, match="training data range from -1"):
             train(build_gan(generator=MLPGenerator), spoil(build_loader([4] * 3), 1, -1.0))
 
-    def test_of_a_class_conditional_generator_with_an_average(self):
+    def test_the_range_of_a_conditional_generator_with_an_average_is_that_of_the_generator(self):
         networks = {
             "generator": partial(ConditionalGenerator, generator=MLPGenerator, num_classes=2),
             "discriminator": partial(ProjectionDiscriminator, encoder=MLPEncoder, num_classes=2),

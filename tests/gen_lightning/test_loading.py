@@ -113,7 +113,7 @@ def test_training_data_do_not_depend_on_what_else_is_drawn(reference, workers, c
     assert train(workers, **changes)[0] == reference[workers]
 
 
-def test_nor_does_a_vae_with_all_kinds_of_callbacks_change_them(tmp_path):
+def test_callbacks_of_a_vae_do_not_change_the_training_data(tmp_path):
     epochs = []
     for callbacks in ([], [Evaluation(num_samples=100), LatentMetrics(), Reconstructions(), SampleGrid(1)]):
         record, limit = Record(), 1.0 if callbacks else 0

@@ -298,7 +298,9 @@ class Watch(threading.Thread):
         # One rank speaks for all that are left.
         speaks = own == int(rank == 0)
         if status in STOPPED:
+            # After a Ctrl-C, the processes that this one has started end because of its SIGTERM.
             self._request(status - 128)
+            status = 128 + self.requested
         elif status > 0:
             sentence = f"Rank {rank} has ended with status {status}, and the other ranks end with it."
         else:
@@ -318,6 +320,9 @@ class Watch(threading.Thread):
             self._request(signal.SIGTERM)
         for rank, child in self.children.items():
             status = child.poll()
+            if status and -status in SIGNALS:
+                # A process that is only starting has no handlers yet.
+                status = 128 - status
             if status and self._deadline is None and not self.ending:
                 self._note_end(rank, status)
         if self._deadline and now >= self._deadline[0] and not (self.ending and self._follows):

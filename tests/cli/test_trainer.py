@@ -20,7 +20,7 @@ def existing(tmp_path, request):
 
 def test_existing_samples_are_not_replaced_without_a_word(existing):
     new = existing.with_name("grid.png")
-    with pytest.raises(UserError, match=rf"{existing} exists already\. Add --overwrite, or choose another directory"):
+    with pytest.raises(UserError, match=rf"{existing} exists already\. Add --overwrite, or choose another --output"):
         check_output([new, existing], overwrite=False)
     check_output([new, existing], overwrite=True)
 

@@ -23,7 +23,7 @@ FIT = (
     *("--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"),
 )
 LAUNCHERS = {"Lightning": FIT, "torchrun": (*TORCHRUN, *FIT)}
-MOMENTS = ("Initializing distributed", "Epoch 0", "Validation DataLoader", "Epoch 3")
+MOMENTS = ("Epoch 0", "Initializing distributed", "Validation DataLoader", "Epoch 3")
 TARGETS = ("parent", "all", "child")
 
 
@@ -96,5 +96,5 @@ def test_all_processes_end_in_time_and_leave_a_checkpoint(trials, tmp_path):
                 assert status == 128 + number, report
                 assert "Traceback" not in text, report
             assert_whole_files(folder)
-            if moment != MOMENTS[0]:
+            if moment != "Initializing distributed":
                 assert load(find_checkpoint(folder))["global_step"] > 0, report

@@ -6,15 +6,13 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.sampling import SampleMeasure, choose_device
+from callbacks.sampling import SampleMeasure, choose_device, find_extractor
 from gen_lightning.checks import check_range
 from gen_lightning.contracts import (
     ExampleData,
     GenerativeModel,
-    IdentifiedData,
     ImageData,
     find_datamodule,
-    offers,
     require,
 )
 from gen_lightning.errors import UserError
@@ -23,7 +21,6 @@ from gen_lightning.evaluation import (
     Row,
     extract_features,
     extract_real_features,
-    load_trained_extractor,
     probe_extractor,
 )
 from gen_lightning.metrics import Estimate, FeatureExtractor, MNISTFeatures
@@ -69,8 +66,8 @@ class ConditionalAccuracy(SampleMeasure):
             )
         data = require(find_datamodule(trainer), ImageData, "ConditionalAccuracy")
         require(data, ExampleData, "ConditionalAccuracy")
-        if self._finds_extractor and offers(data, IdentifiedData):
-            self.extractor = load_trained_extractor(data.identity) or self.extractor
+        if self._finds_extractor:
+            self.extractor = find_extractor(data, self.extractor)
         if not getattr(self.extractor, "classifies", True):
             raise UserError(
                 f"The extractor {self.extractor.name} tells rotations, not classes. Choose another"

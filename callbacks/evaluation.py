@@ -10,15 +10,13 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 from callbacks.example_means import ExampleMeans
-from callbacks.sampling import SampleMeasure, choose_device
+from callbacks.sampling import SampleMeasure, choose_device, find_extractor
 from gen_lightning.checks import check_range
 from gen_lightning.contracts import (
     GenerativeModel,
-    IdentifiedData,
     ImageData,
     SplitName,
     find_datamodule,
-    offers,
     require,
 )
 from gen_lightning.errors import UserError
@@ -26,7 +24,6 @@ from gen_lightning.evaluation import (
     RealFeatures,
     extract_features,
     extract_real_features,
-    load_trained_extractor,
     make_sample_rows,
     probe_extractor,
 )
@@ -117,8 +114,8 @@ class Evaluation(SampleMeasure):
                 " such as callbacks.ModeCoverage, or do without Evaluation."
             )
         data = require(datamodule, ImageData, "Evaluation")
-        if self._finds_extractor and offers(data, IdentifiedData):
-            self.extractor = load_trained_extractor(data.identity) or self.extractor
+        if self._finds_extractor:
+            self.extractor = find_extractor(data, self.extractor)
         # A user's extractor may be in training mode.
         self.extractor.eval().requires_grad_(False)
         probe_extractor(self.extractor, data_shape, self._move_extractor(trainer))

@@ -6,8 +6,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from gen_lightning.contracts import GenerativeModel, require
-from gen_lightning.evaluation import Row
+from gen_lightning.contracts import GenerativeModel, IdentifiedData, offers, require
+from gen_lightning.evaluation import Row, load_trained_extractor
+from gen_lightning.metrics import FeatureExtractor
 from gen_lightning.stopping import check_stop
 
 # Samples are drawn in blocks of this size, each from its own seed, so that they do not depend on the number of ranks.
@@ -83,3 +84,9 @@ def choose_device(trainer: Trainer) -> torch.device:
     device = trainer.strategy.root_device
     # Apple's GPUs have no float64, in which metrics are computed.
     return torch.device("cpu") if device.type == "mps" else device
+
+
+def find_extractor(data: object, otherwise: FeatureExtractor) -> FeatureExtractor:
+    """Return the extractor that is trained on the data of a data module, if there is one, or another."""
+    trained = load_trained_extractor(data.identity) if offers(data, IdentifiedData) else None
+    return trained or otherwise

@@ -131,8 +131,8 @@ class Trainer(LightningTrainer):
         grid_path, samples_path = folder / "grid.png", folder / "samples.npz"
         check_output([grid_path, samples_path], overwrite)
         self._load_weights(model, ckpt_path)
+        load_units(datamodule, ckpt_path)
         if latents == "gmm":
-            load_units(datamodule, ckpt_path)
             fit_mixture_prior(model, datamodule, Path(ckpt_path).parent)
         generator = torch.Generator().manual_seed(seed)
         classes = model.draw_labels(num_samples, generator) if labels is None else cycle_labels(labels, num_samples)
@@ -148,7 +148,7 @@ class Trainer(LightningTrainer):
             if len(model.data_shape) == 3 and model.data_shape[0] in (1, 3):
                 grid = make_grid(samples[:400], nrow=math.ceil(min(num_samples, 400) ** 0.5))
                 save_image(grid, files.enter_context(atomic_write(grid_path)), format="png")
-            arrays["arr_0"] = convert_samples(samples, datamodule, ckpt_path).numpy()
+            arrays["arr_0"] = convert_samples(samples, datamodule).numpy()
             np.savez_compressed(files.enter_context(atomic_write(samples_path)), **arrays)
             # A signal leaves both files or none.
             begin_deferral()
@@ -329,10 +329,9 @@ def load_units(datamodule: object, ckpt_path: str) -> None:
         datamodule.load_state_dict(load_checkpoint(ckpt_path).get(type(datamodule).__qualname__, {}))
 
 
-def convert_samples(samples: Tensor, datamodule: LightningDataModule | None, ckpt_path: str) -> Tensor:
+def convert_samples(samples: Tensor, datamodule: LightningDataModule | None) -> Tensor:
     """Return samples as they are written: as the data module stores its data, or images as uint8 `[N, H, W, C]`."""
     if offers(datamodule, ScaledData):
-        load_units(datamodule, ckpt_path)
         return datamodule.restore_units(samples)
     if samples.ndim != 4 or samples.shape[1] not in (1, 3):
         return samples

@@ -14,7 +14,7 @@ import os
 import pkgutil
 import re
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import cache
@@ -293,10 +293,9 @@ class StoredConfig:
             del arguments["root"]
         if issubclass(found, ArrayDataModule):
             for name in ("path", "val_path", "test_path"):
-                path = arguments.get(name)
-                if not is_within_working_directory(path) and not was_named(path):
+                if not may_be_read(arguments.get(name), get_marker):
                     del arguments[name]
-        if issubclass(found, ImageFolderDataModule) and not may_be_read(arguments.get("root")):
+        if issubclass(found, ImageFolderDataModule) and not may_be_read(arguments.get("root"), find_index):
             del arguments["root"]
 
     def _check_no_file(self, text: str, option: str) -> None:
@@ -368,22 +367,19 @@ def may_hold_data(root: Any) -> bool:
     return False
 
 
-def may_be_read(root: Any) -> bool:
-    """Return whether images may be read from a stored directory.
+def may_be_read(path: Any, get_trace: Callable[[Path], Path]) -> bool:
+    """Return whether data may be read from a stored path.
 
-    Outside the working directory, only a directory that the user has named before may be: the cache has its index.
+    Outside the working directory, only a path that the user has named before may be: it has left a trace in the cache.
+
+    Args:
+        path: the path; None if unset
+        get_trace: function that returns the file in the cache for a path
     """
-    if is_within_working_directory(root):
+    if is_within_working_directory(path):
         return True
     with suppress(OSError, ValueError, RuntimeError):
-        return find_index(Path(root)).is_file()
-    return False
-
-
-def was_named(path: Any) -> bool:
-    """Return whether the user has trained on a file of arrays before."""
-    with suppress(OSError, ValueError, RuntimeError):
-        return get_marker(Path(path)).is_file()
+        return get_trace(Path(path)).is_file()
     return False
 
 

@@ -24,7 +24,7 @@ from gen_lightning.storage import find_cache_folder
 # What the readers raise for a file that is damaged, or that holds objects other than arrays.
 _FAULTS = (
     *(OSError, ValueError, RuntimeError, TypeError, AttributeError, EOFError, SyntaxError, tokenize.TokenError),
-    *(zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, SafetensorError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, SafetensorError),
 )
 SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".safetensors")
 

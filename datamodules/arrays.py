@@ -14,7 +14,7 @@ from torch import Tensor
 from datamodules.array_files import check_exists, read_split, remember
 from datamodules.base import SplitDataModule
 from datamodules.sources import Split
-from datamodules.splits import draw_splits, refuse_empty_splits
+from datamodules.splits import hold_out
 from gen_lightning.checks import check_range
 from gen_lightning.contracts import SplitName
 from gen_lightning.errors import UserError
@@ -260,12 +260,7 @@ class ArrayDataModule(SplitDataModule):
             fractions["val"] = self.val_fraction
         if not self.test_path:
             fractions["test"] = self.test_fraction
-        if not fractions:
-            return {"train": stored}
-        indices = draw_splits(stored.labels, fractions)
-        refuse_empty_splits({name: len(part) for name, part in indices.items()}, fractions)
-        # Rows of a file on the disk are read into memory here, once and in order.
-        return {name: Split(*(tensor[part.sort().values] for tensor in stored)) for name, part in indices.items()}
+        return hold_out(stored, fractions) if fractions else {"train": stored}
 
     def _check_values(self, splits: dict[SplitName, Split]) -> tuple[float, float]:
         """Refuse values that are not finite or outside the range; return the extremes of the training split."""

@@ -9,7 +9,7 @@ from torchvision import datasets
 
 from datamodules.base import ImageDataModule
 from datamodules.sources import Split
-from datamodules.splits import draw_splits, refuse_empty_splits
+from datamodules.splits import hold_out
 from gen_lightning.checks import check_range
 from gen_lightning.contracts import SplitName
 from gen_lightning.errors import UserError
@@ -74,11 +74,7 @@ class ColourDataModule(ImageDataModule):
     def make_splits(self) -> dict[SplitName, Split]:
         """Read the images, and hold out a part of the training split for validation, stratified by class."""
         train, test = (_open(self.source, self.root, is_train) for is_train in (True, False))
-        fractions: dict[SplitName, float] = {"val": self.val_fraction}
-        rows = draw_splits(train.labels, fractions)
-        refuse_empty_splits({name: len(part) for name, part in rows.items()}, fractions)
-        splits = {name: Split(*(tensor[part.sort().values] for tensor in train)) for name, part in rows.items()}
-        return splits | {"test": test}
+        return hold_out(train, {"val": self.val_fraction}) | {"test": test}
 
 
 def _open(source: ColourSource, root: Path, train: bool) -> Split:

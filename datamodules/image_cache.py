@@ -184,7 +184,7 @@ class ImageCache:
             # For a broken file, Pillow's decoders raise exceptions of many types.
             return None
 
-    def _complete(self, file: IO[bytes], num_images: int) -> None:
+    def _complete(self, file: io.BufferedRandom, num_images: int) -> None:
         """Write the header, with the checksum of the tensors."""
         num_states = len(self.files)
         end = num_states + num_images * int(np.prod(self.shape))
@@ -251,10 +251,10 @@ def _flatten(image: Image.Image, background: Background) -> Image.Image:
     return image
 
 
-def _digest(file: IO[bytes]) -> str:
+def _digest(file: io.BufferedReader | io.BufferedRandom) -> str:
     """Return the SHA-256 of the tensors in a file."""
     file.seek(_HEADER_SIZE)
-    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(file: IO[bytes], start: int, data: bytes) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from datamodules.sources import Split
 from gen_lightning.contracts import SplitName
 from gen_lightning.errors import UserError
 
@@ -28,6 +29,18 @@ def refuse_empty_splits(sizes: Mapping[SplitName, int], fractions: Mapping[Split
                 f"{given}, which leaves none of {sum(sizes.values()):,} examples for the split {split}. Choose other"
                 " fractions, or give more examples."
             )
+
+
+def hold_out(data: Split, fractions: Mapping[SplitName, float]) -> dict[SplitName, Split]:
+    """Return the held-out splits of `fractions`, and the rest as `train`, each in the order of the data.
+
+    Raises:
+        UserError: a split is empty.
+    """
+    indices = draw_splits(data.labels, fractions)
+    refuse_empty_splits({name: len(part) for name, part in indices.items()}, fractions)
+    # Rows of a file on the disk are read into memory here, once and in order.
+    return {name: Split(*(tensor[part.sort().values] for tensor in data)) for name, part in indices.items()}
 
 
 def draw_splits(labels: Tensor, fractions: Mapping[SplitName, float]) -> dict[SplitName, Tensor]:

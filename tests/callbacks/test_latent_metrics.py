@@ -129,7 +129,7 @@ def test_a_conditional_model_has_no_probes():
     assert all(row == others[name] for name, row in rows.items())
 
 
-def test_data_of_one_class_have_no_probes():
+def test_probes_need_two_classes():
     rows = run_test(LatentMetrics(), Posteriors(1.0), Examples(torch.eye(10)[DIGITS], torch.zeros_like(DIGITS)))
     assert rows.keys() == {"active_units", "mutual_information", "posterior_collapse"}
 

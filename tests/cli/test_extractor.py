@@ -45,7 +45,7 @@ def test_it_learns_classes_or_rotations(labelled, task, tmp_path):
     assert "fid" in names
 
 
-def test_weights_are_a_function_of_the_seed(tmp_path):
+def test_equal_seeds_give_equal_weights(tmp_path):
     path = write_squares(tmp_path / "squares.npz", labelled=True)
     outputs = []
     for index, seed in enumerate((0, 0, 1)):
@@ -65,7 +65,7 @@ def test_a_rotation_is_what_its_label_says():
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 16), (3, 28, 28), (3, 64, 64), (1, 20, 96), (3, 256, 256)])
-def test_the_classifier_takes_images_of_its_shape_and_no_others(shape):
+def test_the_classifier_refuses_other_shapes(shape):
     classifier = ImageClassifier(shape, 5).eval()
     assert classifier(torch.rand(2, *shape)).shape == (2, 5)
     assert classifier.extract_features(torch.rand(2, *shape)).shape == (2, 64)
@@ -122,7 +122,7 @@ def test_data_without_images_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_test_of_a_run_finds_the_extractor_of_its_data(fit, tmp_path, capsys):
+def test_the_test_subcommand_uses_the_trained_extractor(fit, tmp_path, capsys):
     path = write_squares(tmp_path / "squares.npz", labelled=True, n=1200)
     data = ["--data=datamodules.ArrayDataModule", f"--data.path={path}", "--data.batch_size=16"]
     networks = [

@@ -303,7 +303,7 @@ def image_folder(root):
     return VAE | {"data": {"class_path": "datamodules.ImageFolderDataModule", "init_args": {"root": root}}}
 
 
-def test_a_folder_of_images_elsewhere_is_kept_only_if_the_user_has_named_it_before(tmp_path, monkeypatch):
+def test_a_stored_image_folder_elsewhere_needs_earlier_use(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     pictures = write_images(tmp_path / "pictures", 20)
     for root in ("/", "../x", "~", "~/Pictures", "a/../../x", "/dev", "a\0b/..", str(pictures)):

@@ -69,7 +69,7 @@ def test_labels_stay_with_their_examples(suffix, tmp_path):
     assert torch.equal(examples[:, 0].long(), labels)
 
 
-def test_other_names_of_arrays(tmp_path):
+def test_keys_select_arrays(tmp_path):
     np.savez(tmp_path / "file.npz", x=draw(2), y=np.arange(N), z=draw(4))
     data = set_up(tmp_path / "file.npz", data_key="x", labels_key="y")
     assert data.shape == (2,)
@@ -90,7 +90,7 @@ def test_standardized_training_data_have_mean_0_and_variance_1_for_each_channel(
     torch.testing.assert_close(data.restore_units(data.convert(stored)), stored, rtol=1e-6, atol=1e-5)
 
 
-def test_small_differences_of_large_values_are_kept(tmp_path):
+def test_large_values_keep_small_differences(tmp_path):
     times = 1.7e9 + 50 * draw(1)
     data = set_up(write(tmp_path / "file.npy", times), standardize=True)
     converted = torch.cat([examples for examples, _ in data.examples("train")])
@@ -104,7 +104,7 @@ def test_a_constant_feature_has_the_scale_1(tmp_path):
     assert data.state_dict()["scale"] == [1.0, 1.0]
 
 
-def test_units_of_a_checkpoint_replace_those_of_another_file(tmp_path):
+def test_checkpoint_units_replace_file_units(tmp_path):
     data = set_up(write(tmp_path / "file.npy", draw(3)), standardize=True)
     other = set_up(write(tmp_path / "other.npy", 9 * draw(3) + 4), standardize=True)
     values = torch.randn(6, 3)
@@ -152,7 +152,7 @@ def test_channels_last_and_shape_only_move_dimensions(tmp_path):
         set_up(tmp_path / "file.npy", shape=[3, 4, 6])
 
 
-def test_files_of_their_own_stay_on_the_disk(tmp_path):
+def test_separate_split_files_are_memory_mapped(tmp_path):
     paths = [write(tmp_path / f"{name}.npy", draw(3) + i) for i, name in enumerate(("train", "val", "test"))]
     data = set_up(paths[0], val_path=paths[1], test_path=paths[2])
     for name, path in zip(("train", "val", "test"), paths, strict=True):
@@ -163,7 +163,7 @@ def test_files_of_their_own_stay_on_the_disk(tmp_path):
     assert torch.equal(data.splits["train"].data[7], torch.full((3,), 1234.0).double())
 
 
-def test_the_identity_is_that_of_the_content_and_not_of_the_place(tmp_path):
+def test_identity_depends_on_content_only(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     one = ArrayDataModule(write(tmp_path / "one.npy", draw(3)))
     assert one.identity == ArrayDataModule(write(tmp_path / "elsewhere/two.npy", draw(3))).identity
@@ -183,7 +183,7 @@ def test_the_identity_is_that_of_the_content_and_not_of_the_place(tmp_path):
         {"x": 3},
     ],
 )
-def test_damaged_units_of_a_checkpoint_are_refused(state, tmp_path):
+def test_damaged_checkpoint_units_are_refused(state, tmp_path):
     data = ArrayDataModule(write(tmp_path / "file.npy", draw(3)))
     with pytest.raises(UserError, match="units of the data are damaged"):
         data.load_state_dict(state)
@@ -295,7 +295,7 @@ def test_a_run_on_a_file_resumes_exactly_and_samples_in_its_units_without_it(fit
 
 
 @pytest.mark.slow
-def test_samples_of_other_numbers_of_channels_have_no_picture(fit, tmp_path):
+def test_samples_with_two_channels_have_no_picture(fit, tmp_path):
     write(tmp_path / "field.npy", np.random.default_rng(0).normal(size=(100, 2, 4, 4)))
     data = ["--data=datamodules.ArrayDataModule", "--data.path=field.npy", "--data.batch_size=16"]
     run = fit(

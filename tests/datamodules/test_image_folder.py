@@ -107,7 +107,7 @@ class TestPixels:
         assert (upright[:, :20] == 255).all()
         assert (upright[:, 20:] == np.array([50, 60, 70]).reshape(3, 1, 1)).all()
 
-    def test_levels_of_16_bits_are_scaled(self):
+    def test_16_bit_levels_are_scaled(self):
         levels = np.linspace(0, 65535, 40, dtype=np.uint16)
         file = io.BytesIO()
         Image.fromarray(np.tile(levels, (40, 1))).save(file, "PNG")
@@ -131,7 +131,7 @@ class TestPixels:
         with pytest.raises(OSError, match="cannot identify"):
             image_cache.decode((tmp_path / "a.eps").read_bytes(), (3, 32, 32), "white")
 
-    def test_delivered_images_are_those_of_the_cache_in_the_unit_interval(self, mixed):
+    def test_batches_equal_cached_images_divided_by_255(self, mixed):
         data = load(mixed)
         for contract in (ShapedData, IdentifiedData, ImageData, ExampleData):
             assert offers(data, contract)
@@ -162,7 +162,7 @@ class TestSplits:
     @pytest.mark.parametrize(
         "names", [("train", "val", "test"), ("Train", "validation", "TEST"), ("train", "valid", "test")]
     )
-    def test_folders_of_splits_are_the_splits(self, tmp_path, names):
+    def test_split_folders_define_the_splits(self, tmp_path, names):
         root = tmp_path / "a"
         for number, name in enumerate(names):
             write_images(root / name, 3 + number, ("y", "x"), size=30 + number)

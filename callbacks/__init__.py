@@ -7,6 +7,7 @@ from callbacks.compile import Compile
 from callbacks.conditional import ConditionalAccuracy
 from callbacks.divergence import DivergenceError, StopOnNaN
 from callbacks.evaluation import Evaluation
+from callbacks.example_evaluation import ExampleEvaluation
 from callbacks.example_means import ExampleMeans
 from callbacks.latent_metrics import LatentMetrics
 from callbacks.latent_pictures import LatentInterpolations, LatentManifold, LatentTraversals
@@ -25,6 +26,7 @@ __all__ = [
     "ConditionalAccuracy",
     "DivergenceError",
     "Evaluation",
+    "ExampleEvaluation",
     "ExampleMeans",
     "ImportanceSampledLikelihood",
     "LastCheckpoint",

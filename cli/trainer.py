@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
-from callbacks import Evaluation, ExampleMeans, SampleMeasure, StopOnNaN
+from callbacks import Evaluation, ExampleEvaluation, ExampleMeans, SampleMeasure, StopOnNaN
 from cli.checkpoints import load_checkpoint
 from cli.extractor import train_extractor
 from gen_lightning import GenerativeModule, VAEModule
@@ -33,6 +33,9 @@ from gen_lightning.storage import atomic_write, check_space, name_file_in_errors
 from gen_lightning.vae import fit_latent_mixture
 
 Latents = Literal["prior", "gmm"]
+
+EXAMPLE_EVALUATIONS: tuple[type[ExampleEvaluation], ...] = ()
+"""The evaluations of data that are no images; `test` adds the first one whose contract the data fulfil."""
 
 
 class Trainer(LightningTrainer):
@@ -157,11 +160,17 @@ class Trainer(LightningTrainer):
     def _add_evaluation(
         self, model: GenerativeModule, datamodule: LightningDataModule | None, extractor: FeatureExtractor | None
     ) -> None:
-        """Add an Evaluation, or only the means of what the model itself measures if its samples cannot be evaluated.
+        """Add the evaluation that fits the data, or only the means of what the model itself measures if none fits.
 
         Raises:
             UserError: the samples cannot be evaluated, although an extractor is given.
         """
+        fitting = [one for one in EXAMPLE_EVALUATIONS if offers(datamodule, one.contract)]
+        if fitting and not extractor:
+            self.callbacks.append(ExampleMeans())
+            if not any(isinstance(callback, fitting[0]) for callback in self.callbacks):
+                self.callbacks.append(fitting[0]())
+            return
         evaluation = Evaluation(extractor)
         try:
             evaluation.check_data(self, model.data_shape, datamodule)

@@ -197,6 +197,14 @@ class AdversarialModel(GenerativeModel, Protocol):
     discriminator: nn.Module
 
 
+class InitializedNetwork(Protocol):
+    """A network that is initialized from the data module before the first iteration."""
+
+    def initialize(self, datamodule: object) -> None:
+        """Take from the data module, or None without one, what the network needs; it may raise UserError."""
+        ...
+
+
 class LatentCodes(Protocol):
     """Latent codes, and the network that recovers them from data (InfoGAN)."""
 

@@ -42,6 +42,8 @@ BETTER: dict[str, Better] = {
     "knn_accuracy": "higher",
     "conditional_accuracy": "higher",
     "code_error": "lower",
+    "two_sample_accuracy": "lower",
+    "trained_on_samples": "higher",
 }
 
 # Part of every floor's key in the cache. Raise it when the computation of a metric changes.

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from gen_lightning.base import GenerativeModule
 from gen_lightning.checks import check_range
 from gen_lightning.clock import allow_unused_parameters, exclude_from_global_step, unscales_in_step
+from gen_lightning.contracts import InitializedNetwork, find_datamodule, offers
 from gen_lightning.errors import UserError
 from gen_lightning.gan.codes import LatentCodes
 from gen_lightning.gan.ema import EMA
@@ -325,12 +326,17 @@ class GANModule(GenerativeModule):
         allow_unused_parameters(self.trainer.strategy)
 
     def on_fit_start(self) -> None:
-        """Check schedules and optimizers before training starts.
+        """Check schedules and optimizers before training starts, and initialize networks from the data module.
 
         Raises:
-            UserError: no optimizer has a scheduled option, or a fused optimizer meets the gradient scaler of float16.
+            UserError: no optimizer has a scheduled option, or a fused optimizer meets the gradient scaler of float16; a
+                network needs something that the data module does not offer.
         """
         super().on_fit_start()
+        if self.iteration == 0:
+            for network in (self.generator, self.discriminator, getattr(self.ema, "network", None)):
+                if offers(network, InitializedNetwork):
+                    network.initialize(find_datamodule(self.trainer))
         plugin = self.trainer.precision_plugin
         scaled = isinstance(plugin, MixedPrecision | FSDPPrecision) and plugin.scaler is not None
         if scaled and any(map(unscales_in_step, self.trainer.optimizers)):

@@ -19,6 +19,7 @@ from gen_lightning.metrics.modes import (
     mode_coverage,
     simulate_perfect_sampler,
 )
+from gen_lightning.metrics.two_sample import classifier_two_sample_test, train_on_samples
 
 __all__ = [
     "ClassifierFeatures",
@@ -31,6 +32,7 @@ __all__ = [
     "assign_stacked_modes",
     "class_balance",
     "classifier_score",
+    "classifier_two_sample_test",
     "estimate_frechet_distance",
     "frechet_distance",
     "gaussian_high_quality",
@@ -39,4 +41,5 @@ __all__ = [
     "memorization",
     "mode_coverage",
     "simulate_perfect_sampler",
+    "train_on_samples",
 ]

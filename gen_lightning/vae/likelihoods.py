@@ -7,7 +7,7 @@ also refuse binary data, and densities warn about data of 256 levels. Means of i
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
 from gen_lightning.checks import check_range
+from gen_lightning.contracts import ImageData, require
 from gen_lightning.errors import UserError
 from gen_lightning.vae import distributions
 from gen_lightning.vae.autoregressive import Autoregressive, LocalAutoregression
@@ -37,11 +38,11 @@ class Likelihood(nn.Module):
         """Return whether all values of any data are in the support, a boolean scalar, without a synchronization."""
         return torch.ones((), dtype=torch.bool, device=data.device)
 
-    def initialize(self, batches: Iterator[Tensor]) -> None:
-        """Initialize from the training data; called once, before the first iteration.
+    def initialize(self, datamodule: object) -> None:
+        """Initialize from the data module, or None without one; called once, before the first iteration.
 
-        Args:
-            batches: batches of the training data, `[N, *data_shape]` each, never binarized
+        Raises:
+            UserError: the likelihood needs something that the data module does not offer.
         """
 
     def fit(self, parameters: Tensor, data: Tensor) -> None:
@@ -58,6 +59,10 @@ class Likelihood(nn.Module):
         The `mean` of the distribution may be a random estimate.
         """
         raise NotImplementedError
+
+    def generate(self, distribution: Distribution) -> Tensor:
+        """Return generated data `[..., *data_shape]`: by default the mean of p(x | z), as is usual for images."""
+        return distribution.mean
 
 
 class Bernoulli(Likelihood):
@@ -110,10 +115,10 @@ class CenteredBernoulli(Bernoulli):
         super().__init__(data_shape)
         self.register_buffer("offset", torch.zeros(self.parameters_shape))
 
-    def initialize(self, batches: Iterator[Tensor]) -> None:
+    def initialize(self, datamodule: object) -> None:
         """Set the offset to the logits of the mean image."""
         total, n = torch.zeros(self.offset.shape, dtype=torch.float64), 0
-        for batch in batches:
+        for batch in require(datamodule, ImageData, type(self).__name__).images("train"):
             total += batch.cpu().double().sum(0)
             n += len(batch)
         self.offset.copy_((total / n).clamp(0.001, 0.999).logit())

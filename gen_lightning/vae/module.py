@@ -1,6 +1,6 @@
 """VAEModule: a variational autoencoder, built from an encoder, a decoder and distributions."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from gen_lightning.base import GenerativeModule
 from gen_lightning.checks import check_range
-from gen_lightning.contracts import ImageData, find_datamodule, require
+from gen_lightning.contracts import find_datamodule
 from gen_lightning.networks import find_common_num_classes
 from gen_lightning.numerics import promote_to_float32
 from gen_lightning.schedules import Schedule
@@ -129,8 +129,11 @@ class VAEModule(GenerativeModule):
         return self.cast(distribution.sample(torch.Size([n])).to(self.device))
 
     def draw(self, n: int, *condition: Tensor) -> Tensor:
-        """Return samples `[n, *data_shape]`: the decoder's means for latents from the prior, or from `fitted_prior`."""
-        return self(self.sample_latents(n), *condition)
+        """Return samples `[n, *data_shape]`: what the likelihood generates, by default the means of p(x | z).
+
+        Latents are from the prior, or from `fitted_prior`.
+        """
+        return self.likelihood.generate(self.decode(self.sample_latents(n), *condition))
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, *condition: Tensor) -> Tensor:
@@ -154,15 +157,15 @@ class VAEModule(GenerativeModule):
         return self.likelihood.supports(data)
 
     def on_fit_start(self) -> None:
-        """Check the schedules, and initialize the likelihood from the training data before the first iteration.
+        """Check the schedules, and initialize the likelihood from the data module before the first iteration.
 
         Raises:
-            UserError: a schedule names an option that the optimizer does not have; the likelihood needs training
-                images, and the data module has none.
+            UserError: a schedule names an option that the optimizer does not have; the likelihood needs something that
+                the data module does not offer.
         """
         super().on_fit_start()
         if self.iteration == 0:
-            self.likelihood.initialize(self._read_training_images())
+            self.likelihood.initialize(find_datamodule(self.trainer))
 
     def configure_optimizers(self) -> Optimizer:
         """Return one optimizer of all parameters that are not frozen."""
@@ -195,11 +198,6 @@ class VAEModule(GenerativeModule):
         terms = self.terms(x, 1, *condition)
         self.log_evaluation(_average(terms), "test", len(x))
         return _split_elbo(terms)
-
-    def _read_training_images(self) -> Iterator[Tensor]:
-        # A generator, so that a likelihood that reads no images needs no data module that has them.
-        data = require(find_datamodule(self.trainer), ImageData, type(self.likelihood).__name__)
-        yield from data.images("train")
 
     def _encode_and_decode(self, x: Tensor, k: int, *condition: Tensor) -> tuple[Distribution, Tensor, Tensor]:
         """Return q(z | x), k samples of it `[k, N, Z]`, and the parameters of p(x | z) `[k, N, *parameters_shape]`."""

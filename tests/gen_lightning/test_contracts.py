@@ -21,7 +21,7 @@ from gen_lightning import contracts
 from gen_lightning.errors import UserError
 from gen_lightning.gan import LatentCodes
 from gen_lightning.networks import MLPEncoder
-from gen_lightning.vae import BottomUp, TopDown
+from gen_lightning.vae import BottomUp, Gaussian, TopDown
 
 MODEL = {
     "data_shape": (1, 28, 28),
@@ -182,6 +182,7 @@ OFFERS = [
     (lambda: GaussianMixtureDataModule(Ring()), POINT_CONTRACTS),
     (table, {"ShapedData", "IdentifiedData", "ExampleData", "ScaledData"}),
     (Ring, {"Mixture"}),
+    (lambda: Gaussian((2,)), {"InitializedNetwork"}),
     (callbacks.LatentMetrics, {"Measurement", "IdentifiedMeasurement"}),
     (callbacks.SampleGrid, set()),
 ]

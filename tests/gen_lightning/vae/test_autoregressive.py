@@ -1,6 +1,7 @@
 """Autoregressive pixels: the probability is normalized, samples follow it, and the mean's estimate is unbiased."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import scipy.stats
@@ -61,9 +62,10 @@ def test_a_pixel_depends_on_the_pixels_before_it_in_its_window():
 
 def test_pixels_are_independent_at_initialization():
     likelihood = AutoregressiveBernoulli(SHAPE).double()
-    likelihood.initialize([IMAGES[:100]])
+    data = SimpleNamespace(images=lambda split: iter([IMAGES[:100]]))
+    likelihood.initialize(data)
     independent = CenteredBernoulli(SHAPE).double()
-    independent.initialize([IMAGES[:100]])
+    independent.initialize(data)
     outputs = parameters(3, len(IMAGES), width=16)
     expected = independent(outputs[..., :2, :, :]).log_prob(IMAGES)
     torch.testing.assert_close(likelihood(outputs).log_prob(IMAGES), expected)

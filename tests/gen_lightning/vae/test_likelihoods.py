@@ -3,6 +3,7 @@
 import itertools
 import warnings
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ def test_centered_bernoulli_starts_from_the_mean_image():
     """The mean is clamped to 0.001 to 0.999, and the batches may have different sizes."""
     likelihood = CenteredBernoulli((1, 1, 4))
     data = torch.tensor([[0.0, 1.0, 0.2, 1.0], [0.0, 1.0, 0.6, 0.0], [0.0, 1.0, 0.1, 0.5]]).view(3, 1, 1, 4)
-    likelihood.initialize(data.split(2))
+    likelihood.initialize(SimpleNamespace(images=lambda split: iter(data.split(2))))
     torch.testing.assert_close(likelihood(torch.zeros(1, 1, 4)).mean, torch.tensor([[[0.001, 0.999, 0.3, 0.5]]]))
 
 

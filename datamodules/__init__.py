@@ -2,6 +2,7 @@
 
 from datamodules.arrays import ArrayDataModule
 from datamodules.base import ImageDataModule, SplitDataModule
+from datamodules.celeba import CelebADataModule
 from datamodules.colour import ColourDataModule
 from datamodules.image_folder import ImageFolderDataModule
 from datamodules.loaders import Batch, EvaluationLoader, TrainLoader
@@ -13,6 +14,7 @@ from datamodules.stacked import StackedMNISTDataModule, StackLoader
 __all__ = [
     "ArrayDataModule",
     "Batch",
+    "CelebADataModule",
     "ColourDataModule",
     "EvaluationLoader",
     "GaussianMixture",

@@ -84,7 +84,30 @@ def list_images(root: Path, fractions: Mapping[SplitName, float], show_progress:
     drawn = {split: fraction for split, fraction in fractions.items() if split not in folders}
     splits |= _draw(list(classes["train"]), labels, drawn)
     refuse_empty_splits({split: len(paths) for split, paths in splits.items()}, fractions)
-    digests = digest_files(root, paths, show_progress)
+    return build_listing(root, splits, labels, class_names, show_progress)
+
+
+def build_listing(
+    root: Path,
+    splits: Mapping[SplitName, Sequence[str]],
+    labels: Mapping[str, int],
+    class_names: list[str],
+    show_progress: bool,
+) -> ImageListing:
+    """Return a listing of files, with the digests of their contents.
+
+    Args:
+        root: folder of the images
+        splits: paths of the images of each split, relative to the folder
+        labels: label of each path
+        class_names: names of the classes, in the order of the labels
+        show_progress: show a progress bar while files are read
+
+    Raises:
+        UserError: a file cannot be read.
+        StorageError: the cache directory cannot be written.
+    """
+    digests = digest_files(root, [path for paths in splits.values() for path in paths], show_progress)
     return ImageListing(
         {name: [ImageFile(path, labels[path], digests[path]) for path in splits[name]] for name in get_args(SplitName)},
         class_names,

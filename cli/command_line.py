@@ -368,6 +368,10 @@ class CommandLine(LightningCLI):
                 self.run.write_metrics("diverged", {"iteration": iteration, "reason": str(divergence)})
                 self.run.write_summary(iteration)
             fail(str(divergence), status=1)
+        except UserError:
+            # Data are read after the directory is made, and may be refused.
+            self.run.remove_if_empty()
+            raise
         except (RuntimeError, TypeError, IndexError) as error:
             # Classes of this project and of torch that do not fit each other are seen when they are first called.
             started = self.trainer.global_step > self.checkpoint_iteration

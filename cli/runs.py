@@ -114,6 +114,14 @@ class RunFolder:
             reason = describe_os_error(error)
             raise UserError(f"{self.path} cannot be made: {reason}. Set --trainer.default_root_dir.") from error
 
+    @rank_zero_only
+    def remove_if_empty(self) -> None:
+        """Remove the directory, on rank 0, if it holds nothing but its lock."""
+        with suppress(OSError):
+            if [path.name for path in self.path.iterdir()] == [".lock"]:
+                (self.path / ".lock").unlink()
+                self.path.rmdir()
+
     def lock(self) -> IO[str]:
         """Lock the directory for this process, and remove what killed processes of the run have left half-written.
 

@@ -116,7 +116,9 @@ def _read_npy(path: Path) -> dict[str, Tensor]:
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
     with np.load(path, allow_pickle=False) as file:
-        return {name: _to_tensor(file[name]) for name in file.files}
+        arrays = {name: file[name] for name in file.files}
+    # A file of numbers may hold names or dates beside them.
+    return {name: _to_tensor(array) for name, array in arrays.items() if array.dtype.kind in "biufc"}
 
 
 def _read_pt(path: Path) -> dict[str, Tensor]:

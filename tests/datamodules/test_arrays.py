@@ -78,6 +78,14 @@ def test_keys_select_arrays(tmp_path):
         set_up(tmp_path / "file.npz")
 
 
+def test_arrays_of_text_beside_the_examples_are_ignored(tmp_path):
+    values = draw(2)
+    np.savez(tmp_path / "file.npz", data=values, names=np.array(["a", "b"] * (N // 2)))
+    assert torch.equal(
+        join(set_up(tmp_path / "file.npz"))[0].sort(0).values, torch.from_numpy(values).float().sort(0).values
+    )
+
+
 def test_standardized_training_data_have_mean_0_and_variance_1_for_each_channel(tmp_path):
     values = draw(3, 4) * np.array([1, 100, 0])[:, None] + np.array([0, 5, 7])[:, None]
     data = set_up(write(tmp_path / "file.npy", values), standardize=True)

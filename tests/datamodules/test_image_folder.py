@@ -625,6 +625,13 @@ class TestCommandLine:
         assert find_file(cache).is_file()
 
     @pytest.mark.slow
+    def test_a_refused_folder_leaves_no_run(self, fit, tmp_path):
+        (write_images(tmp_path / "pictures", 20) / "broken.png").write_text("no image")
+        with pytest.raises(SystemExit):
+            self.train(fit, "pictures", "--trainer.max_steps=1")
+        assert list((tmp_path / "runs").glob("*/*")) == []
+
+    @pytest.mark.slow
     def test_samples_need_no_folder_and_a_test_asks_for_it(self, fit, tmp_path, capsys):
         root = write_images(tmp_path / "pictures", 20)
         run = self.train(fit, "pictures", "--trainer.max_steps=1")

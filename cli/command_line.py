@@ -47,8 +47,10 @@ from cli.exit import (
 )
 from cli.process import close_progress_bars, find_command
 from cli.report import build_report, collect_rows, last_metrics, log_report, print_report
+from cli.resumption import Change, dump_history, find_changes, read_history
 from cli.runs import RunFolder
 from cli.trainer import NoProfiler, Trainer, check_budget, check_trainer_options, run_on_rank_zero
+from cli.trust import read_plain_yaml
 from cli.validation import CLASS_PARSERS, OptionParser, check_nulls, check_numbers, check_subcommand, explain
 from gen_lightning import GenerativeModule
 from gen_lightning.base import check_callbacks
@@ -124,28 +126,33 @@ class RunConfig(SaveConfigCallback):
         parser: the parser of the command's options
         config: the parsed options
         run: the run's directory
+        history: what resumptions have changed
     """
 
-    def __init__(self, parser: LightningArgumentParser, config: Namespace, run: RunFolder) -> None:
+    def __init__(
+        self, parser: LightningArgumentParser, config: Namespace, run: RunFolder, history: list[Change]
+    ) -> None:
         config = config.clone()
         for key in ("resume", "ckpt_path", "trust"):
             config.pop(key, None)
         super().__init__(parser, config, save_to_log_dir=False)
         self.run = run
         self.identity = run.identity
+        self.history = history
         self.text = parser.dump(config, skip_none=False)
 
     def save_config(self, trainer: LightningTrainer, pl_module: LightningModule, stage: str) -> None:
         """Write the configuration to the run's directory, and log it to W&B; called on rank 0 only."""
-        self.run.write_config(self.text)
+        self.run.write_config("".join(f"# {change}\n" for change in self.history) + self.text)
         for logger in find_wandb_loggers(trainer):
-            logger.log_hyperparams(yaml.safe_load(self.text))
+            logger.log_hyperparams(yaml.safe_load(self.text) | {"history": dump_history(self.history)})
 
     def on_save_checkpoint(
         self, trainer: LightningTrainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Store the configuration in the checkpoint, so that it needs no other file, and the identity of the run."""
         checkpoint["config"] = self.text
+        checkpoint["history"] = dump_history(self.history)
         checkpoint["run"] = self.identity
 
 
@@ -272,7 +279,7 @@ class CommandLine(LightningCLI):
         if self.subcommand == "fit" and checkpoint and "optimizer_states" not in checkpoint:
             raise UserError(f"{config.ckpt_path} holds only weights. Give a checkpoint with the optimizers' states.")
         self.run = self._choose_run(config)
-        self.save_config_kwargs = {"run": self.run}
+        self.save_config_kwargs = {"run": self.run, "history": []}
         if self.subcommand != "fit":
             self.save_config_callback = None
         if self.subcommand == "train_extractor":
@@ -280,6 +287,18 @@ class CommandLine(LightningCLI):
         identify_wandb_run(config.trainer.logger, self.run)
         # Lightning does this in the constructor of the model or of the data, which would be blamed for what it raises.
         self._dump_config()
+        if self.subcommand == "fit" and config.resume:
+            self.save_config_kwargs["history"] = self._extend_history(checkpoint)
+
+    def _extend_history(self, checkpoint: dict[str, Any]) -> list[Change]:
+        """Return the changes by earlier resumptions and by this one.
+
+        Raises:
+            UserError: an option cannot be changed.
+        """
+        stored = read_plain_yaml(checkpoint["config"], str(self.config.fit.ckpt_path))
+        changes = find_changes(stored, self.config_dump, self.checkpoint_iteration)
+        return [*read_history(checkpoint.get("history")), *changes]
 
     def _choose_run(self, config: Namespace) -> RunFolder:
         if self.subcommand != "fit" and config.ckpt_path:

@@ -93,6 +93,13 @@ def is_inside(value: Any) -> bool:
     return not isinstance(value, str) or not (".." in Path(value).parts or "://" in value or "::" in value)
 
 
+def is_rates(part: Any) -> bool:
+    """Return whether a value holds numbers by name for each parameter group of each optimizer."""
+    if not isinstance(part, list) or not all(isinstance(groups, list) for groups in part):
+        return False
+    return all(is_mapping(group) and all(map(is_number, group.values())) for groups in part for group in groups)
+
+
 def is_version(part: Any) -> bool:
     """Return whether a value is the version of a package, such as 2.6.6 or 2.7.0rc1."""
     return isinstance(part, str) and re.fullmatch(r"\d+(\.\w+)*", part) is not None
@@ -113,6 +120,7 @@ PARTS: dict[str, Callable[[Any], bool]] = {
     "optimizer_states": lambda part: isinstance(part, list) and bool(part) and all(map(is_optimizer, part)),
     "lr_schedulers": lambda part: isinstance(part, list),
     "hyper_parameters": is_mapping,
+    "optimizer_rates": lambda part: is_rates(part),
 }
 """The parts of a checkpoint that Lightning restores, each with the condition that a whole one satisfies."""
 

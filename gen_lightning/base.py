@@ -40,6 +40,7 @@ from gen_lightning.data_check import DataCheck
 from gen_lightning.errors import UserError
 from gen_lightning.loops import find_due, replace_loops
 from gen_lightning.numerics import promote_to_float32
+from gen_lightning.optimizers import Rates, change_rates, read_rates
 from gen_lightning.schedules import Schedule, check_schedules, follow_schedules
 
 _SEARCH = (
@@ -104,6 +105,8 @@ class GenerativeModule(LightningModule, ABC):
         self._checks = {split: DataCheck(split) for split in ("training", "validation", "test")}
         self._loaded_iteration = 0
         self._loaded_metrics: dict[str, Tensor] = {}
+        self._configured_rates: Rates = []
+        self._loaded_rates: Rates | None = None
         self._images_before: int | None = 0
         self._started_iteration = 0
 
@@ -248,9 +251,17 @@ class GenerativeModule(LightningModule, ABC):
             UserError: a schedule names an option that no optimizer has.
         """
         check_schedules(self.schedules, self._optimizers_by_name())
+        # Lightning restores the optimizers' states after this hook.
+        self._configured_rates = read_rates(self.trainer.optimizers)
 
     def on_train_start(self) -> None:
-        """Restore the last logged values, which callbacks monitor."""
+        """Let optimizers continue with the configured rates, and restore the last logged values for callbacks.
+
+        Raises:
+            UserError: the optimizers are others than those of the checkpoint.
+        """
+        if self._loaded_rates is not None:
+            change_rates(self.trainer.optimizers, self._loaded_rates, self._configured_rates)
         self.trainer.callback_metrics.update(self._loaded_metrics)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -356,6 +367,7 @@ class GenerativeModule(LightningModule, ABC):
         """
         self._loaded_iteration = checkpoint["global_step"]
         self._loaded_metrics = checkpoint.get("logged_values", {})
+        self._loaded_rates = checkpoint.get("optimizer_rates")
         # Checkpoints of earlier versions have no such number; their batches had one size.
         self._images_before, self.batch_sizes = checkpoint.get("images_seen"), []
 
@@ -369,6 +381,7 @@ class GenerativeModule(LightningModule, ABC):
         """
         self._check_training_values()
         checkpoint["images_seen"] = self.images_seen
+        checkpoint["optimizer_rates"] = self._configured_rates
         hyperparameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         for name in [name for name, value in hyperparameters.items() if not _is_json(value)]:
             del hyperparameters[name]

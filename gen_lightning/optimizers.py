@@ -1,6 +1,6 @@
-"""Optimizers that combine several of torch's in one object, so that schedules and checkpoints see one optimizer."""
+"""An optimizer that combines two of torch's, and the rates of optimizers that a resumption may change."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, overload
 
 import torch
@@ -9,6 +9,43 @@ from torch.optim import Optimizer
 
 from gen_lightning.checks import check_range
 from gen_lightning.errors import UserError
+
+Rates = list[list[dict[str, float]]]
+"""Learning rate and weight decay of each parameter group of each optimizer."""
+
+_RATES = ("lr", "weight_decay")
+
+
+def read_rates(optimizers: Sequence[Optimizer]) -> Rates:
+    """Return the learning rate and the weight decay, if there is one, of each parameter group of each optimizer."""
+    return [
+        [{name: float(group[name]) for name in _RATES if name in group} for group in optimizer.param_groups]
+        for optimizer in optimizers
+    ]
+
+
+def change_rates(optimizers: Sequence[Optimizer], before: Rates, after: Rates) -> None:
+    """Give optimizers the rates that are configured now, if they were configured otherwise.
+
+    A rate that is configured as before keeps the value that the optimizer's state has, such as one that a callback has
+    lowered.
+
+    Args:
+        optimizers: optimizers with restored states
+        before: rates that were configured when the checkpoint was written
+        after: rates that are configured now
+
+    Raises:
+        UserError: a restored state is that of another kind of optimizer.
+    """
+    for optimizer, old_groups, new_groups in zip(optimizers, before, after, strict=False):
+        for group, old, new in zip(optimizer.param_groups, old_groups, new_groups, strict=False):
+            if missing := sorted(optimizer.defaults.keys() - group.keys()):
+                raise UserError(
+                    f"The checkpoint's optimizer has no {missing[0]}, which {type(optimizer).__name__} needs: it is of"
+                    " another class. Resume with the optimizer of the run, or start a new run."
+                )
+            group.update({name: rate for name, rate in new.items() if rate != old.get(name)})
 
 
 class MuonWithAdam(Optimizer):

@@ -1,11 +1,16 @@
-"""MuonWithAdam against torch's Muon and Adam."""
+"""MuonWithAdam against torch's Muon and Adam, and the rates of a resumption in Python."""
 
 from copy import deepcopy
+from functools import partial
 
 import pytest
 import torch
+from helpers import vae
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
+from datamodules import MNISTDataModule
+from gen_lightning.errors import UserError
 from gen_lightning.optimizers import MuonWithAdam
 from gen_lightning.schedules import Linear, check_schedules, follow_schedules
 
@@ -153,3 +158,30 @@ def test_only_matrices_or_no_matrices_are_refused(shapes: list[tuple[int, ...]])
     parameters: list[Tensor] = [nn.Parameter(torch.zeros(shape)) for shape in shapes]
     with pytest.raises(ValueError, match=r"Choose torch\.optim\.Adam .* torch\.optim\.Muon"):
         MuonWithAdam(parameters)
+
+
+class TestResumptionInPython:
+    """`Trainer.fit(model, data, ckpt_path=FILE)` with other optimizers than those of the checkpoint."""
+
+    @pytest.fixture
+    def resume(self, tmp_path):
+        def fit(optimizer, steps: int, **arguments) -> Trainer:
+            data = MNISTDataModule("digits", batch_size=256, binarization="dynamic")
+            trainer = Trainer(max_steps=steps, logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+            trainer.fit(vae(optimizer=optimizer), data, **arguments)
+            return trainer
+
+        path = tmp_path / "vae.ckpt"
+        fit(partial(torch.optim.Adam, lr=1e-3), 2).save_checkpoint(path)
+        return lambda optimizer: fit(optimizer, 3, ckpt_path=path, weights_only=True)
+
+    @pytest.mark.parametrize("rate", [1e-3, 1e-5])
+    def test_the_rate_is_that_of_the_new_optimizer(self, resume, rate):
+        trainer = resume(partial(torch.optim.Adam, lr=rate))
+        (optimizer,) = trainer.optimizers
+        assert optimizer.param_groups[0]["lr"] == rate
+        assert next(iter(optimizer.state.values()))["step"] == 3, "the state is that of the checkpoint"
+
+    def test_an_optimizer_of_another_class_is_refused(self, resume):
+        with pytest.raises(UserError, match=r"has no dampening, which SGD needs.*start a new run"):
+            resume(partial(torch.optim.SGD, lr=1e-3, momentum=0.9))

@@ -1,7 +1,7 @@
 """Train and test recipes with several seeds through the command line, and append a line of JSON for each.
 
     python -m benchmarks.run --root data --recipes gan/losses/*
-    python -m benchmarks.run --source digits --epochs 2 --recipes vae/vae --seeds 0
+    python -m benchmarks.run --source mnist_5k --epochs 2 --recipes vae/vae --seeds 0
     python -m benchmarks.run --root data --recipes vae/vae --latents gmm
 
 The data and the budget are the recipe's own unless they are given here. Tasks that are in the results are skipped, and

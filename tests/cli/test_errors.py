@@ -78,7 +78,7 @@ MISTAKES = {
     ),
     "wrong choice": (
         ["fit", *MLP, "--data.source=mnst"],
-        "`--data.source` is mnst. Expected one of mnist, fashion_mnist, kmnist, digits.",
+        "`--data.source` is mnst. Expected one of mnist, fashion_mnist, kmnist, mnist_5k, digits.",
     ),
     "missing argument": (
         ["fit", *VAE, "--model.objective=gen_lightning.vae.FreeBits"],

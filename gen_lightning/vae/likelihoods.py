@@ -147,16 +147,8 @@ class AutoregressiveBernoulli(CenteredBernoulli):
 
     def __init__(self, data_shape: Sequence[int], width: int = 16, window: int = 11) -> None:
         super().__init__(data_shape)
-        if len(data_shape) != 3:
-            raise UserError(
-                f"AutoregressiveBernoulli is a likelihood of images (C, H, W), and the data have shape"
-                f" {tuple(data_shape)}. Choose Bernoulli."
-            )
-        check_range(self, at_least=1, width=width)
-        check_range(self, at_least=3, window=window)
-        if window % 2 == 0:
-            raise UserError(f"`AutoregressiveBernoulli.window` is {window}. Choose an odd number.")
-        self.network = LocalAutoregression(data_shape[0], width, window)
+        _check_images(self, data_shape, "Bernoulli")
+        self.network = _build_autoregression(self, data_shape, data_shape[0], width, window)
         self.parameters_shape = (data_shape[0] + width, *data_shape[1:])
 
     def forward(self, parameters: Tensor) -> Autoregressive:
@@ -167,7 +159,8 @@ class AutoregressiveBernoulli(CenteredBernoulli):
                 `[..., C + width, H, W]`
         """
         logits, context = parameters.tensor_split([self.offset.shape[0]], -3)
-        return Autoregressive(logits + self.offset, context, self.network)
+        # Bernoulli's own `forward`: the offset is that of a whole image, and pixels are drawn one by one.
+        return Autoregressive(logits + self.offset, context, self.network, super(CenteredBernoulli, self).forward)
 
 
 class ContinuousBernoulli(Likelihood):
@@ -358,6 +351,110 @@ class DiscretizedLogisticMixture(Likelihood):
         return _combine_pixels(
             MixtureSameFamily(weights, _build_logistics(loc, scale), validate_args=False), self.data_shape
         )
+
+
+class ColourLogisticMixture(Likelihood):
+    """A probability of the 256 levels of each pixel, in which channels depend on each other (Salimans et al. 2017).
+
+    The decoder returns, for each pixel, the weights of the components, and means, scales and coefficients of each
+    component. All channels of a pixel are of the same component, and the mean of a channel depends linearly on the
+    channels before it, such as green on red, and blue on both. The coefficients are in [-1, 1], by a tanh. For grey
+    images it equals `DiscretizedLogisticMixture`.
+
+    Its mean is that of each channel, given the means of the channels before it.
+
+    Args:
+        data_shape: shape of one image, `(C, H, W)`
+        num_components: number of components, M; at least 1
+
+    Raises:
+        UserError: the data are not images; num_components is less than 1.
+    """
+
+    levels = distributions.LEVELS
+
+    def __init__(self, data_shape: Sequence[int], num_components: int = 10) -> None:
+        super().__init__()
+        _check_images(self, data_shape, "DiscretizedLogisticMixture")
+        check_range(self, at_least=1, num_components=num_components)
+        self.num_components = num_components
+        channels = data_shape[0]
+        self._sizes = [num_components * size for size in (1, channels, channels, channels * (channels - 1) // 2)]
+        self.parameters_shape = (sum(self._sizes), *data_shape[1:])
+
+    def check_data(self, data: Tensor) -> None:
+        """Raise UserError unless every value is one of n / 255, and some value is neither 0 nor 1."""
+        _check_levels(data)
+
+    def supports(self, data: Tensor) -> Tensor:
+        """Return whether every value is one of n / 255."""
+        return _are_levels(data)
+
+    def forward(self, parameters: Tensor) -> Distribution:
+        """Return p(x | z), with batch shape `[...]` and event shape `(C, H, W)`.
+
+        Args:
+            parameters: for M components, M logits, M C means, M C logarithms of scales, and M C (C - 1) / 2
+                coefficients before the tanh, concatenated to `[..., 10 M, H, W]` if C is 3
+        """
+        logits, *others = parameters.split(self._sizes, -3)
+        loc, log_scale, coefficients = (part.unflatten(-3, (self.num_components, -1)) for part in others)
+        logistics = _build_logistics(loc, log_scale)
+        return distributions.ColourLogisticMixture(logits, logistics.loc, logistics.scale, coefficients.tanh())
+
+
+class AutoregressiveLogisticMixture(ColourLogisticMixture):
+    """Pixels of 256 levels, each given the latent and the pixels before it in a window (Chen et al. 2017).
+
+    The latent carries what is not local. The decoder returns the parameters of `ColourLogisticMixture`, and a context
+    of `width` maps. A small network uses the context and the pixels above and to the left of a pixel to correct the
+    pixel's parameters. Samples are drawn pixel by pixel. The mean is estimated from one sample, as the mean of each
+    pixel given the pixels drawn before it.
+
+    Args:
+        data_shape: shape of one image, `(C, H, W)`
+        num_components: number of components of the mixture; at least 1
+        width: channels of the network's hidden layer; at least 1
+        window: height and width of the window that a pixel depends on; odd, at least 3
+
+    Raises:
+        UserError: the data are not images; another argument is out of range.
+    """
+
+    def __init__(self, data_shape: Sequence[int], num_components: int = 10, width: int = 32, window: int = 5) -> None:
+        super().__init__(data_shape, num_components)
+        num_parameters = self.parameters_shape[0]
+        self.network = _build_autoregression(self, data_shape, num_parameters, width, window)
+        self.parameters_shape = (num_parameters + width, *data_shape[1:])
+
+    def forward(self, parameters: Tensor) -> Autoregressive:
+        """Return p(x | z), with batch shape `[...]` and event shape `(C, H, W)`.
+
+        Args:
+            parameters: parameters of `ColourLogisticMixture`, and the context, concatenated along the third last
+                dimension
+        """
+        pixels, context = parameters.tensor_split([sum(self._sizes)], -3)
+        return Autoregressive(pixels, context, self.network, super().forward)
+
+
+def _check_images(likelihood: Likelihood, data_shape: Sequence[int], alternative: str) -> None:
+    if len(data_shape) != 3:
+        raise UserError(
+            f"{type(likelihood).__name__} is a likelihood of images (C, H, W), and the data have shape"
+            f" {tuple(data_shape)}. Choose {alternative}."
+        )
+
+
+def _build_autoregression(
+    likelihood: Likelihood, data_shape: Sequence[int], num_parameters: int, width: int, window: int
+) -> LocalAutoregression:
+    """Return the network of an autoregressive likelihood; refuse arguments out of range."""
+    check_range(likelihood, at_least=1, width=width)
+    check_range(likelihood, at_least=3, window=window)
+    if window % 2 == 0:
+        raise UserError(f"`{type(likelihood).__name__}.window` is {window}. Choose an odd number.")
+    return LocalAutoregression(data_shape[0], num_parameters, width, window)
 
 
 def _combine_pixels(distribution: Distribution, data_shape: Sequence[int]) -> Independent:

@@ -37,6 +37,22 @@ FAMILIES = {
     "fast burda": (["vae/burda/one_layer_fast", "vae/burda/two_layers_fast"], LAYERS),
     "one layer": (["vae/burda/one_layer", "vae/burda/one_layer_fast"], FAST),
     "two layers": (["vae/burda/two_layers", "vae/burda/two_layers_fast"], FAST),
+    "image folders": (
+        ["gan/image_folder", "gan/image_folder_r3gan"],
+        {"name", "model.init_args.generator", "model.init_args.discriminator"},
+    ),
+    "image folders and SNGAN": (
+        ["gan/image_folder", "gan/image_folder_sngan"],
+        {
+            "name",
+            "model.init_args.generator",
+            "model.init_args.discriminator",
+            "model.init_args.loss",
+            "model.init_args.regularizers",
+            "model.init_args.generator_optimizer",
+            "model.init_args.discriminator_optimizer",
+        },
+    ),
     "grey": (
         ["vae/grey", "vae/fashion"],
         {"name", "data.init_args.source", "trainer.callbacks.6.init_args.num_images"},

@@ -1,7 +1,7 @@
 """DCGAN (Radford, Metz & Chintala 2016), and an encoder and a decoder of the same form for VAEs.
 
 Strided 4 x 4 convolutions connect the image with a map of 4 x 4 (image size 32) or 7 x 7 (image size 28). Each halves
-the size and doubles the channels. All layers except the first and the last have batch normalization.
+the size and doubles the channels, up to a maximum. All layers except the first and the last have batch normalization.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,7 +9,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from gen_lightning.networks.sizes import factor_image_size
+from gen_lightning.checks import check_range
+from gen_lightning.networks.sizes import compute_widths, factor_image_size
 
 
 class DCGANEncoder(nn.Module):
@@ -19,11 +20,13 @@ class DCGANEncoder(nn.Module):
         data_shape: shape of one image, `(C, H, W)`, with H = W equal to 4, 5, 6 or 7 times a power of 2, such as 28, 32
             or 64
         out_features: number of outputs
-        width: number of channels of the map next to the image
+        width: number of channels of the map next to the image; at least 1
         normalization: function of the number of channels that returns a layer; `torch.nn.Identity` for none
+        max_width: number of channels at which the doubling stops, at least 1. 512 is the maximum of Karras et al.
+            (2018) for up to 1024 pixels; with the default width, it changes only networks for more than 64 pixels.
 
     Raises:
-        UserError: the image size does not have this form.
+        UserError: the image size does not have this form, or another argument is out of range.
     """
 
     def __init__(
@@ -32,10 +35,12 @@ class DCGANEncoder(nn.Module):
         out_features: int,
         width: int = 64,
         normalization: Callable[[int], nn.Module] = nn.BatchNorm2d,
+        max_width: int = 512,
     ) -> None:
         super().__init__()
+        check_range(self, at_least=1, width=width, max_width=max_width)
         map_size, num_stages = factor_image_size(data_shape)
-        channels = [data_shape[0]] + [width * 2**stage for stage in range(num_stages)]
+        channels = [data_shape[0], *compute_widths(width, num_stages, max_width)]
         layers: list[nn.Module] = []
         for stage, (inputs, outputs) in enumerate(pairwise(channels)):
             norm = nn.Identity() if stage == 0 else normalization(outputs)
@@ -57,16 +62,18 @@ class DCGANDecoder(nn.Module):
     Args:
         latent_dim: dimension of the latent
         data_shape: shape of one image, as for `DCGANEncoder`
-        width: number of channels of the map next to the output
+        width: number of channels of the map next to the output; at least 1
+        max_width: number of channels at which the doubling stops, as for `DCGANEncoder`
 
     Raises:
-        UserError: the image size does not have the form that `DCGANEncoder` supports.
+        UserError: as for `DCGANEncoder`.
     """
 
-    def __init__(self, latent_dim: int, data_shape: Sequence[int], width: int = 64) -> None:
+    def __init__(self, latent_dim: int, data_shape: Sequence[int], width: int = 64, max_width: int = 512) -> None:
         super().__init__()
+        check_range(self, at_least=1, width=width, max_width=max_width)
         map_size, num_stages = factor_image_size(data_shape)
-        channels = [width * 2**stage for stage in reversed(range(num_stages))]
+        channels = compute_widths(width, num_stages, max_width)[::-1]
         layers: list[nn.Module] = [
             nn.Unflatten(1, (latent_dim, 1, 1)),
             nn.ConvTranspose2d(latent_dim, channels[0], map_size, bias=False),
@@ -95,8 +102,9 @@ class DCGANDiscriminator(DCGANEncoder):
 
     Args:
         data_shape: shape of one image, as for `DCGANEncoder`
-        width: number of channels of the map next to the image
+        width: number of channels of the map next to the image; at least 1
         normalization: function of the number of channels that returns a layer, as for `DCGANEncoder`
+        max_width: number of channels at which the doubling stops, as for `DCGANEncoder`
     """
 
     def __init__(
@@ -104,8 +112,9 @@ class DCGANDiscriminator(DCGANEncoder):
         data_shape: Sequence[int],
         width: int = 64,
         normalization: Callable[[int], nn.Module] = nn.BatchNorm2d,
+        max_width: int = 512,
     ) -> None:
-        super().__init__(data_shape, 1, width, normalization)
+        super().__init__(data_shape, 1, width, normalization, max_width)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits `[N]`."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gen_lightning.checks import check_range
 from gen_lightning.errors import UserError
-from gen_lightning.networks.sizes import factor_image_size
+from gen_lightning.networks.sizes import factor_image_size, repeat_per_stage
 
 _NEGATIVE_SLOPE = 0.2
 
@@ -230,7 +230,7 @@ def _build_stages(
     check_range(network, at_least=1, expansion=expansion)
     map_size, num_doublings = factor_image_size(data_shape)
     widths, blocks, cardinalities = (
-        _repeat_per_stage(network, name, value, num_doublings + 1)
+        repeat_per_stage(network, name, value, num_doublings + 1)
         for name, value in (("widths", widths), ("blocks", blocks), ("cardinalities", cardinalities))
     )
     depth = sum(blocks)
@@ -246,17 +246,6 @@ def _build_stages(
         stage = [InvertedBottleneck(width, inner_width, cardinality, depth) for _ in range(num_blocks)]
         stages.append(nn.Sequential(*stage))
     return map_size, widths, stages
-
-
-def _repeat_per_stage(network: nn.Module, name: str, value: int | Sequence[int], num_stages: int) -> list[int]:
-    """Return one number for each stage, from one number for all or one for each."""
-    values = [value] * num_stages if isinstance(value, int) else list(value)
-    if len(values) != num_stages or min(values) < 1:
-        raise UserError(
-            f"`{type(network).__name__}.{name}` is {value}. Choose one number for all stages, or {num_stages} numbers,"
-            " one for each map size; at least 1 each."
-        )
-    return values
 
 
 def _build_transition(inputs: int, outputs: int) -> nn.Module:

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from gen_lightning.checks import check_range
 from gen_lightning.networks.residual import ResidualBlock, apply_to_maps
-from gen_lightning.networks.sizes import factor_image_size
+from gen_lightning.networks.sizes import compute_widths, factor_image_size
+
+# Wider maps would make the networks of large images slow: without it, 2,048 channels for width 64 at 256 pixels.
+_MAX_WIDTH = 512
 
 
 class StridedEncoder(nn.Module):
@@ -22,7 +25,7 @@ class StridedEncoder(nn.Module):
         data_shape: shape of one image, `(C, H, W)`, with H = W equal to 4, 5, 6 or 7 times a power of 2, such as 28, 32
             or 64
         out_features: number of outputs
-        width: number of channels of the largest map, which doubles when the size halves; at least 1
+        width: number of channels of the largest map, which doubles when the size halves, up to 512; at least 1
         num_blocks: number of residual blocks at each size; at least 1
         hidden_dim: number of features of the hidden layer; at least 1
 
@@ -37,7 +40,7 @@ class StridedEncoder(nn.Module):
         check_range(self, at_least=1, width=width, num_blocks=num_blocks, hidden_dim=hidden_dim)
         map_size, num_stages = factor_image_size(data_shape)
         inputs, layers = data_shape[0], []
-        for outputs in (width * 2**stage for stage in range(num_stages)):
+        for outputs in compute_widths(width, num_stages, _MAX_WIDTH):
             blocks = (ResidualBlock(outputs) for _ in range(num_blocks))
             layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), *blocks, nn.SiLU()]
             inputs = outputs
@@ -57,7 +60,7 @@ class StridedDecoder(nn.Module):
     Args:
         latent_dim: dimension of the latent
         data_shape: shape of one image, as for `StridedEncoder`
-        width: number of channels of the largest map, which doubles when the size halves; at least 1
+        width: number of channels of the largest map, which doubles when the size halves, up to 512; at least 1
         num_blocks: number of residual blocks at each size; at least 1
         hidden_dim: number of features of the hidden layer; at least 1
 
@@ -71,7 +74,7 @@ class StridedDecoder(nn.Module):
         super().__init__()
         check_range(self, at_least=1, width=width, num_blocks=num_blocks, hidden_dim=hidden_dim)
         map_size, num_stages = factor_image_size(data_shape)
-        channels = [width * 2**stage for stage in reversed(range(num_stages))]
+        channels = compute_widths(width, num_stages, _MAX_WIDTH)[::-1]
         self.stem = nn.Sequential(
             nn.Linear(latent_dim, hidden_dim),
             nn.SiLU(),

@@ -54,6 +54,53 @@ def test_dcgan_at_64_has_the_papers_size():
     assert count_parameters(networks.DCGANDiscriminator((3, 64, 64))) == 2_765_568 + 64 + 1
 
 
+@pytest.mark.parametrize("size", [8, 16, 128, 256, 512])
+def test_dcgan_has_at_most_the_channels_of_the_maximum(size):
+    """Each stage above 64 pixels adds a convolution from 512 to 512 channels."""
+    with torch.device("meta"):
+        generator = networks.DCGANGenerator(100, (3, size, size))
+        discriminator = networks.DCGANDiscriminator((3, size, size))
+        assert generator(torch.empty(2, 100)).shape == (2, 3, size, size)
+        assert discriminator(torch.empty(2, 3, size, size)).shape == (2,)
+    additional = max(0, size.bit_length() - 7) * (512 * 512 * 16 + 2 * 512)
+    assert count_parameters(generator) <= 3_576_704 + 3 + additional
+    assert count_parameters(discriminator) <= 2_765_568 + 64 + 1 + additional
+    if size > 64:
+        assert count_parameters(generator) == 3_576_704 + 3 + additional
+        assert count_parameters(discriminator) == 2_765_568 + 64 + 1 + additional
+
+
+def test_the_maximum_of_the_channels_is_an_argument():
+    with torch.device("meta"):
+        convolutions = [
+            layer.weight.shape[0]
+            for layer in networks.DCGANEncoder((3, 64, 64), 7, width=16, max_width=40).modules()
+            if isinstance(layer, torch.nn.Conv2d)
+        ]
+    assert convolutions == [16, 32, 40, 40, 7]
+    with pytest.raises(ValueError, match=r"`DCGANDecoder\.max_width` is 0\. Choose at least 1"):
+        networks.DCGANDecoder(10, (3, 64, 64), max_width=0)
+
+
+@pytest.mark.parametrize("size", [32, 64, 128, 256])
+@pytest.mark.parametrize("kind", ["Residual", "Strided"])
+def test_networks_of_vaes_take_colour_images(kind, size):
+    shape, latent_dim = (3, size, size), 4 * 16
+    options = {"width": size // 4 if kind == "Residual" else 4, "num_blocks": 1}
+    encoder = getattr(networks, f"{kind}Encoder")(shape, 2 * latent_dim, **options)
+    decoder = getattr(networks, f"{kind}Decoder")(latent_dim, (10, size, size), **options)
+    features = encoder(torch.rand(2, *shape))
+    assert features.shape == (2, 2 * latent_dim)
+    assert decoder(features[:, :latent_dim]).shape == (2, 10, size, size)
+
+
+def test_strided_networks_have_at_most_512_channels():
+    with torch.device("meta"):
+        wide = networks.StridedDecoder(10, (3, 256, 256), width=64)
+        narrow = networks.StridedDecoder(10, (3, 32, 32), width=64)
+    assert count_parameters(narrow) < count_parameters(wide) < 50e6
+
+
 @pytest.mark.parametrize("kind", ["MLP", "DCGAN", "ResNet", "R3GAN"])
 def test_the_values_of_a_generator_reach_the_ends_of_its_range_and_stay_within_it(kind):
     generator = randomize(

@@ -1,5 +1,8 @@
 """SNGAN's residual networks against the paper's tables and the authors' code."""
 
+from functools import partial
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -47,6 +50,32 @@ def test_the_discriminator_has_the_parameters_of_table_4():
     with torch.device("meta"):
         assert count_parameters(ResNetDiscriminator((3, 32, 32))) == 1_053_824
         assert count_parameters(ResNetDiscriminator((3, 28, 28))) == 1_053_824
+
+
+def test_one_number_of_channels_for_each_map_gives_the_networks_of_table_5():
+    """The discriminator's blocks have as many channels inside as their inputs, as in the authors' code."""
+    widths = [1024, 1024, 512, 256, 128, 64]
+    generator = (128 + 1) * 4 * 4 * 1024 + 2 * 64 + count_convolution(64, 3, 3)
+    discriminator = count_convolution(3, 64, 3) + count_convolution(64, 64, 3) + count_convolution(3, 64, 1)
+    for outer, inner in pairwise(reversed(widths)):
+        generator += 2 * (inner + outer) + count_convolution(inner, outer, 3) + count_convolution(outer, outer, 3)
+        generator += count_convolution(inner, outer, 1)
+        discriminator += count_convolution(outer, outer, 3) + count_convolution(outer, inner, 3)
+        # The last block keeps the size and the number of channels, so its shortcut is the identity.
+        discriminator += count_convolution(outer, inner, 1) * (outer != inner)
+    with torch.device("meta"):
+        assert count_parameters(ResNetGenerator(128, (3, 128, 128), widths)) == generator
+        assert count_parameters(ResNetDiscriminator((3, 128, 128), widths)) == discriminator + 1024
+
+
+@pytest.mark.parametrize("size", [16, 28, 64])
+def test_a_number_of_channels_for_each_map(size):
+    widths = [8] * (3 if size < 64 else 4) + [4] * (size == 64)
+    images = ResNetGenerator(10, (3, size, size), widths)(torch.randn(2, 10))
+    assert images.shape == (2, 3, size, size)
+    network = ResNetDiscriminator((3, size, size), widths)
+    assert network(images).shape == (2,)
+    assert network.blocks(images).shape[-1] == (7 if size == 28 else 4)
 
 
 @pytest.mark.parametrize("size", [28, 32])
@@ -99,3 +128,10 @@ def test_spectral_normalization_reaches_every_layer():
 def test_images_that_cannot_be_halved_twice_are_refused():
     with pytest.raises(ValueError, match="at least 16"):
         ResNetDiscriminator((1, 14, 14))
+
+
+@pytest.mark.parametrize("network", [ResNetDiscriminator, partial(ResNetGenerator, 10)])
+@pytest.mark.parametrize("width", [0, [8, 8], [8, 8, 8, 8, 8, 0]])
+def test_numbers_of_channels_out_of_range_are_refused(network, width):
+    with pytest.raises(ValueError, match=r"`ResNet.*\.width` is .*at least 1 each"):
+        network(data_shape=(3, 64, 64), width=width)

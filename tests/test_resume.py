@@ -77,6 +77,16 @@ def test_stopped_by_a_limit_and_resumed_with_a_larger_one(fit, model, unit):
         assert_same_run(folder, reference)
 
 
+def test_autoregressive_pixels_of_256_levels_resume_exactly(fit):
+    likelihood = "--model.likelihood=gen_lightning.vae.AutoregressiveLogisticMixture"
+    sizes = [f"--model.likelihood.{size}" for size in ("num_components=2", "width=4", "window=3")]
+    arguments = [*VAE, "--data.binarization=none", likelihood, *sizes]
+    reference = fit(*arguments, "--trainer.max_steps=6")
+    folder = fit(*arguments, "--trainer.max_steps=3")
+    fit("--resume", str(folder), "--trainer.max_steps=6")
+    assert_same_run(folder, reference)
+
+
 def test_a_burn_in_of_all_schedules_resumes_exactly(fit, tmp_path):
     (tmp_path / "burn_in.yaml").write_text(BURN_IN)
     arguments = [*GAN, "--config", str(tmp_path / "burn_in.yaml")]

@@ -17,6 +17,7 @@ from callbacks.metrics_csv import MetricsCSV, read_metrics_rows
 from callbacks.modes import ModeCoverage
 from callbacks.pictures import LatentCodeGrid, Reconstructions, SampleGrid, ScatterPlot
 from callbacks.sampling import SampleMeasure
+from callbacks.tables import TableEvaluation
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -43,6 +44,7 @@ __all__ = [
     "SampleMeasure",
     "ScatterPlot",
     "StopOnNaN",
+    "TableEvaluation",
     "find_wandb_loggers",
     "finish_wandb_runs",
     "read_metrics_rows",

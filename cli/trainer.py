@@ -20,11 +20,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
-from callbacks import Evaluation, ExampleEvaluation, ExampleMeans, SampleMeasure, StopOnNaN
+from callbacks import Evaluation, ExampleEvaluation, ExampleMeans, SampleMeasure, StopOnNaN, TableEvaluation
 from cli.checkpoints import load_checkpoint
 from cli.extractor import train_extractor
 from gen_lightning import GenerativeModule, VAEModule
-from gen_lightning.contracts import ExampleData, IdentifiedData, ScaledData, offers, require
+from gen_lightning.contracts import ExampleData, IdentifiedData, ScaledData, WrittenData, offers, require
 from gen_lightning.errors import StorageError, UserError
 from gen_lightning.evaluation import get_extractor_path
 from gen_lightning.metrics import FeatureExtractor
@@ -34,7 +34,7 @@ from gen_lightning.vae import fit_latent_mixture
 
 Latents = Literal["prior", "gmm"]
 
-EXAMPLE_EVALUATIONS: tuple[type[ExampleEvaluation], ...] = ()
+EXAMPLE_EVALUATIONS: tuple[type[ExampleEvaluation], ...] = (TableEvaluation,)
 """The evaluations of data that are no images; `test` adds the first one whose contract the data fulfil."""
 
 
@@ -126,15 +126,17 @@ class Trainer(LightningTrainer):
                 latents of the training images
             output: directory of grid.png (at most 400 samples, if they have 1 or 3 channels) and samples.npz (arr_0:
                 uint8 [N, H, W, C], or float32 [N, ...] if the data are not such images; as the file stores them if the
-                data are an ArrayDataModule; labels: int64 [N] if the model is conditional)
+                data are an ArrayDataModule; labels: int64 [N] if the model is conditional); or of samples.csv, .tsv or
+                .parquet, as the training file, if the data are a table
             seed: seed of the samples
             overwrite: replace the files that are in the directory
         """
         folder = Path(output)
-        grid_path, samples_path = folder / "grid.png", folder / "samples.npz"
-        check_output([grid_path, samples_path], overwrite)
         self._load_weights(model, ckpt_path)
         load_units(datamodule, ckpt_path)
+        suffix = datamodule.samples_suffix if offers(datamodule, WrittenData) else ".npz"
+        grid_path, samples_path = folder / "grid.png", folder / f"samples{suffix}"
+        check_output([grid_path, samples_path], overwrite)
         if latents == "gmm":
             fit_mixture_prior(model, datamodule, Path(ckpt_path).parent)
         generator = torch.Generator().manual_seed(seed)
@@ -151,8 +153,12 @@ class Trainer(LightningTrainer):
             if len(model.data_shape) == 3 and model.data_shape[0] in (1, 3):
                 grid = make_grid(samples[:400], nrow=math.ceil(min(num_samples, 400) ** 0.5))
                 save_image(grid, files.enter_context(atomic_write(grid_path)), format="png")
-            arrays["arr_0"] = convert_samples(samples, datamodule).numpy()
-            np.savez_compressed(files.enter_context(atomic_write(samples_path)), **arrays)
+            samples_file = files.enter_context(atomic_write(samples_path))
+            if offers(datamodule, WrittenData):
+                datamodule.write_samples(samples, samples_file)
+            else:
+                arrays["arr_0"] = convert_samples(samples, datamodule).numpy()
+                np.savez_compressed(samples_file, **arrays)
             # A signal leaves both files or none.
             begin_deferral()
         print(f"Wrote {num_samples} samples to {folder}")
@@ -333,8 +339,8 @@ def fit_mixture_prior(model: GenerativeModule, datamodule: LightningDataModule |
 
 
 def load_units(datamodule: object, ckpt_path: str) -> None:
-    """Give a data module that scales its data the units of a checkpoint."""
-    if offers(datamodule, ScaledData):
+    """Give a data module that scales or encodes its data the units or the encoding of a checkpoint."""
+    if offers(datamodule, ScaledData) or offers(datamodule, WrittenData):
         datamodule.load_state_dict(load_checkpoint(ckpt_path).get(type(datamodule).__qualname__, {}))
 
 

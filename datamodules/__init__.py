@@ -10,6 +10,7 @@ from datamodules.mixtures import GaussianMixture, GaussianMixtureDataModule, Gri
 from datamodules.mnist import MNISTDataModule
 from datamodules.sources import Split
 from datamodules.stacked import StackedMNISTDataModule, StackLoader
+from datamodules.tables import TableDataModule
 
 __all__ = [
     "ArrayDataModule",
@@ -28,5 +29,6 @@ __all__ = [
     "SplitDataModule",
     "StackLoader",
     "StackedMNISTDataModule",
+    "TableDataModule",
     "TrainLoader",
 ]

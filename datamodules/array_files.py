@@ -67,11 +67,22 @@ def check_exists(path: Path) -> None:
         UserError: there is no such file.
     """
     if not path.is_file():
-        raise UserError(f"{path} is missing. Choose a file of arrays with --data.path.")
+        raise UserError(f"{path} is missing. Choose a file with --data.path.")
+
+
+def compute_digest(path: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    check_exists(path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def get_marker(path: Path) -> Path:
-    """Return the path of an empty file that exists if the user has trained on a file of arrays."""
+    """Return the path of an empty file that exists if the user has trained on a file."""
     return find_cache_folder() / "arrays" / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
 
 

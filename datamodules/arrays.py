@@ -1,6 +1,5 @@
 """Arrays of any shape as a LightningDataModule."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -11,7 +10,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from datamodules.array_files import check_exists, read_split, remember
+from datamodules.array_files import compute_digest, read_split, remember
 from datamodules.base import SplitDataModule
 from datamodules.sources import Split
 from datamodules.splits import hold_out
@@ -112,7 +111,7 @@ class ArrayDataModule(SplitDataModule):
     def identity(self) -> str:
         """A text that names the examples of the splits."""
         paths = [self._get_path(), *(path for path in (self.val_path, self.test_path) if path)]
-        digests = [_digest(path) for path in paths]
+        digests = [compute_digest(path) for path in paths]
         fractions = (not self.val_path and self.val_fraction, not self.test_path and self.test_fraction)
         return f"{type(self).__name__} {digests} {self.shape} {self.value_range} {self.standardize} {fractions}"
 
@@ -274,12 +273,6 @@ class ArrayDataModule(SplitDataModule):
                     f" {list(self.value_range)}. Choose a wider range."
                 )
         return extremes["train"]
-
-
-def _digest(path: Path) -> str:
-    check_exists(path)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _find_extremes(data: Tensor) -> tuple[float, float]:

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard, TypeVar, cast
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeGuard, TypeVar, cast
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
@@ -88,6 +88,53 @@ class ScaledData(Protocol):
 
     def restore_units(self, data: Tensor) -> Tensor:
         """Return samples as the data are stored."""
+        ...
+
+
+class WrittenData(Protocol):
+    """A data module that writes samples in the format of its own files, and keeps that format in the checkpoint."""
+
+    @property
+    def samples_suffix(self) -> str:
+        """The ending of the file of samples, such as ".csv"."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the format of a checkpoint."""
+        ...
+
+    def write_samples(self, samples: Tensor, file: IO[bytes]) -> None:
+        """Write samples `[N, *shape]` to a file."""
+        ...
+
+
+class TableColumn(NamedTuple):
+    """The features of one column in the encoded rows `[N, D]` of a table; columns of numbers come first.
+
+    Args:
+        name: name of the column
+        first: index of its first feature
+        size: number of its features: 1 for a number; for a category, which is one-hot, the number of categories
+        levels: the values that the feature of a number can have, float32 `[K]`, ascending; empty if it is continuous
+        edges: limits between neighbouring levels, float32 `[K - 1]`; empty if the number is continuous
+    """
+
+    name: str
+    first: int
+    size: int
+    levels: Tensor
+    edges: Tensor
+
+
+class TableData(Protocol):
+    """A data module with the encoded rows of a table."""
+
+    target: str | None
+    """The name of the column of classes that other columns predict; None if there is none."""
+
+    @property
+    def columns(self) -> Sequence[TableColumn]:
+        """The columns in the order of their features."""
         ...
 
 

@@ -44,6 +44,9 @@ BETTER: dict[str, Better] = {
     "code_error": "lower",
     "two_sample_accuracy": "lower",
     "trained_on_samples": "higher",
+    "column_distance": "lower",
+    "worst_column_distance": "lower",
+    "association_error": "lower",
 }
 
 # Part of every floor's key in the cache. Raise it when the computation of a metric changes.

@@ -19,6 +19,7 @@ from gen_lightning.metrics.modes import (
     mode_coverage,
     simulate_perfect_sampler,
 )
+from gen_lightning.metrics.tables import association_error, column_distances, summarize_distances
 from gen_lightning.metrics.two_sample import classifier_two_sample_test, train_on_samples
 
 __all__ = [
@@ -30,9 +31,11 @@ __all__ = [
     "MNISTFeatures",
     "assign_mixture_modes",
     "assign_stacked_modes",
+    "association_error",
     "class_balance",
     "classifier_score",
     "classifier_two_sample_test",
+    "column_distances",
     "estimate_frechet_distance",
     "frechet_distance",
     "gaussian_high_quality",
@@ -41,5 +44,6 @@ __all__ = [
     "memorization",
     "mode_coverage",
     "simulate_perfect_sampler",
+    "summarize_distances",
     "train_on_samples",
 ]

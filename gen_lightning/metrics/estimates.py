@@ -37,14 +37,29 @@ def bootstrap(statistic: Callable[..., Tensor], *samples: Tensor, replicates: in
         replicates: number of times that each set is resampled with replacement; at least 2
         seed: seed of the resampling, which leaves the global random state unchanged
     """
+    (estimate,) = bootstrap_each(lambda *sets: statistic(*sets)[None], *samples, replicates=replicates, seed=seed)
+    return estimate
+
+
+def bootstrap_each(
+    statistics: Callable[..., Tensor], *samples: Tensor, replicates: int = 20, seed: int = 0
+) -> list[Estimate]:
+    """Return several statistics of whole sets, each with its standard error by the bootstrap.
+
+    Args:
+        statistics: function of the sets that returns a vector
+        samples: as for `bootstrap`
+        replicates: as for `bootstrap`
+        seed: as for `bootstrap`
+    """
     # On the CPU, so that the resampling is the same on every device.
     generator = torch.Generator().manual_seed(seed)
 
     def resample(sample: Tensor) -> Tensor:
         return sample[torch.randint(len(sample), (len(sample),), generator=generator).to(sample.device)]
 
-    values = torch.stack([statistic(*map(resample, samples)) for _ in range(replicates)])
-    return Estimate(statistic(*samples).item(), values.double().std().item())
+    errors = torch.stack([statistics(*map(resample, samples)) for _ in range(replicates)]).double().std(0)
+    return [Estimate(*pair) for pair in zip(statistics(*samples).tolist(), errors.tolist(), strict=True)]
 
 
 def check_finite(features: Tensor, name: str) -> None:

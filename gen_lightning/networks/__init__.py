@@ -21,6 +21,7 @@ from gen_lightning.networks.r3gan import R3GANDiscriminator, R3GANEncoder, R3GAN
 from gen_lightning.networks.residual import ResidualBlock, ResidualDecoder, ResidualEncoder
 from gen_lightning.networks.resnet import ResNetDiscriminator, ResNetEncoder, ResNetGenerator
 from gen_lightning.networks.strided import StridedDecoder, StridedEncoder
+from gen_lightning.networks.table import TableGenerator
 from gen_lightning.networks.wrappers import AugmentedEncoder, DifferentiableAugmentation, Packing, SpectralNorm
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "SpectralNorm",
     "StridedDecoder",
     "StridedEncoder",
+    "TableGenerator",
     "Thickness",
     "Translation",
     "find_common_num_classes",

@@ -25,6 +25,7 @@ from gen_lightning.vae.objectives import ELBO, IWAE, STL, Beta, Capacity, DReG, 
 from gen_lightning.vae.parts import ModelParts
 from gen_lightning.vae.posteriors import BottomUp, CouplingFlow, DiagonalGaussian, Ladder, Posterior
 from gen_lightning.vae.priors import MixtureOfGaussians, Prior, ResidualTopDown, StandardNormal, TopDown, VampPrior
+from gen_lightning.vae.table import TableLikelihood
 from gen_lightning.vae.terms import Terms
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "ResidualTopDown",
     "Schedule",
     "StandardNormal",
+    "TableLikelihood",
     "Terms",
     "TopDown",
     "VAEModule",

@@ -31,6 +31,11 @@ class Likelihood(nn.Module):
     levels: int | None = None
     """The number of levels of a pixel if this is a probability; None if it is a density."""
 
+    @property
+    def kind(self) -> str:
+        """The kind of the likelihood; nats are comparable only between equal kinds."""
+        return "a density" if self.levels is None else f"a probability of {self.levels} levels"
+
     def check_data(self, data: Tensor) -> None:
         """Raise UserError if the first data `[N, *data_shape]` are of another kind than those of the distributions."""
 

@@ -90,7 +90,7 @@ class VAEModule(GenerativeModule):
     @property
     def likelihood_kind(self) -> str:
         """The kind of p(x) that the bounds are of; bounds are comparable only if their kinds are equal."""
-        kind = "a density" if self.levels is None else f"a probability of {self.levels} levels"
+        kind = self.likelihood.kind
         return kind if self.num_classes is None else f"{kind}, given the class"
 
     def encode(self, x: Tensor, *condition: Tensor) -> Distribution:

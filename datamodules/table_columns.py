@@ -82,8 +82,8 @@ class Column:
     def decode(self, features: Array) -> "pd.Series[Any]":
         """Return the column of features `[N, size]`, in its own type."""
         if self.categories:
-            texts = pd.Series(np.array(self.categories, object)[features.argmax(1)], name=self.name)
-            return _restore_type(texts, self.dtype)
+            texts = [self.categories[index] for index in features.argmax(1)]
+            return _restore_type(pd.Series(texts, name=self.name, dtype=object), self.dtype)
         if self.edges:
             numbers = np.array(self.values)[np.searchsorted(self.edges, features[:, 0])]
         else:
@@ -92,16 +92,16 @@ class Column:
             numbers = numbers.round(self.decimals)
         return pd.Series(numbers, name=self.name).astype(self.dtype)
 
-    def _find_categories(self, texts: "pd.Series[Any]", source: str) -> Array:
-        codes = pd.Index(self.categories, dtype=object).get_indexer(texts)
-        if (codes < 0).any():
-            text = texts[codes < 0].iloc[0]
-            fault = "misses a value" if text is None else f"has the category {str(text)[:50]!r}"
-            raise UserError(
-                f"The column `{self.name}` of {source} {fault}, which the training data lack. Remove these rows, or"
-                f" leave the column out with --data.exclude '[{self.name}]'."
-            )
-        return codes
+    def _find_categories(self, texts: Sequence[str | None], source: str) -> list[int]:
+        lookup = {text: index for index, text in enumerate(self.categories)}
+        for text in dict.fromkeys(texts):
+            if text not in lookup:
+                fault = "misses a value" if text is None else f"has the category {text[:50]!r}"
+                raise UserError(
+                    f"The column `{self.name}` of {source} {fault}, which the training data lack. Remove these rows, or"
+                    f" leave the column out with --data.exclude '[{self.name}]'."
+                )
+        return [lookup[text] for text in texts]
 
 
 def find_categories(column: "pd.Series[Any]", max_categories: int) -> Column:
@@ -111,14 +111,15 @@ def find_categories(column: "pd.Series[Any]", max_categories: int) -> Column:
         UserError: there are more than max_categories, or one.
     """
     texts = get_texts(column)
-    found: list[str | None] = sorted(texts.dropna().unique())
+    present = [text for text in texts if text is not None]
+    found: list[str | None] = sorted(set(present))
     if len(found) > max_categories:
         raise UserError(
             f"The column `{column.name}` has {len(found):,} categories, such as {str(found[0])[:50]!r}"
-            f"{_guess_kind(texts.dropna())}. Leave it out with --data.exclude '[{column.name}]', or raise"
+            f"{_guess_kind(present)}. Leave it out with --data.exclude '[{column.name}]', or raise"
             f" --data.max_categories from {max_categories}."
         )
-    if texts.isna().any():
+    if len(present) < len(texts):
         found.append(None)
     _refuse_constant(str(column.name), len(found))
     return Column(str(column.name), get_dtype(column), found, None, [], [], [])
@@ -156,6 +157,20 @@ def find_scores(column: "pd.Series[Any]", numbers: Numbers, source: str) -> Colu
     return Column(str(column.name), dtype, [], count_decimals(found, dtype), *(part.tolist() for part in parts))
 
 
+def refuse_row_numbers(column: "pd.Series[Any]") -> None:
+    """Refuse a column that numbers the rows of a file, in any order.
+
+    Raises:
+        UserError: the numbers are integers without gaps, each of them once.
+    """
+    smallest, largest = column.min(), column.max()
+    if column.is_unique and largest - smallest == len(column) - 1 and (column == column.round()).all():
+        raise UserError(
+            f"The column `{column.name}` numbers the rows, from {smallest:g} to {largest:g}. Leave it out with"
+            f" --data.exclude '[{column.name}]'."
+        )
+
+
 def get_numbers(column: "pd.Series[Any]", source: str) -> Array:
     """Return the numbers of a column in double precision.
 
@@ -168,9 +183,9 @@ def get_numbers(column: "pd.Series[Any]", source: str) -> Array:
     return numbers
 
 
-def get_texts(column: "pd.Series[Any]") -> "pd.Series[Any]":
+def get_texts(column: "pd.Series[Any]") -> list[str | None]:
     """Return the values of a column as text, and None for missing values."""
-    return column.astype(object).map(str, na_action="ignore").where(column.notna(), None).astype(object)
+    return [None if is_missing else str(value) for value, is_missing in zip(column, column.isna(), strict=True)]
 
 
 def encode_table(table: pd.DataFrame, columns: Sequence[Column], source: str) -> torch.Tensor:
@@ -263,11 +278,11 @@ def _restore_type(texts: "pd.Series[Any]", dtype: str) -> "pd.Series[Any]":
     return values.astype(nullable if texts.isna().any() else dtype)
 
 
-def _guess_kind(texts: "pd.Series[Any]") -> str:
+def _guess_kind(texts: Sequence[str]) -> str:
     """Return what a column of many texts may be, as a part of a sentence; nothing if it is unknown."""
-    some = texts.head(100)
+    some = pd.Series(texts[:100])
     if some.str.fullmatch(r"[+-]?\d{1,3}(\.?\d{3})*,\d+").all():
         return ", which are numbers with a decimal comma: write them with a point"
     if some.str.contains(r"\d").all() and pd.to_datetime(some, errors="coerce", format="mixed").notna().all():
         return ", which are dates: turn them into numbers, such as days"
-    return ", one for each row: it may be an identifier" if texts.is_unique else ""
+    return ", one for each row: it may be an identifier" if len(set(texts)) == len(texts) else ""

@@ -14,7 +14,13 @@ from pandas.api import types
 from gen_lightning.errors import UserError
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
-DTYPES = ("bool", "str", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)), "float32", "float64")
+DTYPES = (
+    "bool",
+    "str",
+    *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
+    "float32",
+    "float64",
+)
 """The types of columns."""
 
 _INTEGER = r"[+-]?(?:0|[1-9]\d{0,17})"
@@ -83,8 +89,8 @@ def _read_csv(path: Path, delimiter: str) -> pd.DataFrame:
     except (pd.errors.ParserError, csv.Error) as error:
         reason = str(error).strip().rpartition("C error: ")[2].rstrip(".")
         raise UserError(
-            f"{path} is no table with as many values in each row as there are names in its first row ({reason}). Correct"
-            " the rows, or give the character between the columns with --data.delimiter."
+            f"The rows of {path} have different lengths ({reason}). Correct them, or give the character between the"
+            " columns with --data.delimiter."
         ) from None
     names = rows.iloc[0]
     if names.isna().any():

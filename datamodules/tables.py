@@ -25,6 +25,7 @@ from datamodules.table_columns import (
     find_categories,
     find_scores,
     locate_columns,
+    refuse_row_numbers,
 )
 from datamodules.table_files import SUFFIXES, format_names, read_table, write_table
 from gen_lightning.checks import check_range
@@ -198,6 +199,8 @@ class TableDataModule(SplitDataModule):
 
     def _find_columns(self) -> None:
         table, (train, path) = self._table, self._tables["train"]
+        for name in table.columns.difference([*self._category_names]):
+            refuse_row_numbers(table[name])
         found = [
             find_categories(table[name], self.max_categories)
             if name in self._category_names

@@ -1,6 +1,7 @@
 """Metrics of the encoded rows of a table: the distances of its columns, and of their associations."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ def column_distances(held_out: Tensor, samples: Tensor, places: Places) -> list[
         samples: encoded generated rows, `[N, D]`
         places: the features of each column
     """
-    return bootstrap_each(lambda *rows: compute_column_distances(*rows, places), held_out, samples)
+    return bootstrap_each(partial(compute_column_distances, places=places), held_out, samples)
 
 
 def summarize_distances(held_out: Tensor, samples: Tensor, places: Places) -> tuple[Estimate, Estimate]:
@@ -35,8 +36,8 @@ def summarize_distances(held_out: Tensor, samples: Tensor, places: Places) -> tu
         places: the features of each column
     """
 
-    def summarize(*rows: Tensor) -> Tensor:
-        distances = compute_column_distances(*rows, places)
+    def summarize(held_out: Tensor, samples: Tensor) -> Tensor:
+        distances = compute_column_distances(held_out, samples, places)
         return torch.stack([distances.mean(), distances.amax()])
 
     mean, worst = bootstrap_each(summarize, held_out, samples)
@@ -65,12 +66,14 @@ def association_error(held_out: Tensor, samples: Tensor, places: Places) -> Esti
 
 def compute_column_distances(held_out: Tensor, samples: Tensor, places: Places) -> Tensor:
     """Return the distance of each column's distributions, as for `column_distances`, `[columns]`."""
-    return torch.stack([
-        _compute_total_variation(held_out[:, first : first + size], samples[:, first : first + size])
-        if size > 1
-        else _compute_kolmogorov_smirnov(held_out[:, first], samples[:, first])
-        for first, size in places
-    ])
+    return torch.stack(
+        [
+            _compute_total_variation(held_out[:, first : first + size], samples[:, first : first + size])
+            if size > 1
+            else _compute_kolmogorov_smirnov(held_out[:, first], samples[:, first])
+            for first, size in places
+        ]
+    )
 
 
 def compute_associations(rows: Tensor, places: Places) -> Tensor:

@@ -299,7 +299,7 @@ def test_a_run_on_a_file_resumes_exactly_and_samples_in_its_units_without_it(fit
     assert np.abs((samples - [500, -3]) / [20, 0.1]).max() < 10
     with pytest.raises(SystemExit):
         train.main(["test", checkpoint])
-    assert "table.npy is missing. Choose a file of arrays with --data.path." in capsys.readouterr().err
+    assert "table.npy is missing. Choose a file with --data.path." in capsys.readouterr().err
 
 
 @pytest.mark.slow

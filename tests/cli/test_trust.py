@@ -17,7 +17,7 @@ import train
 from callbacks import SafeWandbLogger
 from cli.recipes import find_recipe, list_recipes
 from cli.trust import StoredConfig, allowed_objects
-from datamodules import ArrayDataModule, ImageFolderDataModule
+from datamodules import ArrayDataModule, ImageFolderDataModule, TableDataModule
 from gen_lightning.errors import UserError
 from gen_lightning.metrics import InceptionFeatures
 
@@ -297,6 +297,22 @@ def test_an_array_elsewhere_is_read_only_if_the_user_has_named_it(tmp_path):
     assert check_path("table.npy") == "table.npy"
     ArrayDataModule(str(tmp_path / "table.npy")).setup("fit")
     assert check_path(tmp_path / "table.npy") == str(tmp_path / "table.npy")
+
+
+def test_a_table_elsewhere_is_read_only_if_the_user_has_named_it(tmp_path):
+    def check_path(path):
+        data = {"class_path": "datamodules.TableDataModule", "init_args": {"path": str(path), "test_path": str(path)}}
+        arguments = check(VAE | {"data": data})["data"]["init_args"]
+        return arguments.get("path"), arguments.get("test_path")
+
+    table = tmp_path / "table.csv"
+    table.write_text("a,b\n" + "1,x\n2,y\n" * 20)
+    for path in ("/etc/passwd", "../x.csv", "~/x.csv", "http://example.org/x.csv", table):
+        assert check_path(path) in [(None, None), (path, path)]
+        assert check_path(path) == (None, None) or path.startswith("http")
+    assert check_path("table.csv") == ("table.csv", "table.csv")
+    TableDataModule(str(table), test_path=str(table)).setup("fit")
+    assert check_path(table) == (str(table), str(table))
 
 
 def image_folder(root):

@@ -16,7 +16,14 @@ from torch import nn
 from torch.distributions import Normal
 
 import callbacks
-from datamodules import ArrayDataModule, GaussianMixtureDataModule, MNISTDataModule, Ring, StackedMNISTDataModule
+from datamodules import (
+    ArrayDataModule,
+    GaussianMixtureDataModule,
+    MNISTDataModule,
+    Ring,
+    StackedMNISTDataModule,
+    TableDataModule,
+)
 from gen_lightning import contracts
 from gen_lightning.errors import UserError
 from gen_lightning.gan import LatentCodes
@@ -35,7 +42,7 @@ MODEL = {
 MODEL |= dict.fromkeys(
     ("sample", "evaluating", "get_condition", "get_inputs", "sample_latents", "encode", "reconstruct", "log_weights")
 )
-DATA = {"images": lambda *_: iter([torch.rand(200, 1, 28, 28)]), "examples": None, "points": None, "mixture": Ring()}
+DATA = {"images": lambda *_: iter([torch.rand(200, 1, 28, 28)]), "examples": None, "points": None, "mixture": Ring(), "columns": [], "target": None}
 CODES = {"codes": SimpleNamespace(categories=(10,), classify=None, traverse=None)}
 
 # What a callback needs of a model and of a data module, as in the sentences, and the members that offer it.
@@ -45,10 +52,13 @@ POSTERIOR = ("model", "a model that infers latent variables from data", ("encode
 EXAMPLES = ("data", "a data module with whole splits of labelled examples", ("examples",))
 # A data module lacks a member that its author can add.
 SIGNATURES = {
+    "columns": "columns",
+    "target": "target",
     "images": "images(self, split)",
     "examples": "examples(self, split, n=None)",
     "points": "points(self, split)",
 }
+TABLE = ("data", "a data module with the encoded rows of a table", ("columns", "target"))
 IMAGES = ("data", "a data module with whole splits of images", ("images",))
 NEEDS = {
     "CodeClasses": [("model", "a model with latent codes", ("codes",)), EXAMPLES],
@@ -72,6 +82,7 @@ NEEDS = {
     "Reconstructions": [GENERATIVE, ("model", "a model that reconstructs data", ("reconstruct",))],
     "SampleGrid": [GENERATIVE],
     "ScatterPlot": [GENERATIVE, ("data", "a data module with whole splits of points", ("points",))],
+    "TableEvaluation": [GENERATIVE, TABLE],
 }
 CASES = [
     (name, owner, kind, member) for name, needs in NEEDS.items() for owner, kind, members in needs for member in members
@@ -164,6 +175,12 @@ def table():
     return ArrayDataModule(str(path))
 
 
+def csv_table():
+    path = Path(tempfile.mkdtemp(), "table.csv")
+    path.write_text("a,b\n" + "1,x\n2,y\n" * 20)
+    return TableDataModule(str(path))
+
+
 POINT_CONTRACTS = {"ShapedData", "IdentifiedData", "ExampleData", "PointData", "MixtureData"}
 IMAGE_CONTRACTS = {"ShapedData", "IdentifiedData", "ImageData", "ExampleData", "DequantizableData"}
 # Every class of the project that fulfils a contract, with all contracts that it fulfils.
@@ -181,6 +198,7 @@ OFFERS = [
     (stacks, IMAGE_CONTRACTS | {"StackedData"}),
     (lambda: GaussianMixtureDataModule(Ring()), POINT_CONTRACTS),
     (table, {"ShapedData", "IdentifiedData", "ExampleData", "ScaledData"}),
+    (csv_table, {"ShapedData", "IdentifiedData", "ExampleData", "TableData", "WrittenData"}),
     (Ring, {"Mixture"}),
     (lambda: Gaussian((2,)), {"InitializedNetwork"}),
     (callbacks.LatentMetrics, {"Measurement", "IdentifiedMeasurement"}),

@@ -115,9 +115,9 @@ def find_categories(column: "pd.Series[Any]", max_categories: int) -> Column:
     found: list[str | None] = sorted(set(present))
     if len(found) > max_categories:
         raise UserError(
-            f"The column `{column.name}` has {len(found):,} categories, such as {str(found[0])[:50]!r}"
+            f"The column `{column.name}` has {len(found):,} categories, such as {str(found[0])[:30]!r}"
             f"{_guess_kind(present)}. Leave it out with --data.exclude '[{column.name}]', or raise"
-            f" --data.max_categories from {max_categories}."
+            " --data.max_categories."
         )
     if len(present) < len(texts):
         found.append(None)
@@ -167,7 +167,7 @@ def refuse_row_numbers(column: "pd.Series[Any]") -> None:
     if column.is_unique and largest - smallest == len(column) - 1 and (column == column.round()).all():
         raise UserError(
             f"The column `{column.name}` numbers the rows, from {smallest:g} to {largest:g}. Leave it out with"
-            f" --data.exclude '[{column.name}]'."
+            f" --data.exclude '[{column.name}]', or name all columns to use with --data.columns."
         )
 
 
@@ -282,7 +282,7 @@ def _guess_kind(texts: Sequence[str]) -> str:
     """Return what a column of many texts may be, as a part of a sentence; nothing if it is unknown."""
     some = pd.Series(texts[:100])
     if some.str.fullmatch(r"[+-]?\d{1,3}(\.?\d{3})*,\d+").all():
-        return ", which are numbers with a decimal comma: write them with a point"
+        return ", numbers with a decimal comma: write a point"
     if some.str.contains(r"\d").all() and pd.to_datetime(some, errors="coerce", format="mixed").notna().all():
-        return ", which are dates: turn them into numbers, such as days"
-    return ", one for each row: it may be an identifier" if len(set(texts)) == len(texts) else ""
+        return ", dates: write numbers, such as days"
+    return ", one for each row" if len(set(texts)) == len(texts) else ""

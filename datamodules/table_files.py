@@ -92,12 +92,11 @@ def _read_csv(path: Path, delimiter: str) -> pd.DataFrame:
             f"The rows of {path} have different lengths ({reason}). Correct them, or give the character between the"
             " columns with --data.delimiter."
         ) from None
-    names = rows.iloc[0]
-    if names.isna().any():
-        raise UserError(f"Column {int(names.isna().argmax()) + 1} of {path} has no name. Name it in the first row.")
+    # A column without a name, such as an index that pandas has written, gets one, so that it can be left out.
+    names = [f"unnamed_{place}" if pd.isna(name) else str(name) for place, name in enumerate(rows.iloc[0], 1)]
     if len(names) == 1:
-        _check_separator(path, str(names[0]))
-    table = rows.iloc[1:].reset_index(drop=True).set_axis(list(names), axis=1)
+        _check_separator(path, names[0])
+    table = rows.iloc[1:].reset_index(drop=True).set_axis(names, axis=1)
     return pd.concat([_infer_type(table.iloc[:, index]) for index in range(table.shape[1])], axis=1)
 
 

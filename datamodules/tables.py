@@ -199,8 +199,9 @@ class TableDataModule(SplitDataModule):
 
     def _find_columns(self) -> None:
         table, (train, path) = self._table, self._tables["train"]
-        for name in table.columns.difference([*self._category_names]):
-            refuse_row_numbers(table[name])
+        if self.chosen is None:
+            for name in table.columns.difference([*self._category_names]):
+                refuse_row_numbers(table[name])
         found = [
             find_categories(table[name], self.max_categories)
             if name in self._category_names
@@ -288,10 +289,11 @@ class TableDataModule(SplitDataModule):
                     " --data.exclude."
                 )
         elif len(counts):
-            advice = "leave these rows out with --data.missing drop, or the columns with --data.exclude"
-            if self.missing == "refuse":
-                advice += ", or make missing values of categories a category with --data.missing category"
-            raise UserError(f"Values are missing in {path}: {_format_counts(counts)}. You can {advice}.")
+            category = " or --data.missing category (text only)" if self.missing == "refuse" else ""
+            raise UserError(
+                f"Values are missing in {path}: {_format_counts(counts)}. Add --data.missing drop (leaves out the"
+                f" rows){category}, or --data.exclude."
+            )
         return table
 
 

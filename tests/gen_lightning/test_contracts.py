@@ -42,7 +42,14 @@ MODEL = {
 MODEL |= dict.fromkeys(
     ("sample", "evaluating", "get_condition", "get_inputs", "sample_latents", "encode", "reconstruct", "log_weights")
 )
-DATA = {"images": lambda *_: iter([torch.rand(200, 1, 28, 28)]), "examples": None, "points": None, "mixture": Ring(), "columns": [], "target": None}
+DATA = {
+    "images": lambda *_: iter([torch.rand(200, 1, 28, 28)]),
+    "examples": None,
+    "points": None,
+    "mixture": Ring(),
+    "columns": [],
+    "target": None,
+}
 CODES = {"codes": SimpleNamespace(categories=(10,), classify=None, traverse=None)}
 
 # What a callback needs of a model and of a data module, as in the sentences, and the members that offer it.

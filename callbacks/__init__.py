@@ -17,6 +17,8 @@ from callbacks.metrics_csv import MetricsCSV, read_metrics_rows
 from callbacks.modes import ModeCoverage
 from callbacks.pictures import LatentCodeGrid, Reconstructions, SampleGrid, ScatterPlot
 from callbacks.sampling import SampleMeasure
+from callbacks.signal_evaluation import SignalEvaluation
+from callbacks.signal_pictures import SignalPlot, SignalReconstructions
 from callbacks.tables import TableEvaluation
 
 __all__ = [
@@ -43,6 +45,9 @@ __all__ = [
     "SampleGrid",
     "SampleMeasure",
     "ScatterPlot",
+    "SignalEvaluation",
+    "SignalPlot",
+    "SignalReconstructions",
     "StopOnNaN",
     "TableEvaluation",
     "find_wandb_loggers",

@@ -97,8 +97,8 @@ class PeriodicPictures(PictureCallback):
         raise NotImplementedError
 
 
-class _SamplePictures(PeriodicPictures):
-    """Pictures of samples, always from the same latents, with the classes of a conditional model in rotation."""
+class SamplePictures(PeriodicPictures):
+    """Base class of pictures of samples, always from the same latents, with the classes of a model in rotation."""
 
     def __init__(self, every_n_iterations: int, num_samples: int, seed: int) -> None:
         super().__init__("samples", every_n_iterations)
@@ -117,7 +117,7 @@ class _SamplePictures(PeriodicPictures):
         raise NotImplementedError
 
 
-class SampleGrid(_SamplePictures):
+class SampleGrid(SamplePictures):
     """A grid of samples, always from the same latents: every n iterations and at the end.
 
     The grid is a square; for a conditional model it has one column for each class.
@@ -191,7 +191,7 @@ class LatentCodeGrid(PeriodicPictures):
         self.write(trainer, partial(save_image, grid, format="png"))
 
 
-class ScatterPlot(_SamplePictures):
+class ScatterPlot(SamplePictures):
     """A plot of 2-D samples over real points, always from the same latents: every n iterations and at the end.
 
     The axes are those of the real points, with a margin; samples outside are not shown. Needs a data module with
@@ -243,10 +243,13 @@ class Reconstructions(PictureCallback):
         self.num_images = num_images
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Determine the folder's path; refuse data that are not images, and models without reconstructions."""
+        """Determine the folder's path; refuse data that cannot be drawn, and models without reconstructions."""
         super().setup(trainer, pl_module, stage)
+        self._check_data(pl_module)
+        require(pl_module, ReconstructionModel, type(self).__name__)
+
+    def _check_data(self, pl_module: LightningModule) -> None:
         check_images(self, pl_module)
-        require(pl_module, ReconstructionModel, "Reconstructions")
 
     def on_validation_batch_end(
         self,
@@ -261,13 +264,15 @@ class Reconstructions(PictureCallback):
         skipped = trainer.state.fn != "fit" or trainer.sanity_checking or get_settings(trainer).fast_dev_run
         if batch_idx or skipped or not trainer.is_global_zero:
             return
-        model = require(pl_module, ReconstructionModel, "Reconstructions")
+        model = require(pl_module, ReconstructionModel, type(self).__name__)
         images, *condition = (part[: self.num_images] for part in (batch[0], *model.get_condition(batch)))
         with model.evaluating(seed=0):
             reconstructions = model.reconstruct(images, *condition)
+        self.write(trainer, partial(self._save, images.cpu(), reconstructions.cpu()))
+
+    def _save(self, images: Tensor, reconstructions: Tensor, file: IO[bytes]) -> None:
         rows = zip(_split_rows(images), _split_rows(reconstructions), strict=True)
-        grid = make_grid(torch.cat([row for pair in rows for row in pair]).cpu(), nrow=8)
-        self.write(trainer, partial(save_image, grid, format="png"))
+        save_image(make_grid(torch.cat([row for pair in rows for row in pair]), nrow=8), file, format="png")
 
 
 def check_images(callback: Callback, pl_module: LightningModule) -> None:

@@ -20,7 +20,15 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
-from callbacks import Evaluation, ExampleEvaluation, ExampleMeans, SampleMeasure, StopOnNaN, TableEvaluation
+from callbacks import (
+    Evaluation,
+    ExampleEvaluation,
+    ExampleMeans,
+    SampleMeasure,
+    SignalEvaluation,
+    StopOnNaN,
+    TableEvaluation,
+)
 from cli.checkpoints import load_checkpoint
 from cli.extractor import train_extractor
 from gen_lightning import GenerativeModule, VAEModule
@@ -34,7 +42,7 @@ from gen_lightning.vae import fit_latent_mixture
 
 Latents = Literal["prior", "gmm"]
 
-EXAMPLE_EVALUATIONS: tuple[type[ExampleEvaluation], ...] = (TableEvaluation,)
+EXAMPLE_EVALUATIONS: tuple[type[ExampleEvaluation], ...] = (TableEvaluation, SignalEvaluation)
 """The evaluations of data that are no images; `test` adds the first one whose contract the data fulfil."""
 
 

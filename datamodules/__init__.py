@@ -8,6 +8,7 @@ from datamodules.image_folder import ImageFolderDataModule
 from datamodules.loaders import Batch, EvaluationLoader, TrainLoader
 from datamodules.mixtures import GaussianMixture, GaussianMixtureDataModule, Grid, Ring
 from datamodules.mnist import MNISTDataModule
+from datamodules.signals import SignalDataModule
 from datamodules.sources import Split
 from datamodules.stacked import StackedMNISTDataModule, StackLoader
 from datamodules.tables import TableDataModule
@@ -25,6 +26,7 @@ __all__ = [
     "ImageFolderDataModule",
     "MNISTDataModule",
     "Ring",
+    "SignalDataModule",
     "Split",
     "SplitDataModule",
     "StackLoader",

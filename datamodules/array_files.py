@@ -44,20 +44,23 @@ def read_split(path: Path, data_key: str, labels_key: str) -> Split:
             are not one whole number of 0 or more for each example.
     """
     arrays = _read_arrays(path)
-    if len(arrays) > 1 and data_key not in arrays:
-        raise UserError(f"{path} has no array `{data_key}`. Choose one with --data.data_key: {', '.join(arrays)}.")
-    data = arrays[data_key] if data_key in arrays else next(iter(arrays.values()), torch.empty(0))
+    data = _choose_data(arrays, path, data_key)
     if data.ndim < 2 or data.numel() == 0:
         raise UserError(
             f"The data in {path} have shape {tuple(data.shape)}. Store at least one example in an array [N, ...];"
             " numbers as [N, 1]."
         )
-    if data.layout != torch.strided:
-        raise UserError(f"The data in {path} are sparse. Store a dense array.")
-    if data.is_complex():
-        raise UserError(f"The data in {path} are {data.dtype}. Store real and imaginary parts as two channels.")
     labels = arrays.get(labels_key) if len(arrays) > 1 else None
     return Split(data, _check_labels(labels, len(data), path))
+
+
+def read_array(path: Path, data_key: str) -> Tensor:
+    """Return the array of a file, as it is stored; of several arrays, the one that `data_key` names.
+
+    Raises:
+        UserError: the file is missing or corrupt, or holds no array of that name or no numbers.
+    """
+    return _choose_data(_read_arrays(path), path, data_key)
 
 
 def check_exists(path: Path) -> None:
@@ -92,6 +95,17 @@ def remember(path: Path) -> None:
         marker = get_marker(path)
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
+
+
+def _choose_data(arrays: dict[str, Tensor], path: Path, data_key: str) -> Tensor:
+    if len(arrays) > 1 and data_key not in arrays:
+        raise UserError(f"{path} has no array `{data_key}`. Choose one with --data.data_key: {', '.join(arrays)}.")
+    data = arrays[data_key] if data_key in arrays else next(iter(arrays.values()), torch.empty(0))
+    if data.layout != torch.strided:
+        raise UserError(f"The data in {path} are sparse. Store a dense array.")
+    if data.is_complex():
+        raise UserError(f"The data in {path} are {data.dtype}. Store real and imaginary parts as two channels.")
+    return data
 
 
 def _check_labels(labels: Tensor | None, n: int, path: Path) -> Tensor:

@@ -111,7 +111,7 @@ class ArrayDataModule(SplitDataModule):
     def identity(self) -> str:
         """A text that names the examples of the splits."""
         paths = [self._get_path(), *(path for path in (self.val_path, self.test_path) if path)]
-        digests = [compute_digest(path) for path in paths]
+        digests = [compute_digest(file) for path in paths for file in self._list_files(path)]
         fractions = (not self.val_path and self.val_fraction, not self.test_path and self.test_fraction)
         return f"{type(self).__name__} {digests} {self.shape} {self.value_range} {self.standardize} {fractions}"
 
@@ -132,6 +132,10 @@ class ArrayDataModule(SplitDataModule):
     @cached_property
     def _stored(self) -> Split:
         return self._read(self._get_path())
+
+    def _list_files(self, path: Path) -> list[Path]:
+        """Return the files that hold the examples of a path."""
+        return [path]
 
     def _get_path(self) -> Path:
         if self.path is None:
@@ -179,9 +183,12 @@ class ArrayDataModule(SplitDataModule):
         wide = wide * scale + offset
         if self.channels_last:
             wide = wide.movedim(1, -1)
-        if stored == torch.uint8:
-            wide = wide.clamp(0, 255)
-        return wide if stored.is_floating_point else wide.round().to(stored)
+        if stored.is_floating_point:
+            return wide
+        # Beyond its range, an integer would wrap around. The limits of 64 bits are no float64.
+        if stored not in (torch.bool, torch.int64, torch.uint64):
+            wide = wide.clamp(torch.iinfo(stored).min, torch.iinfo(stored).max)
+        return wide.round().to(stored)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the units of the data, for the checkpoint."""
@@ -254,12 +261,17 @@ class ArrayDataModule(SplitDataModule):
 
     def _carve(self, stored: Split) -> dict[SplitName, Split]:
         """Return the training examples, and the parts that are held out of their file, by a fixed seed."""
+        fractions = self._get_fractions()
+        return hold_out(stored, fractions) if fractions else {"train": stored}
+
+    def _get_fractions(self) -> dict[SplitName, float]:
+        """Return the fractions of the training file that are held out, by split."""
         fractions: dict[SplitName, float] = {}
         if not self.val_path:
             fractions["val"] = self.val_fraction
         if not self.test_path:
             fractions["test"] = self.test_fraction
-        return hold_out(stored, fractions) if fractions else {"train": stored}
+        return fractions
 
     def _check_values(self, splits: dict[SplitName, Split]) -> tuple[float, float]:
         """Refuse values that are not finite or outside the range; return the extremes of the training split."""

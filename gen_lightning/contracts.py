@@ -72,6 +72,14 @@ class PointData(Protocol):
         ...
 
 
+class SignalData(Protocol):
+    """A data module with whole splits of one-dimensional series."""
+
+    def signals(self, split: SplitName) -> Iterator[Tensor]:
+        """Return a whole split in batches of float32 `[N, C, T]`, in the same order each time."""
+        ...
+
+
 class DequantizableData(Protocol):
     """A data module whose images may be dequantized."""
 

@@ -47,6 +47,12 @@ BETTER: dict[str, Better] = {
     "column_distance": "lower",
     "worst_column_distance": "lower",
     "association_error": "lower",
+    "log_spectral_distance": "lower",
+    "spectral_wasserstein": "lower",
+    "feature_distance": "lower",
+    "marginal_distance": "lower",
+    "autocorrelation_difference": "lower",
+    "correlation_difference": "lower",
 }
 
 # Part of every floor's key in the cache. Raise it when the computation of a metric changes.

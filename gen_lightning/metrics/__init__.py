@@ -19,6 +19,18 @@ from gen_lightning.metrics.modes import (
     mode_coverage,
     simulate_perfect_sampler,
 )
+from gen_lightning.metrics.signals import (
+    SignalFeatures,
+    compute_autocorrelations,
+    compute_correlations,
+    compute_power_spectra,
+    extract_signal_features,
+    join_signal_features,
+    log_spectral_distance,
+    mean_difference,
+    spectral_wasserstein,
+    wasserstein_distance,
+)
 from gen_lightning.metrics.tables import association_error, column_distances, summarize_distances
 from gen_lightning.metrics.two_sample import classifier_two_sample_test, train_on_samples
 
@@ -29,6 +41,7 @@ __all__ = [
     "ImageClassifier",
     "InceptionFeatures",
     "MNISTFeatures",
+    "SignalFeatures",
     "assign_mixture_modes",
     "assign_stacked_modes",
     "association_error",
@@ -36,14 +49,23 @@ __all__ = [
     "classifier_score",
     "classifier_two_sample_test",
     "column_distances",
+    "compute_autocorrelations",
+    "compute_correlations",
+    "compute_power_spectra",
     "estimate_frechet_distance",
+    "extract_signal_features",
     "frechet_distance",
     "gaussian_high_quality",
+    "join_signal_features",
     "kernel_distance",
+    "log_spectral_distance",
     "manifold_metrics",
+    "mean_difference",
     "memorization",
     "mode_coverage",
     "simulate_perfect_sampler",
+    "spectral_wasserstein",
     "summarize_distances",
     "train_on_samples",
+    "wasserstein_distance",
 ]

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gen_lightning.errors import UserError
 from gen_lightning.metrics.estimates import Estimate, estimate_mean
 
 _FOLDS = 5
@@ -24,11 +25,16 @@ def classifier_two_sample_test(held_out: Tensor, samples: Tensor, seed: int = 0)
         seed: seed of the selection, the folds and the classifier
 
     Raises:
-        ValueError: a set has fewer than 5 examples.
+        UserError: a set has fewer than 5 examples.
     """
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
     n = min(len(held_out), len(samples))
+    if n < _FOLDS:
+        raise UserError(
+            f"A two-sample test needs at least {_FOLDS} held-out examples and samples, and there are {len(held_out)}"
+            f" and {len(samples)}. Choose a larger --data.test_fraction or --num_samples."
+        )
     generator = torch.Generator().manual_seed(seed)
     parts = [part[torch.randperm(len(part), generator=generator)[:n]] for part in (held_out, samples)]
     features = torch.cat(parts).double().numpy()

@@ -20,6 +20,7 @@ from gen_lightning.networks.mlp import MLPDecoder, MLPDiscriminator, MLPEncoder,
 from gen_lightning.networks.r3gan import R3GANDiscriminator, R3GANEncoder, R3GANGenerator
 from gen_lightning.networks.residual import ResidualBlock, ResidualDecoder, ResidualEncoder
 from gen_lightning.networks.resnet import ResNetDiscriminator, ResNetEncoder, ResNetGenerator
+from gen_lightning.networks.signals import SignalDecoder, SignalDiscriminator, SignalEncoder
 from gen_lightning.networks.strided import StridedDecoder, StridedEncoder
 from gen_lightning.networks.table import TableGenerator
 from gen_lightning.networks.wrappers import AugmentedEncoder, DifferentiableAugmentation, Packing, SpectralNorm
@@ -51,6 +52,9 @@ __all__ = [
     "ResidualBlock",
     "ResidualDecoder",
     "ResidualEncoder",
+    "SignalDecoder",
+    "SignalDiscriminator",
+    "SignalEncoder",
     "SpectralNorm",
     "StridedDecoder",
     "StridedEncoder",

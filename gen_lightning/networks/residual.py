@@ -19,19 +19,20 @@ class ResidualBlock(nn.Module):
 
     Args:
         width: number of channels, C
+        convolution: class of the convolutions; nn.Conv1d for series `[N, C, T]`
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, convolution: type[nn.Conv1d | nn.Conv2d] = nn.Conv2d) -> None:
         super().__init__()
         self.residual = nn.Sequential(
             nn.SiLU(),
-            nn.Conv2d(width, width, 3, padding=1),
+            convolution(width, width, 3, padding=1),
             nn.SiLU(),
-            zero_init(nn.Conv2d(width, width, 3, padding=1)),
+            zero_init(convolution(width, width, 3, padding=1)),
         )
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return maps `[N, C, H, W]`."""
+        """Return maps of the same shape."""
         return maps + self.residual(maps)
 
 
@@ -109,7 +110,7 @@ class ResidualDecoder(nn.Module):
         return self.layers(z)
 
 
-def zero_init(layer: nn.Conv2d) -> nn.Conv2d:
+def zero_init(layer: nn.Module) -> nn.Module:
     """Set a layer's weight and bias to 0, and return the layer."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)

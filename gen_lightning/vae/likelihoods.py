@@ -206,6 +206,8 @@ class Gaussian(Likelihood):
         scale: standard deviation, in the data's units; above 0 and finite
         squash: called without arguments; returns the layer from the decoder's outputs to the means. The default's means
             are in [0, 1], for images; use torch.nn.Identity for unbounded data
+        noisy_samples: whether generated data are drawn from p(x | z); by default they are its means, as is usual for
+            images
 
     Raises:
         UserError: scale is not positive, or infinite.
@@ -214,10 +216,15 @@ class Gaussian(Likelihood):
     scale: Tensor
 
     def __init__(
-        self, data_shape: Sequence[int], scale: float = 1.0, squash: Callable[[], nn.Module] = nn.Sigmoid
+        self,
+        data_shape: Sequence[int],
+        scale: float = 1.0,
+        squash: Callable[[], nn.Module] = nn.Sigmoid,
+        noisy_samples: bool = False,
     ) -> None:
         super().__init__()
         check_range(self, above=0, below=math.inf, scale=scale)
+        self.noisy_samples = noisy_samples
         self.parameters_shape = self.data_shape = tuple(data_shape)
         self.squash = squash()
         self._range = self.squash(torch.tensor([-torch.inf, torch.inf])).tolist()
@@ -238,6 +245,10 @@ class Gaussian(Likelihood):
             Normal(self.squash(parameters), self.scale.clone(), validate_args=False), self.data_shape
         )
 
+    def generate(self, distribution: Distribution) -> Tensor:
+        """Return generated data `[..., *data_shape]`: samples of p(x | z), or its means."""
+        return distribution.sample() if self.noisy_samples else distribution.mean
+
 
 class OptimalScaleGaussian(Gaussian):
     """Independent normal pixels with one shared scale at its optimum: the sigma-VAE (Rybkin et al. 2021).
@@ -250,10 +261,16 @@ class OptimalScaleGaussian(Gaussian):
     Args:
         data_shape: shape of one example
         squash: layer of the means, as for `Gaussian`
+        noisy_samples: whether generated data are drawn from p(x | z), as for `Gaussian`
     """
 
-    def __init__(self, data_shape: Sequence[int], squash: Callable[[], nn.Module] = nn.Sigmoid) -> None:
-        super().__init__(data_shape, squash=squash)
+    def __init__(
+        self,
+        data_shape: Sequence[int],
+        squash: Callable[[], nn.Module] = nn.Sigmoid,
+        noisy_samples: bool = False,
+    ) -> None:
+        super().__init__(data_shape, squash=squash, noisy_samples=noisy_samples)
         self.register_buffer("scale", self.scale, persistent=True)
 
     def fit(self, parameters: Tensor, data: Tensor) -> None:
@@ -269,16 +286,21 @@ class LearnedScaleGaussian(Gaussian):
         min_scale: smallest standard deviation, above 0 and finite; without it, pixels that never change would have an
             unbounded density
         squash: layer of the means, as for `Gaussian`
+        noisy_samples: whether generated data are drawn from p(x | z), as for `Gaussian`
 
     Raises:
         UserError: min_scale is not positive, or infinite.
     """
 
     def __init__(
-        self, data_shape: Sequence[int], min_scale: float = 0.01, squash: Callable[[], nn.Module] = nn.Sigmoid
+        self,
+        data_shape: Sequence[int],
+        min_scale: float = 0.01,
+        squash: Callable[[], nn.Module] = nn.Sigmoid,
+        noisy_samples: bool = False,
     ) -> None:
         check_range(self, above=0, below=math.inf, min_scale=min_scale)
-        super().__init__(data_shape, min_scale, squash)
+        super().__init__(data_shape, min_scale, squash, noisy_samples)
         self.parameters_shape = (2 * self.data_shape[0], *self.data_shape[1:])
 
     def forward(self, parameters: Tensor) -> Independent:

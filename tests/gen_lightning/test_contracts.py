@@ -21,6 +21,7 @@ from datamodules import (
     GaussianMixtureDataModule,
     MNISTDataModule,
     Ring,
+    SignalDataModule,
     StackedMNISTDataModule,
     TableDataModule,
 )
@@ -49,6 +50,7 @@ DATA = {
     "mixture": Ring(),
     "columns": [],
     "target": None,
+    "signals": None,
 }
 CODES = {"codes": SimpleNamespace(categories=(10,), classify=None, traverse=None)}
 
@@ -64,9 +66,11 @@ SIGNATURES = {
     "images": "images(self, split)",
     "examples": "examples(self, split, n=None)",
     "points": "points(self, split)",
+    "signals": "signals(self, split)",
 }
 TABLE = ("data", "a data module with the encoded rows of a table", ("columns", "target"))
 IMAGES = ("data", "a data module with whole splits of images", ("images",))
+SIGNALS = ("data", "a data module with whole splits of one-dimensional series", ("signals",))
 NEEDS = {
     "CodeClasses": [("model", "a model with latent codes", ("codes",)), EXAMPLES],
     "CollapseMonitor": [("model", "a model with a discriminator", ("discriminator", "sample"))],
@@ -88,6 +92,9 @@ NEEDS = {
     "ModeCoverage": [GENERATIVE],
     "Reconstructions": [GENERATIVE, ("model", "a model that reconstructs data", ("reconstruct",))],
     "SampleGrid": [GENERATIVE],
+    "SignalEvaluation": [GENERATIVE, SIGNALS, EXAMPLES],
+    "SignalPlot": [GENERATIVE, SIGNALS],
+    "SignalReconstructions": [GENERATIVE, ("model", "a model that reconstructs data", ("reconstruct",))],
     "ScatterPlot": [GENERATIVE, ("data", "a data module with whole splits of points", ("points",))],
     "TableEvaluation": [GENERATIVE, TABLE],
 }
@@ -100,6 +107,8 @@ VALUES = {
     "ConditionalAccuracy": {"num_classes": 10},
     "LatentCodeGrid": CODES,
     "ScatterPlot": {"data_shape": (2,)},
+    "SignalPlot": {"data_shape": (1, 8)},
+    "SignalReconstructions": {"data_shape": (1, 8)},
 }
 
 
@@ -188,6 +197,12 @@ def csv_table():
     return TableDataModule(str(path))
 
 
+def series():
+    path = Path(tempfile.mkdtemp(), "series.npy")
+    np.save(path, np.zeros((9, 8)))
+    return SignalDataModule(str(path))
+
+
 POINT_CONTRACTS = {"ShapedData", "IdentifiedData", "ExampleData", "PointData", "MixtureData"}
 IMAGE_CONTRACTS = {"ShapedData", "IdentifiedData", "ImageData", "ExampleData", "DequantizableData"}
 # Every class of the project that fulfils a contract, with all contracts that it fulfils.
@@ -206,6 +221,7 @@ OFFERS = [
     (lambda: GaussianMixtureDataModule(Ring()), POINT_CONTRACTS),
     (table, {"ShapedData", "IdentifiedData", "ExampleData", "ScaledData"}),
     (csv_table, {"ShapedData", "IdentifiedData", "ExampleData", "TableData", "WrittenData"}),
+    (series, {"ShapedData", "IdentifiedData", "ExampleData", "ScaledData", "SignalData"}),
     (Ring, {"Mixture"}),
     (lambda: Gaussian((2,)), {"InitializedNetwork"}),
     (callbacks.LatentMetrics, {"Measurement", "IdentifiedMeasurement"}),

@@ -172,6 +172,18 @@ def test_gaussians_integrate_to_one(family):
     assert scipy.integrate.quad(density, -30, 30, points=[0.5])[0] == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.parametrize("family", [Gaussian, LearnedScaleGaussian, OptimalScaleGaussian])
+def test_gaussians_generate_means_or_noisy_samples(family):
+    """Noisy samples are normal around the mean, by the scale of the distribution."""
+    torch.manual_seed(0)
+    outputs = torch.randn(family((2,)).parameters_shape)
+    plain, noisy = (family((2,), noisy_samples=noise) for noise in (False, True))
+    distribution = noisy(outputs.expand(20_000, -1))
+    assert torch.equal(plain.generate(distribution), distribution.mean)
+    deviations = ((noisy.generate(distribution) - distribution.mean) / distribution.stddev)[:, 0]
+    assert scipy.stats.kstest(deviations.numpy(), "norm").pvalue > 0.01
+
+
 def test_optimal_scale_maximizes_the_likelihood_of_the_batch():
     """The maximum is -D / 2 (1 + log(2 pi MSE)) (Rybkin et al. 2021)."""
     torch.manual_seed(0)

@@ -43,24 +43,66 @@ def read_split(path: Path, data_key: str, labels_key: str) -> Split:
         UserError: the file is missing or corrupt, holds no array of that name, no numbers, no examples, or labels that
             are not one whole number of 0 or more for each example.
     """
-    arrays = _read_arrays(path)
-    data = _choose_data(arrays, path, data_key)
+    arrays = read_arrays(path)
+    data = choose_data(arrays, path, data_key)
     if data.ndim < 2 or data.numel() == 0:
         raise UserError(
             f"The data in {path} have shape {tuple(data.shape)}. Store at least one example in an array [N, ...];"
             " numbers as [N, 1]."
         )
-    labels = arrays.get(labels_key) if len(arrays) > 1 else None
-    return Split(data, _check_labels(labels, len(data), path))
+    return Split(data, choose_labels(arrays, path, labels_key, len(data)))
 
 
-def read_array(path: Path, data_key: str) -> Tensor:
-    """Return the array of a file, as it is stored; of several arrays, the one that `data_key` names.
+def read_arrays(path: Path) -> dict[str, Tensor]:
+    """Return the arrays of a file by name; that of a file with one array has the name "data".
 
     Raises:
-        UserError: the file is missing or corrupt, or holds no array of that name or no numbers.
+        UserError: the file is missing or corrupt, or has another ending.
     """
-    return _choose_data(_read_arrays(path), path, data_key)
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{path} has the ending {path.suffix!r}. Choose a file that ends in {', '.join(SUFFIXES)}.")
+    check_exists(path)
+    try:
+        return _READERS[path.suffix](path)
+    except _FAULTS as error:
+        raise UserError(
+            f"{path} is corrupt, or holds something other than arrays of numbers. Write arrays of numbers alone, with"
+            " numpy.save, numpy.savez, torch.save or safetensors."
+        ) from error
+
+
+def choose_data(arrays: dict[str, Tensor], path: Path, data_key: str) -> Tensor:
+    """Return the array of a file that holds its examples: the only one, or the one that `data_key` names.
+
+    Raises:
+        UserError: there is no array of that name, or it is sparse or complex.
+    """
+    if len(arrays) > 1 and data_key not in arrays:
+        raise UserError(f"{path} has no array `{data_key}`. Choose one with --data.data_key: {', '.join(arrays)}.")
+    data = arrays[data_key] if data_key in arrays else next(iter(arrays.values()), torch.empty(0))
+    if data.layout != torch.strided:
+        raise UserError(f"The data in {path} are sparse. Store a dense array.")
+    if data.is_complex():
+        raise UserError(f"The data in {path} are {data.dtype}. Store real and imaginary parts as two channels.")
+    return data
+
+
+def choose_labels(arrays: dict[str, Tensor], path: Path, labels_key: str, n: int) -> Tensor:
+    """Return the labels of n examples, int64 `[n]`; 0 if the file has one array or none of that name.
+
+    Raises:
+        UserError: they are not one whole number of 0 or more for each example.
+    """
+    labels = arrays.get(labels_key) if len(arrays) > 1 else None
+    if labels is None:
+        return torch.zeros(n, dtype=torch.int64)
+    whole = not (labels.is_floating_point() or labels.is_complex())
+    if labels.shape != (n,) or not whole or int(labels.min()) < 0:
+        raise UserError(
+            f"The labels in {path} are {labels.dtype} of shape {tuple(labels.shape)}. Store one whole number of 0 or"
+            f" more for each of the {n:,} examples, or choose another array with --data.labels_key."
+        )
+    return labels.long()
 
 
 def check_exists(path: Path) -> None:
@@ -95,43 +137,6 @@ def remember(path: Path) -> None:
         marker = get_marker(path)
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
-
-
-def _choose_data(arrays: dict[str, Tensor], path: Path, data_key: str) -> Tensor:
-    if len(arrays) > 1 and data_key not in arrays:
-        raise UserError(f"{path} has no array `{data_key}`. Choose one with --data.data_key: {', '.join(arrays)}.")
-    data = arrays[data_key] if data_key in arrays else next(iter(arrays.values()), torch.empty(0))
-    if data.layout != torch.strided:
-        raise UserError(f"The data in {path} are sparse. Store a dense array.")
-    if data.is_complex():
-        raise UserError(f"The data in {path} are {data.dtype}. Store real and imaginary parts as two channels.")
-    return data
-
-
-def _check_labels(labels: Tensor | None, n: int, path: Path) -> Tensor:
-    if labels is None:
-        return torch.zeros(n, dtype=torch.int64)
-    whole = not (labels.is_floating_point() or labels.is_complex())
-    if labels.shape != (n,) or not whole or int(labels.min()) < 0:
-        raise UserError(
-            f"The labels in {path} are {labels.dtype} of shape {tuple(labels.shape)}. Store one whole number of 0 or"
-            f" more for each of the {n:,} examples, or choose another array with --data.labels_key."
-        )
-    return labels.long()
-
-
-def _read_arrays(path: Path) -> dict[str, Tensor]:
-    """Return the arrays of a file by name; that of a file with one array has the name "data"."""
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"{path} has the ending {path.suffix!r}. Choose a file that ends in {', '.join(SUFFIXES)}.")
-    check_exists(path)
-    try:
-        return _READERS[path.suffix](path)
-    except _FAULTS as error:
-        raise UserError(
-            f"{path} is corrupt, or holds something other than arrays of numbers. Write arrays of numbers alone, with"
-            " numpy.save, numpy.savez, torch.save or safetensors."
-        ) from error
 
 
 def _read_npy(path: Path) -> dict[str, Tensor]:

@@ -10,26 +10,31 @@ import torch
 from scipy.io import wavfile
 from torch import Tensor
 
-from datamodules.array_files import SUFFIXES, check_exists, read_array, read_split
+from datamodules.array_files import SUFFIXES, choose_data, choose_labels, read_arrays
 from datamodules.sources import Split
 from gen_lightning.errors import UserError
 
 _SERIES_PER_PASS = 4096
-_ENDINGS = f".wav, .csv, .tsv, .txt, .ts, {', '.join(SUFFIXES)}"
+_ENDINGS = (".wav", ".csv", ".tsv", ".txt", ".ts", *SUFFIXES)
 
 
 def list_files(path: Path) -> list[Path]:
     """Return a file, or the WAV files of a directory, in the order of their names.
 
     Raises:
-        UserError: the file is missing, or a directory holds no WAV file.
+        UserError: the file is missing or has another ending, or a directory holds no WAV file.
     """
+    if not path.exists():
+        raise UserError(f"{path} is missing. Choose a file of series, or a directory of .wav files, with --data.path.")
     if not path.is_dir():
-        check_exists(path)
+        if path.suffix.lower() not in _ENDINGS:
+            raise UserError(f"{path} has the ending {path.suffix!r}. Choose a file that ends in {', '.join(_ENDINGS)}.")
         return [path]
     files = sorted(one for one in path.rglob("*") if one.suffix.lower() == ".wav" and one.is_file())
     if not files:
-        raise UserError(f"{path} holds no .wav file. Choose another directory, or a file that ends in {_ENDINGS}.")
+        raise UserError(
+            f"{path} holds no .wav file. Choose another directory, or a file that ends in {', '.join(_ENDINGS)}."
+        )
     return files
 
 
@@ -57,15 +62,20 @@ class SeriesReader:
         Raises:
             UserError: the file is missing or corrupt, or its series have gaps or unequal lengths.
         """
+        list_files(path)
         if _is_recording(path):
             data = _stack(self.read_recordings(path), path)
             return Split(data, torch.zeros(len(data), dtype=torch.int64))
         if path.suffix in _TEXT_READERS:
             series, names = _read_text(path)
             return Split(_stack(series, path), self._number(names, path))
-        data, labels = read_split(path, self.data_key, self.labels_key)
-        if data.ndim > 3:
+        arrays = read_arrays(path)
+        data = choose_data(arrays, path, self.data_key)
+        if data.ndim == 1 and len(data):
+            raise _build_recording_error(path, len(data))
+        if data.ndim not in (2, 3) or data.numel() == 0:
             raise UserError(f"The data in {path} have shape {tuple(data.shape)}. Store series as [N, T] or [N, C, T].")
+        labels = choose_labels(arrays, path, self.labels_key, len(data))
         data = data.movedim(-1, 1) if self.channels_last and data.ndim == 3 else data
         return Split(_refuse_gaps(data[:, None] if data.ndim == 2 else data, path), labels)
 
@@ -77,12 +87,12 @@ class SeriesReader:
         Raises:
             UserError: a file is missing or corrupt, or the recordings have gaps or different numbers of channels.
         """
+        files = list_files(path)
         if _is_recording(path):
-            files = list_files(path)
             return _check_alike([self._read_recording(file) for file in files], files)
         if path.suffix in _TEXT_READERS:
             return _read_text(path)[0]
-        data = read_array(path, self.data_key)
+        data = choose_data(read_arrays(path), path, self.data_key)
         if not 1 <= data.ndim <= 3 or data.numel() == 0:
             raise UserError(
                 f"The data in {path} have shape {tuple(data.shape)}. Store a recording as [T] or [C, T], or several as"
@@ -119,7 +129,9 @@ def _read_wav(path: Path) -> Tensor:
             warnings.simplefilter("ignore", wavfile.WavFileWarning)
             samples = wavfile.read(path)[1]
     except (OSError, ValueError, EOFError, TypeError) as error:
-        raise UserError(f"{path} cannot be read as WAV: {error}. Convert it to PCM or floats, or remove it.") from error
+        raise UserError(
+            f"{path} cannot be read as WAV: {str(error).rstrip('.')}. Convert it to PCM or floats, or remove it."
+        ) from error
     return _refuse_gaps(torch.from_numpy(np.atleast_2d(samples.T))[None], path)[0]
 
 
@@ -143,7 +155,6 @@ def _read_csv(path: Path, columns: Sequence[str] | None) -> Tensor:
 
 def _read_text(path: Path) -> tuple[list[Tensor], list[str]]:
     """Return the series `[C, T]` of a text file, and their labels."""
-    check_exists(path)
     try:
         series, names = _TEXT_READERS[path.suffix](path.read_text().splitlines())
         recordings = [torch.tensor(channels, dtype=torch.float64) for channels in series]
@@ -218,16 +229,19 @@ def _stack(series: Sequence[Tensor], path: Path) -> Tensor:
     """
     lengths = {one.shape[1] for one in series}
     if len(series) == 1:
-        raise UserError(
-            f"{path} holds one recording of {max(lengths):,} values. Cut it into series with --data.window, their"
-            " length."
-        )
+        raise _build_recording_error(path, max(lengths))
     if len(lengths) > 1:
         raise UserError(
             f"The series in {path} have unequal lengths, from {min(lengths):,} to {max(lengths):,}. Cut them into"
             f" windows with --data.window, at most {min(lengths):,} to use all of them, or resample them to one length."
         )
     return torch.stack(list(series))
+
+
+def _build_recording_error(path: Path, length: int) -> UserError:
+    return UserError(
+        f"{path} holds one recording of {length:,} values. Cut it into series with --data.window, their length."
+    )
 
 
 def _check_alike(recordings: list[Tensor], files: Sequence[Path]) -> list[Tensor]:

@@ -138,6 +138,11 @@ class SignalDataModule(ArrayDataModule):
             return super()._carve(stored)
         fractions = self._get_fractions()
         shares: dict[SplitName, float] = {"train": 1 - sum(fractions.values()), **fractions}
+        if shares["train"] <= 0:
+            raise UserError(
+                f"`val_fraction` and `test_fraction` are {' and '.join(map(str, fractions.values()))}, which leaves"
+                " nothing for training. Choose smaller fractions."
+            )
         splits: dict[SplitName, Split] = {}
         start = 0.0
         for name, share in shares.items():

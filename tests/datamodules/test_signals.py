@@ -225,6 +225,18 @@ REFUSED = {
     "an empty table": (*write("a,b\n", ".csv"), {"window": 4}, "has no values|holds no numbers"),
     "another shape": (*save(draw(N, T)), {"shape": [1, 7]}, r"shape \[1, 12\], and --data.shape is \[1, 7\]"),
     "few series": (*save(draw(2, T)), {}, "leaves none of 2 examples for the split"),
+    "an array of one recording": (*save(draw(30)), {}, "one recording of 30 values. Cut it into series with"),
+    "another ending": (
+        ".mat",
+        lambda path: path.touch(),
+        {},
+        r"has the ending '.mat'. Choose a file that ends",
+    ),
+    "no part for training": (
+        *save(draw(300)),
+        {"window": 9, "val_fraction": 0.6, "test_fraction": 0.4},
+        "are 0.6 and 0.4, which leaves nothing for training",
+    ),
     "a large batch": (*save(draw(N, T)), {"batch_size": 99}, "`batch_size` is 99"),
 }
 

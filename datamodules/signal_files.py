@@ -27,7 +27,7 @@ def list_files(path: Path) -> list[Path]:
     if not path.exists():
         raise UserError(f"{path} is missing. Choose a file of series, or a directory of .wav files, with --data.path.")
     if not path.is_dir():
-        if path.suffix.lower() not in _ENDINGS:
+        if path.suffix not in _ENDINGS and not _is_recording(path):
             raise UserError(f"{path} has the ending {path.suffix!r}. Choose a file that ends in {', '.join(_ENDINGS)}.")
         return [path]
     files = sorted(one for one in path.rglob("*") if one.suffix.lower() == ".wav" and one.is_file())

@@ -182,5 +182,7 @@ def read_config(
     if "config" not in checkpoint:
         raise UserError(f"{path} contains no training configuration. Pass a full checkpoint written by train.py.")
     stored = StoredConfig(checkpoint["config"], path, trusted, trainer_options)
-    stored.add_shape(checkpoint.get("hyper_parameters", {}).get("data_shape"))
+    # A resumption reads the data, and compares its options with those that the run has recorded.
+    if trainer_options is not None:
+        stored.add_shape(checkpoint.get("hyper_parameters", {}).get("data_shape"))
     return stored.dump()

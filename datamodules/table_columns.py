@@ -112,7 +112,7 @@ def find_categories(column: "pd.Series[Any]", max_categories: int) -> Column:
     """
     texts = get_texts(column)
     present = [text for text in texts if text is not None]
-    found: list[str | None] = sorted(set(present))
+    found: list[str | None] = [*sorted(set(present))]
     if len(found) > max_categories:
         raise UserError(
             f"The column `{column.name}` has {len(found):,} categories, such as {str(found[0])[:30]!r}"

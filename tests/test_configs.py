@@ -76,7 +76,7 @@ def write_data(path):
     if path.suffix == ".csv":
         path.write_text("height,city\n" + "1.5,Bern\n1.7,Tokyo\n1.9,Bern\n" * 20)
     else:
-        np.savez(path, data=np.random.default_rng(0).normal(size=(40, 3)))
+        np.savez(path, data=np.random.default_rng(0).normal(size=(40, 8)))
 
 
 def train_one_batch(fit, recipe, *options):

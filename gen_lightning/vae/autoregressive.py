@@ -124,7 +124,8 @@ class Autoregressive(Distribution):
         self.context = context
         self.network = network
         self.build = build
-        super().__init__(parameters.shape[:-3], (network.channels, *parameters.shape[-2:]), validate_args=False)
+        event_shape = torch.Size((network.channels, *parameters.shape[-2:]))
+        super().__init__(parameters.shape[:-3], event_shape, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-probability `[...]` of images `[..., C, H, W]`."""

@@ -44,7 +44,8 @@ class Evaluation(SampleMeasure):
     checkpoints to monitor. If the samples have no FID, because they are not finite or are all equal, it warns.
 
     In `test` it computes every metric of `gen_lightning.evaluation`, with its standard error, its floor and its N, and
-    logs them as `test/METRIC/EXTRACTOR/N`; they are in `rows`. What `test_step` returns, values per example `[N]` by
+    logs them as `test/METRIC/EXTRACTOR/N`; they are in `rows`. The FID is left out, with a warning, if there are not
+    more samples and images than features. What `test_step` returns, values per example `[N]` by
     name, is averaged and added to the rows with its standard error. Ranks share the sampling; the values do not depend
     on the number of ranks.
 
@@ -77,7 +78,7 @@ class Evaluation(SampleMeasure):
     @property
     def identifying_row(self) -> str:
         """The name of a row that no other callback writes."""
-        return f"fid/{self.extractor.name}"
+        return f"kid/{self.extractor.name}"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse, before training or test starts, what could not be evaluated after it.
@@ -92,12 +93,16 @@ class Evaluation(SampleMeasure):
         data_shape = require(pl_module, GenerativeModel, "Evaluation").data_shape
         data = self.check_data(trainer, data_shape, find_datamodule(trainer))
         if stage == "fit":
-            self._check_covariance(_count_images(data, "val", data_shape), "validation images and samples")
+            self._check_covariance(_count_images(data, "val", data_shape))
         if stage == "test":
-            self._check_covariance(_count_images(data, "test", data_shape), "test images and samples")
-            # The floors compare one half of them with the test images.
-            half = _count_images(data, "train", data_shape) // 2
-            self._check_covariance(half, "images in each half of the training split, and samples")
+            counts = [_count_images(data, split, data_shape) for split in ("test", "train")]
+            # The floors compare one half of the training images with the test images.
+            n, dimension = min(counts[0], counts[1] // 2), self.extractor.num_features
+            if min(n, self.num_samples or n) <= dimension:
+                rank_zero_warn(
+                    f"There is no FID, since {dimension} features need more than {dimension} samples, test images and"
+                    " images in one half of the training split. Compare the KID instead."
+                )
 
     def check_data(
         self, trainer: Trainer, data_shape: tuple[int, ...], datamodule: LightningDataModule | None
@@ -132,7 +137,7 @@ class Evaluation(SampleMeasure):
         except UserError as error:
             rank_zero_warn(f"There is no FID at iteration {trainer.global_step}: {error}")
             value = torch.tensor(torch.nan)
-        self.log_validation(pl_module, "fid", self.identifying_row, value, len(samples), prog_bar=True)
+        self.log_validation(pl_module, "fid", f"fid/{self.extractor.name}", value, len(samples), prog_bar=True)
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Discard the results of an earlier test."""
@@ -168,12 +173,12 @@ class Evaluation(SampleMeasure):
             "sample_seed": self.seed,
         }
 
-    def _check_covariance(self, available: int, needed: str) -> None:
+    def _check_covariance(self, available: int) -> None:
         n, dimension = min(available, self.num_samples or available), self.extractor.num_features
         if n <= dimension:
             raise UserError(
                 f"The FID of {n} images with {dimension} features has a singular covariance. Use more than {dimension}"
-                f" {needed}, or do without Evaluation."
+                " validation images and samples, or do without Evaluation."
             )
 
     def _extract_split(self, trainer: Trainer, split: SplitName) -> RealFeatures:

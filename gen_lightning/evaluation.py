@@ -170,6 +170,9 @@ def probe_extractor(extractor: FeatureExtractor, data_shape: Sequence[int], devi
 def measure(extractor: FeatureExtractor, samples: Tensor, held_out: Tensor, training: Tensor) -> dict[str, Estimate]:
     """Return all metrics of samples by name.
 
+    The FID needs more samples and held-out images than features, and memorization needs 100 held-out images. They are
+    left out if there are fewer.
+
     Args:
         extractor: extractor of the features; if it does not classify, classes are not measured
         samples: features of generated images, `[N, D]`
@@ -179,17 +182,20 @@ def measure(extractor: FeatureExtractor, samples: Tensor, held_out: Tensor, trai
     Raises:
         UserError: features are NaN, infinite or constant, or too few for a metric.
     """
-    estimates = {
-        "fid": estimate_frechet_distance(held_out, samples),
-        "kid": kernel_distance(held_out, samples),
-        **manifold_metrics(held_out, samples),
-    }
+    estimates: dict[str, Estimate] = {}
+    # With fewer examples than features, the covariance is singular.
+    if min(len(held_out), len(samples)) > samples.shape[1]:
+        estimates["fid"] = estimate_frechet_distance(held_out, samples)
+    estimates |= {"kid": kernel_distance(held_out, samples), **manifold_metrics(held_out, samples)}
     # A module of the user's own need not be a FeatureExtractor.
     if getattr(extractor, "classifies", True):
         probabilities = extractor.predict_probabilities(samples)
         estimates["classifier_score"] = classifier_score(probabilities)
         estimates["class_balance"] = class_balance(extractor.predict_probabilities(held_out), probabilities)
-    return estimates | {"memorization": memorization(samples, held_out, training)}
+    # Its default quantile, 1 %, is that of at least 100 images.
+    if len(held_out) >= 100:
+        estimates["memorization"] = memorization(samples, held_out, training)
+    return estimates
 
 
 def compute_floors(
@@ -233,6 +239,8 @@ def make_sample_rows(
     """
     floor_n = min(len(samples), len(training.features) // 2)
     estimates = measure(extractor, samples, held_out.features, training.features)
+    if floor_n <= samples.shape[1]:
+        estimates.pop("fid", None)
     floors = compute_floors(extractor, floor_n, held_out, training, estimates)
     return {
         f"{name}/{extractor.name}": Row(*estimate, len(samples), *floors[name], floor_n, BETTER[name])

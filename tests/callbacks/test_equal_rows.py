@@ -35,7 +35,7 @@ def test_two_likelihoods_are_refused_before_anything_runs(verb, digits):
 @pytest.mark.parametrize(
     ("callbacks", "row"),
     [
-        ([Evaluation(), Evaluation(num_samples=50)], "fid/mnist_cnn"),
+        ([Evaluation(), Evaluation(num_samples=50)], "kid/mnist_cnn"),
         ([LatentMetrics(), LatentMetrics()], "active_units"),
         ([ConditionalAccuracy(), ConditionalAccuracy(20)], "conditional_accuracy/mnist_cnn"),
         ([CodeClasses(), CodeClasses()], "code_error"),

@@ -391,4 +391,4 @@ def test_a_run_on_a_table_resumes_exactly_and_samples_without_the_file(recipe, f
         assert set(samples[name]) <= set(table[name])
     with pytest.raises(SystemExit):
         train.main(["test", checkpoint])
-    assert "table.csv is missing. Choose a file with --data.path." in capsys.readouterr().err
+    assert "table.csv is missing. Choose a table with --data.path." in capsys.readouterr().err

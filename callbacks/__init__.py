@@ -20,6 +20,7 @@ from callbacks.sampling import SampleMeasure
 from callbacks.signal_evaluation import SignalEvaluation
 from callbacks.signal_pictures import SignalPlot, SignalReconstructions
 from callbacks.tables import TableEvaluation
+from callbacks.text import SampleText, TextEvaluation
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -44,12 +45,14 @@ __all__ = [
     "SafeWandbLogger",
     "SampleGrid",
     "SampleMeasure",
+    "SampleText",
     "ScatterPlot",
     "SignalEvaluation",
     "SignalPlot",
     "SignalReconstructions",
     "StopOnNaN",
     "TableEvaluation",
+    "TextEvaluation",
     "find_wandb_loggers",
     "finish_wandb_runs",
     "read_metrics_rows",

@@ -15,14 +15,17 @@ from gen_lightning.contracts import (
     ExampleData,
     LikelihoodModel,
     SplitName,
+    TextData,
     find_datamodule,
     is_dequantized,
+    offers,
     require,
 )
 from gen_lightning.errors import UserError
 from gen_lightning.evaluation import Row, make_row
 from gen_lightning.metrics.bounds import bits_per_dimension, mean_bound
-from gen_lightning.metrics.estimates import estimate_mean
+from gen_lightning.metrics.estimates import Estimate, estimate_mean, estimate_ratio
+from gen_lightning.tokens import count_tokens
 
 # The number of latents that are decoded at once. It is fixed, with one image at a time, so that memory is bounded and
 # rounding does not depend on the batch size.
@@ -40,7 +43,10 @@ class ImportanceSampledLikelihood(Callback):
       log-weights;
     - `nll/K`: the negative of the last bound, an upper bound of the negative log-likelihood;
     - `bits_per_dimension/K`: `nll/K` in bits per dimension, if the likelihood is a probability of 256 levels. For
-      dequantized images it is 8 bits more than the density's, which bounds the bits of the levels.
+      dequantized images it is 8 bits more than the density's, which bounds the bits of the levels;
+    - `nats_per_token/1`, `nats_per_token/K` and their exponentials `perplexity/1`, `perplexity/K`, if the data are
+      texts: the negative bound at 1 latent, which is the ELBO, and at k latents, summed over the texts and divided by
+      the number of their tokens. The end of a text is a token. The errors are those of the delta method.
 
     If the split is not the test split, its name is appended to each row's name, as in `nll/5000/val`. Choose between
     models on validation images, and test only the chosen one.
@@ -94,22 +100,23 @@ class ImportanceSampledLikelihood(Callback):
         estimates = {f"bound/{k}": bounds[:, i] for i, k in enumerate(ks)}
         estimates[f"nll/{self.num_samples}"] = -bounds[:, -1]
         data = find_datamodule(trainer)
-        dequantized = is_dequantized(data)
-        if dequantized or model.levels == _GREY_LEVELS:
+        is_text, dequantized = offers(data, TextData), is_dequantized(data)
+        if dequantized or (model.levels == _GREY_LEVELS and not is_text):
             bits = bits_per_dimension(-bounds[:, -1], model.data_shape)
             # A level is 1 / 256 wide, and the density's mean over it bounds its probability (Theis et al. 2016, 3.1).
             estimates[f"bits_per_dimension/{self.num_samples}"] = bits + (math.log2(_GREY_LEVELS) if dequantized else 0)
-        self.rows = {
-            name + self._suffix: make_row(name, estimate_mean(values), len(values))
-            for name, values in estimates.items()
-        }
+        rows = {name: estimate_mean(values) for name, values in estimates.items()}
+        if is_text:
+            tokens = torch.cat([count_tokens(example[0]) for example in self._read_examples(trainer)]).cpu()
+            rows |= _estimate_perplexity({1: bounds[:, 0], self.num_samples: bounds[:, -1]}, tokens)
+        self.rows = {name + self._suffix: make_row(name, one, len(bounds)) for name, one in rows.items()}
         pl_module.log_dict({f"test/{name}": row.value for name, row in self.rows.items()})
 
     def _compute_bounds(self, trainer: Trainer, model: LikelihoodModel, ks: list[int]) -> Tensor:
         """Return the bounds of each image at each k, float64 `[N, len(ks)]`, the same on all ranks."""
         rank, other_ranks = trainer.global_rank, torch.zeros(len(ks), dtype=torch.float64)
         silent = trainer.progress_bar_callback is None or rank > 0
-        examples = tqdm(list(self._read_examples(trainer)), "Likelihood", mininterval=1, disable=silent, unit="image")
+        examples = tqdm(list(self._read_examples(trainer)), "Likelihood", mininterval=1, disable=silent, unit="example")
         bounds = torch.stack(
             [
                 self._bound_example(example, index, model, ks) if index % trainer.world_size == rank else other_ranks
@@ -133,3 +140,16 @@ class ImportanceSampledLikelihood(Callback):
         with torch.no_grad(), draws_from(derive_seed(Stream.LIKELIHOOD, self.seed, index), x.device):
             log_weights = torch.cat([model.log_weights(x, size, *condition).cpu().double() for size in sizes])
         return torch.cat([mean_bound(log_weights, k) for k in ks])
+
+
+def _estimate_perplexity(bounds: dict[int, Tensor], tokens: Tensor) -> dict[str, Estimate]:
+    """Return the nats per token and the perplexity per token, by row.
+
+    Args:
+        bounds: bounds of log p(x) of each text, float64 `[N]`, by their number of latents
+        tokens: number of tokens of each text, int64 `[N]`
+    """
+    nats = {k: estimate_ratio(-bound, tokens) for k, bound in bounds.items()}
+    rows = {f"nats_per_token/{k}": one for k, one in nats.items()}
+    perplexities = {k: math.exp(one.value) for k, one in nats.items()}
+    return rows | {f"perplexity/{k}": Estimate(one, one * nats[k].error) for k, one in perplexities.items()}

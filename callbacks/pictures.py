@@ -8,6 +8,7 @@ from typing import IO, Any
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
@@ -34,6 +35,8 @@ class PictureCallback(Callback):
         folder: name of the folder, and of the pictures in W&B
     """
 
+    suffix = "png"
+
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
@@ -48,7 +51,7 @@ class PictureCallback(Callback):
         Raises:
             StorageError: the picture cannot be written, or its directory has been removed.
         """
-        path = self._directory / f"iteration_{trainer.global_step:07d}.png"
+        path = self._directory / f"iteration_{trainer.global_step:07d}.{self.suffix}"
         if not self._made:
             with name_file_in_errors(path):
                 self._directory.mkdir(parents=True, exist_ok=True)
@@ -56,8 +59,12 @@ class PictureCallback(Callback):
         with atomic_write(path) as file:
             save(file)
         for logger in find_wandb_loggers(trainer):
-            # W&B would take the values of a tensor to be in 0 to 255, so it gets the file.
-            logger.log_image(self.folder, [str(path)], step=trainer.global_step)
+            self.log(logger, path, trainer.global_step)
+
+    def log(self, logger: WandbLogger, path: Path, iteration: int) -> None:
+        """Log a written picture to W&B."""
+        # W&B would take the values of a tensor to be in 0 to 255, so it gets the file.
+        logger.log_image(self.folder, [str(path)], step=iteration)
 
 
 class PeriodicPictures(PictureCallback):

@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 STANDARD_ERRORS = 2
 PANELS_PER_ROW = 3
 TITLE_WIDTH = 32
+MAX_LINES = 16
 # Metrics of p(x | z) or p(x); of `bound/K` and the like, the part before K.
-LIKELIHOOD_METRICS = {"elbo", "distortion", "bound", "nll", "bits_per_dimension"}
+LIKELIHOOD_METRICS = {
+    *("elbo", "distortion", "bound", "nll", "bits_per_dimension", "nats_per_token", "perplexity"),
+}
 # Values on unknown data, or of an unknown likelihood, are comparable with nothing.
 UNKNOWN = "unknown"
 ARROWS = {"lower": " ↓", "higher": " ↑", None: ""}
@@ -80,7 +83,8 @@ def compare(run_folders: list[Path], output: Path) -> str:
     with atomic_write(picture) as file:
         draw(runs, file)
     with atomic_write(table) as file:
-        file.write(f"{text}\n![Samples and validation curves of the runs]({picture.name})\n".encode())
+        figure = f"![Samples and validation curves of the runs]({picture.name})"
+        file.write("\n".join([text, figure, *map(quote_samples, runs)]).encode())
     return text
 
 
@@ -168,6 +172,15 @@ def write_notes(runs: list[TestedRun]) -> str:
     return "\n\n".join(sentences)
 
 
+def quote_samples(run: TestedRun) -> str:
+    """Return the newest generated texts of a run as Markdown; empty if it has none."""
+    files = run.folder.find_samples("txt")
+    if not files:
+        return ""
+    lines = files[-1].read_text(encoding="utf-8").splitlines()[:MAX_LINES]
+    return "\n".join([f"\n{run.name}, {write_caption(files)}:\n", *(f"    {line}" for line in lines), ""])
+
+
 def find_differences(runs: list[TestedRun], metric: str) -> list[str]:
     """Return why a metric is not comparable between runs: different data, N, extractors or likelihoods."""
     tested = [run for run in runs if metric in run.metrics]
@@ -234,9 +247,10 @@ def draw(runs: list[TestedRun], file: IO[bytes]) -> None:
 
 def draw_samples(figure: "SubFigure", run: TestedRun, color: str) -> None:
     """Draw a run's newest grid of samples below its name."""
-    grids = run.folder.find_sample_grids()
+    grids = run.folder.find_samples("png")
     name = textwrap.fill(run.folder.recipe, TITLE_WIDTH)
-    figure.suptitle("\n".join([name, run.folder.version, write_caption(grids)]), color=color, fontsize=8)
+    caption = write_caption(run.folder.find_samples())
+    figure.suptitle("\n".join([name, run.folder.version, caption]), color=color, fontsize=8)
     axes = figure.subplots()
     axes.set_anchor("N")
     axes.set_axis_off()
@@ -245,9 +259,9 @@ def draw_samples(figure: "SubFigure", run: TestedRun, color: str) -> None:
             axes.imshow(grid.convert("RGB"))
 
 
-def write_caption(grids: list[Path]) -> str:
-    """Return the iteration of the newest of several grids."""
-    return f"iteration {int(grids[-1].stem.removeprefix('iteration_')):,}" if grids else "no samples"
+def write_caption(files: list[Path]) -> str:
+    """Return the iteration of the newest of several files of samples."""
+    return f"iteration {int(files[-1].stem.removeprefix('iteration_')):,}" if files else "no samples"
 
 
 def draw_curves(figure: "SubFigure", curves: dict[str, dict[int, Curve]]) -> None:

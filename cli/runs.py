@@ -150,10 +150,10 @@ class RunFolder:
         """Return the run's checkpoints by name."""
         return sorted(self.checkpoints.glob("*.ckpt"))
 
-    def find_sample_grids(self) -> list[Path]:
-        """Return the pictures of samples in the order of their iterations."""
-        grids = self.path.glob("samples/iteration_*.png")
-        return sorted(grids, key=lambda grid: (len(grid.name), grid.name))
+    def find_samples(self, suffix: str = "*") -> list[Path]:
+        """Return the files of samples with a suffix, such as png, in the order of their iterations."""
+        files = self.path.glob(f"samples/iteration_*.{suffix}")
+        return sorted(files, key=lambda file: (len(file.name), file.name))
 
     def read_metrics(self) -> dict[str, Any]:
         """Return metrics.json: the metrics of each verb; empty if there is no file.
@@ -233,11 +233,11 @@ class RunFolder:
     def write_summary(self, iteration: int) -> None:
         """Print the paths of the run's files and store them as summary.txt, on rank 0."""
         shown = RunFolder(os.path.relpath(self.path))
-        grids = shown.find_sample_grids()
+        samples = shown.find_samples()
         metrics = self.read_metrics().get("fit", {})
         rows: dict[str, Any] = {
             "Run": f"{shown.path} ({iteration:,} iterations)",
-            "Samples": grids[-1] if grids else "none",
+            "Samples": samples[-1] if samples else "none",
             "Metrics": ", ".join(map(str, sorted(shown.path.glob("metrics.*")))),
             **{f"FID ({name})": f"{value:.2f}" for name, value in metrics.items() if "/fid/" in name},
         }

@@ -28,6 +28,7 @@ from callbacks import (
     SignalEvaluation,
     StopOnNaN,
     TableEvaluation,
+    TextEvaluation,
 )
 from cli.checkpoints import load_checkpoint
 from cli.extractor import train_extractor
@@ -42,7 +43,7 @@ from gen_lightning.vae import fit_latent_mixture
 
 Latents = Literal["prior", "gmm"]
 
-EXAMPLE_EVALUATIONS: tuple[type[ExampleEvaluation], ...] = (TableEvaluation, SignalEvaluation)
+EXAMPLE_EVALUATIONS: tuple[type[ExampleEvaluation], ...] = (TableEvaluation, SignalEvaluation, TextEvaluation)
 """The evaluations of data that are no images; `test` adds the first one whose contract the data fulfil."""
 
 
@@ -135,7 +136,8 @@ class Trainer(LightningTrainer):
             output: directory of grid.png (at most 400 samples, if they have 1 or 3 channels) and samples.npz (arr_0:
                 uint8 [N, H, W, C], or float32 [N, ...] if the data are not such images; as the file stores them if the
                 data are an ArrayDataModule; labels: int64 [N] if the model is conditional); or of samples.csv, .tsv or
-                .parquet, as the training file, if the data are a table
+                .parquet, as the training file, if the data are a table; or of samples.txt, one sample a line, if the
+                data are a text
             seed: seed of the samples
             overwrite: replace the files that are in the directory
         """

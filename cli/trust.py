@@ -38,7 +38,14 @@ import gen_lightning.optimizers
 import gen_lightning.schedules
 import gen_lightning.vae
 from callbacks import SafeWandbLogger
-from datamodules import ArrayDataModule, ColourDataModule, ImageFolderDataModule, MNISTDataModule, TableDataModule
+from datamodules import (
+    ArrayDataModule,
+    ColourDataModule,
+    ImageFolderDataModule,
+    MNISTDataModule,
+    TableDataModule,
+    TextDataModule,
+)
 from datamodules.array_files import get_marker
 from datamodules.image_files import find_index
 from gen_lightning.errors import UserError
@@ -291,7 +298,7 @@ class StoredConfig:
                 self._refuse(f"{option}.filename", filename, class_path)
         if issubclass(found, MNISTDataModule | ColourDataModule) and not may_hold_data(arguments.get("root")):
             del arguments["root"]
-        if issubclass(found, ArrayDataModule | TableDataModule):
+        if issubclass(found, ArrayDataModule | TableDataModule | TextDataModule):
             for name in ("path", "val_path", "test_path"):
                 if not may_be_read(arguments.get(name), get_marker):
                     del arguments[name]

@@ -12,6 +12,7 @@ from datamodules.signals import SignalDataModule
 from datamodules.sources import Split
 from datamodules.stacked import StackedMNISTDataModule, StackLoader
 from datamodules.tables import TableDataModule
+from datamodules.text import TextDataModule
 
 __all__ = [
     "ArrayDataModule",
@@ -32,5 +33,6 @@ __all__ = [
     "StackLoader",
     "StackedMNISTDataModule",
     "TableDataModule",
+    "TextDataModule",
     "TrainLoader",
 ]

@@ -146,6 +146,19 @@ class TableData(Protocol):
         ...
 
 
+class TextData(Protocol):
+    """A data module of texts as token numbers."""
+
+    tokens: Literal["characters", "words"]
+    """What a token is."""
+    vocabulary_size: int
+    """Token numbers are 0 to `vocabulary_size` - 1; `gen_lightning.tokens` says which of them are reserved."""
+
+    def decode(self, data: Tensor) -> list[str]:
+        """Return the texts of token numbers `[N, T]`, one line each."""
+        ...
+
+
 class Mixture(Protocol):
     """A mixture of isotropic Gaussians."""
 

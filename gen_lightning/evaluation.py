@@ -53,6 +53,11 @@ BETTER: dict[str, Better] = {
     "marginal_distance": "lower",
     "autocorrelation_difference": "lower",
     "correlation_difference": "lower",
+    "nats_per_token": "lower",
+    "perplexity": "lower",
+    "ngram_divergence": "lower",
+    "length_divergence": "lower",
+    "training_lines": "lower",
 }
 
 # Part of every floor's key in the cache. Raise it when the computation of a metric changes.

@@ -6,7 +6,7 @@ import pytest
 from helpers import ROOT
 
 ROOMS = ("cli", "gen_lightning", "datamodules", "callbacks", "train", "benchmarks", "tests")
-SHARED = {"gen_lightning.errors", "gen_lightning.checks", "gen_lightning.numerics"}
+SHARED = {"gen_lightning.errors", "gen_lightning.checks", "gen_lightning.numerics", "gen_lightning.tokens"}
 MAY_IMPORT = {
     "gen_lightning": {"gen_lightning"},
     "gen_lightning/networks": {"gen_lightning.networks", *SHARED},

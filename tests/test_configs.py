@@ -75,14 +75,18 @@ def read_values(config, key=""):
 def write_data(path):
     if path.suffix == ".csv":
         path.write_text("height,city\n" + "1.5,Bern\n1.7,Tokyo\n1.9,Bern\n" * 20)
+    elif path.suffix == ".txt":
+        path.write_text("".join(f"line {number}\n" for number in range(100)))
     else:
         np.savez(path, data=np.random.default_rng(0).normal(size=(40, 8)))
 
 
 def train_one_batch(fit, recipe, *options):
     data_options = yaml.safe_load(recipe.read_text())["data"]["init_args"]
+    # The path of a file of the system is replaced.
+    is_absolute = data_options.get("path", "").startswith("/")
     if "path" in data_options:
-        write_data(Path(data_options["path"]))
+        write_data(Path("lines.txt" if is_absolute else data_options["path"]))
     if data_options.get("root") == "pictures":
         write_images(Path("pictures"), 20)
     if data_options.get("source") == "cifar10":
@@ -91,6 +95,7 @@ def train_one_batch(fit, recipe, *options):
         "--config",
         str(recipe),
         *["--data.source=digits"] * ("source" in data_options),
+        *["--data.path=lines.txt"] * is_absolute,
         "--data.batch_size=16",
         "--trainer.max_steps=1",
         "--trainer.limit_val_batches=0",

@@ -1,7 +1,7 @@
 """Metrics as pure functions of features or log-weights, and the frozen networks that extract the features."""
 
 from gen_lightning.metrics.classes import class_balance, classifier_score
-from gen_lightning.metrics.estimates import Estimate
+from gen_lightning.metrics.estimates import Estimate, estimate_ratio
 from gen_lightning.metrics.extractor import (
     ClassifierFeatures,
     FeatureExtractor,
@@ -32,6 +32,12 @@ from gen_lightning.metrics.signals import (
     wasserstein_distance,
 )
 from gen_lightning.metrics.tables import association_error, column_distances, summarize_distances
+from gen_lightning.metrics.text import (
+    measure_copies,
+    measure_distinct,
+    measure_length_divergence,
+    measure_ngram_divergence,
+)
 from gen_lightning.metrics.two_sample import classifier_two_sample_test, train_on_samples
 
 __all__ = [
@@ -53,6 +59,7 @@ __all__ = [
     "compute_correlations",
     "compute_power_spectra",
     "estimate_frechet_distance",
+    "estimate_ratio",
     "extract_signal_features",
     "frechet_distance",
     "gaussian_high_quality",
@@ -61,6 +68,10 @@ __all__ = [
     "log_spectral_distance",
     "manifold_metrics",
     "mean_difference",
+    "measure_copies",
+    "measure_distinct",
+    "measure_length_divergence",
+    "measure_ngram_divergence",
     "memorization",
     "mode_coverage",
     "simulate_perfect_sampler",

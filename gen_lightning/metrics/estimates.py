@@ -28,6 +28,17 @@ def estimate_mean(values: Tensor) -> Estimate:
     return Estimate(values.mean().item(), values.std().item() / len(values) ** 0.5)
 
 
+def estimate_ratio(numerators: Tensor, denominators: Tensor) -> Estimate:
+    """Return the ratio of the sums of two values of independent examples, `[N]` each, N >= 2.
+
+    The standard error is that of the delta method (Cochran 1977, equation 2.46), such as for nats per token.
+    """
+    numerators, denominators = numerators.double(), denominators.double()
+    ratio = numerators.sum() / denominators.sum()
+    deviations = estimate_mean(numerators - ratio * denominators)
+    return Estimate(ratio.item(), deviations.error / denominators.mean().item())
+
+
 def bootstrap(statistic: Callable[..., Tensor], *samples: Tensor, replicates: int = 20, seed: int = 0) -> Estimate:
     """Return a statistic of whole sets with its standard error by the bootstrap (Efron 1979).
 

@@ -23,6 +23,7 @@ from gen_lightning.networks.resnet import ResNetDiscriminator, ResNetEncoder, Re
 from gen_lightning.networks.signals import SignalDecoder, SignalDiscriminator, SignalEncoder
 from gen_lightning.networks.strided import StridedDecoder, StridedEncoder
 from gen_lightning.networks.table import TableGenerator
+from gen_lightning.networks.text import EmbeddingEncoder, RecurrentEncoder
 from gen_lightning.networks.wrappers import AugmentedEncoder, DifferentiableAugmentation, Packing, SpectralNorm
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "DCGANEncoder",
     "DCGANGenerator",
     "DifferentiableAugmentation",
+    "EmbeddingEncoder",
     "MLPDecoder",
     "MLPDiscriminator",
     "MLPEncoder",
@@ -46,6 +48,7 @@ __all__ = [
     "R3GANDiscriminator",
     "R3GANEncoder",
     "R3GANGenerator",
+    "RecurrentEncoder",
     "ResNetDiscriminator",
     "ResNetEncoder",
     "ResNetGenerator",

@@ -27,6 +27,13 @@ from gen_lightning.vae.posteriors import BottomUp, CouplingFlow, DiagonalGaussia
 from gen_lightning.vae.priors import MixtureOfGaussians, Prior, ResidualTopDown, StandardNormal, TopDown, VampPrior
 from gen_lightning.vae.table import TableLikelihood
 from gen_lightning.vae.terms import Terms
+from gen_lightning.vae.texts import (
+    AutoregressiveCategorical,
+    ConvolutionalTokens,
+    RecurrentTokens,
+    TokenNetwork,
+    TokenSequence,
+)
 
 __all__ = [
     "ELBO",
@@ -34,6 +41,7 @@ __all__ = [
     "MMD",
     "STL",
     "AutoregressiveBernoulli",
+    "AutoregressiveCategorical",
     "AutoregressiveLogisticMixture",
     "Bernoulli",
     "Beta",
@@ -43,6 +51,7 @@ __all__ = [
     "CenteredBernoulli",
     "ColourLogisticMixture",
     "ContinuousBernoulli",
+    "ConvolutionalTokens",
     "CouplingFlow",
     "CyclicalWarmup",
     "DReG",
@@ -63,11 +72,14 @@ __all__ = [
     "OptimalScaleGaussian",
     "Posterior",
     "Prior",
+    "RecurrentTokens",
     "ResidualTopDown",
     "Schedule",
     "StandardNormal",
     "TableLikelihood",
     "Terms",
+    "TokenNetwork",
+    "TokenSequence",
     "TopDown",
     "VAEModule",
     "VampPrior",

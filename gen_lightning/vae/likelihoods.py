@@ -69,6 +69,10 @@ class Likelihood(nn.Module):
         """Return generated data `[..., *data_shape]`: by default the mean of p(x | z), as is usual for images."""
         return distribution.mean
 
+    def predict(self, distribution: Distribution) -> Tensor:
+        """Return one value `[..., *data_shape]` for each distribution: by default its mean."""
+        return distribution.mean
+
 
 class Bernoulli(Likelihood):
     """Independent binary pixels; the decoder returns their logits (Kingma & Welling 2014, equation 11).

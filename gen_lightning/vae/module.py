@@ -20,6 +20,7 @@ from gen_lightning.vae.parts import ModelParts
 from gen_lightning.vae.posteriors import DiagonalGaussian, Posterior
 from gen_lightning.vae.priors import Prior, StandardNormal
 from gen_lightning.vae.terms import Terms
+from gen_lightning.vae.texts import refuse_different_vocabularies
 
 
 class VAEModule(GenerativeModule):
@@ -45,7 +46,8 @@ class VAEModule(GenerativeModule):
         seed: seed of all randomness in training
 
     Raises:
-        UserError: latent_dim is less than 1; the encoder and the decoder have different numbers of classes.
+        UserError: latent_dim is less than 1; the encoder and the decoder have different numbers of classes; the encoder
+            and the likelihood have vocabularies of different sizes.
     """
 
     fitted_prior: Distribution | None = None
@@ -75,6 +77,7 @@ class VAEModule(GenerativeModule):
         self.encoder = encoder(self.data_shape, self.posterior.num_features)
         self.decoder = decoder(self.prior.decoder_input_dim, self.likelihood.parameters_shape)
         self.num_classes = find_common_num_classes(encoder=self.encoder, decoder=self.decoder)
+        refuse_different_vocabularies(encoder=self.encoder, likelihood=self.likelihood)
         self.objective = objective
         self.latent_dim = latent_dim
         self._optimizer = optimizer
@@ -119,8 +122,8 @@ class VAEModule(GenerativeModule):
         return self.terms(x, 1, *condition).elbo
 
     def forward(self, z: Tensor, *condition: Tensor) -> Tensor:
-        """Return the mean of p(x | z), or the likelihood's estimate of it, `[N, *data_shape]`, for latents `[N, Z]`."""
-        return self.decode(z, *condition).mean
+        """Return the likelihood's prediction for latents `[N, Z]`: `[N, *data_shape]`, by default p(x | z)'s mean."""
+        return self.likelihood.predict(self.decode(z, *condition))
 
     def sample_latents(self, n: int) -> Tensor:
         """Return latents `[n, Z]` from the prior, or from `fitted_prior` if it is set."""
@@ -137,7 +140,7 @@ class VAEModule(GenerativeModule):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, *condition: Tensor) -> Tensor:
-        """Return reconstructions `[N, *data_shape]`: the decoder's means at the mean of q(z | x).
+        """Return reconstructions `[N, *data_shape]`: what the likelihood predicts at the mean of q(z | x).
 
         The training or evaluation mode is left as it is.
         """

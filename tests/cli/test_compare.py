@@ -294,3 +294,22 @@ def test_values_have_the_decimals_of_their_errors_two_significant_digits(value, 
 def test_drawing_leaves_no_open_figure(make_run, tmp_path):
     compare([make_run("a", {"fid": make_measurement(1.0)})], tmp_path / "out")
     assert pyplot.get_fignums() == []
+
+
+def test_the_newest_generated_texts_are_quoted(make_run, tmp_path):
+    runs = [make_run(name, {"perplexity/1": make_measurement(9.0)}) for name in ("a", "b")]
+    for iteration, lines in ((100, "earlier\n"), (900, "größer | kleiner\n*second*\n")):
+        (runs[0] / f"samples/iteration_{iteration:07d}.txt").write_text(lines, encoding="utf-8")
+    compare(runs, tmp_path / "out")
+    written = (tmp_path / "out/comparison.md").read_text(encoding="utf-8")
+    heading = "a/20260101-000000-abcd, iteration 900:"
+    assert f"\n{heading}\n\n    größer | kleiner\n    *second*\n" in written
+    assert "earlier" not in written
+
+
+def test_perplexities_of_different_likelihoods_are_not_comparable(make_run, tmp_path):
+    runs = [
+        make_run(name, {"perplexity/100": make_measurement(value)}, likelihood=f"a probability of {levels} levels")
+        for name, value, levels in (("a", 9.0, 80), ("b", 5.0, 90))
+    ]
+    assert "perplexity/100, tested of different likelihoods" in compare(runs, tmp_path / "out")

@@ -17,7 +17,8 @@ import train
 from callbacks import SafeWandbLogger
 from cli.recipes import find_recipe, list_recipes
 from cli.trust import StoredConfig, allowed_objects
-from datamodules import ArrayDataModule, ImageFolderDataModule, TableDataModule
+from datamodules import ArrayDataModule, ImageFolderDataModule, TableDataModule, TextDataModule
+from datamodules.array_files import remember
 from gen_lightning.errors import UserError
 from gen_lightning.metrics import InceptionFeatures
 
@@ -217,6 +218,8 @@ def test_a_configuration_that_is_no_text_is_refused(config):
 @pytest.mark.parametrize("recipe", list_recipes())
 def test_every_recipe_is_trusted(recipe):
     config = yaml.safe_load(Path(find_recipe(recipe)).read_text())
+    # A run of the recipe leaves this trace; a path outside the working directory is dropped without it.
+    remember(Path(config["data"]["init_args"].get("path", "unnamed")))
     values = check(config)
     assert values["model"] == fill_arguments(config["model"])
     assert values["data"] == fill_arguments(config["data"])
@@ -313,6 +316,20 @@ def test_a_table_elsewhere_is_read_only_if_the_user_has_named_it(tmp_path):
     assert check_path("table.csv") == ("table.csv", "table.csv")
     TableDataModule(str(table), test_path=str(table)).setup("fit")
     assert check_path(table) == (str(table), str(table))
+
+
+def test_a_text_elsewhere_is_read_only_if_the_user_has_named_it(tmp_path):
+    def check_path(path):
+        data = {"class_path": "datamodules.TextDataModule", "init_args": {"path": str(path)}}
+        return check(VAE | {"data": data})["data"]["init_args"].get("path")
+
+    path = tmp_path / "lines.txt"
+    path.write_text("".join(f"line {number}\n" for number in range(30)))
+    for other in ("/etc/passwd", "../lines.txt", path):
+        assert check_path(other) is None
+    assert check_path("lines.txt") == "lines.txt"
+    TextDataModule(str(path)).setup("fit")
+    assert check_path(path) == str(path)
 
 
 def image_folder(root):

@@ -24,6 +24,7 @@ from datamodules import (
     SignalDataModule,
     StackedMNISTDataModule,
     TableDataModule,
+    TextDataModule,
 )
 from gen_lightning import contracts
 from gen_lightning.errors import UserError
@@ -203,6 +204,12 @@ def series():
     return SignalDataModule(str(path))
 
 
+def text():
+    path = Path(tempfile.mkdtemp(), "text.txt")
+    path.write_text("".join(f"line {number}\n" for number in range(20)))
+    return TextDataModule(str(path))
+
+
 POINT_CONTRACTS = {"ShapedData", "IdentifiedData", "ExampleData", "PointData", "MixtureData"}
 IMAGE_CONTRACTS = {"ShapedData", "IdentifiedData", "ImageData", "ExampleData", "DequantizableData"}
 # Every class of the project that fulfils a contract, with all contracts that it fulfils.
@@ -222,6 +229,7 @@ OFFERS = [
     (table, {"ShapedData", "IdentifiedData", "ExampleData", "ScaledData"}),
     (csv_table, {"ShapedData", "IdentifiedData", "ExampleData", "TableData", "WrittenData"}),
     (series, {"ShapedData", "IdentifiedData", "ExampleData", "ScaledData", "SignalData"}),
+    (text, {"ShapedData", "IdentifiedData", "ExampleData", "TextData", "WrittenData"}),
     (Ring, {"Mixture"}),
     (lambda: Gaussian((2,)), {"InitializedNetwork"}),
     (callbacks.LatentMetrics, {"Measurement", "IdentifiedMeasurement"}),

@@ -163,7 +163,7 @@ def write_notes(runs: list[TestedRun]) -> str:
             metrics_by_difference.setdefault(difference, []).append(metric)
     sentences = [
         f"Value ± standard error. Bold: no other run is better by more than {STANDARD_ERRORS} standard errors of the"
-        " difference. Floor: the same metric computed on real images."
+        " difference. Floor: the same metric computed on real examples."
     ]
     sentences += [
         f"Not comparable, and therefore never bold: {', '.join(metrics)}, tested {difference}."

@@ -5,7 +5,10 @@ import pytest
 
 from benchmarks import tables
 
-ROW = "39, State-gov, 77516, Bachelors, 13, Never-married, Adm-clerical, Not-in-family, White, Male, 2174, 0, 40, ?, <=50K"
+ROW = (
+    "39, State-gov, 77516, Bachelors, 13, Never-married, Adm-clerical, Not-in-family, White, Male, 2174, 0, 40, ?,"
+    " <=50K"
+)
 
 
 def test_both_files_are_written_as_one_table_with_one_name_of_each_class(tmp_path, monkeypatch, capsys):

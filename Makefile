@@ -5,7 +5,11 @@ BIN := .venv/bin
 MNIST_ROOT ?= data
 RUNS ?= runs
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadscope
-DIGITS := --data.source digits --trainer.default_root_dir $(RUNS) --trainer.check_val_every_n_epoch 25
+EMBEDDED := --data.source mnist_5k --trainer.default_root_dir $(RUNS) --trainer.check_val_every_n_epoch 25
+# With few images, half of the channels and an average of the generator's weights give better samples in the same time.
+DCGAN := --model.generator.width 32 --model.generator_optimizer.lr 5e-4 \
+	--model.discriminator.width 32 --model.discriminator_optimizer.lr 5e-4 \
+	--model.ema gen_lightning.gan.EMA --model.ema.half_life 5000 --model.ema.ramp 0.05
 last_run = $$(ls -d $(RUNS)/$(1)/*/ | tail -n 1)
 
 .DEFAULT_GOAL := help
@@ -21,11 +25,11 @@ help:  ## list the targets
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-train: .venv/installed  ## train a VAE and a DCGAN on the embedded digits, in about 2 minutes
-	$(BIN)/python train.py fit --config configs/vae/vae.yaml $(DIGITS) --trainer.max_epochs 300
-	$(BIN)/python train.py fit --config configs/gan/dcgan.yaml $(DIGITS) --trainer.max_epochs 125
+train: .venv/installed  ## train a VAE and a DCGAN on 5,000 embedded images of MNIST, in about 2 minutes
+	$(BIN)/python train.py fit --config configs/vae/vae.yaml $(EMBEDDED) --trainer.max_epochs 170
+	$(BIN)/python train.py fit --config configs/gan/dcgan.yaml $(EMBEDDED) $(DCGAN) --trainer.max_epochs 87
 	@echo; cat $(call last_run,vae)summary.txt; echo; cat $(call last_run,dcgan)summary.txt
-	@echo; echo "Continue with the real MNIST, which the first run downloads to data/:"
+	@echo; echo "Continue with all of MNIST, which the first run downloads to data/:"
 	@echo "  $(BIN)/python train.py fit --config configs/vae/vae.yaml"
 	@echo "  $(BIN)/python train.py fit --config configs/gan/dcgan.yaml"
 

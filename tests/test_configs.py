@@ -53,6 +53,10 @@ FAMILIES = {
             "model.init_args.discriminator_optimizer",
         },
     ),
+    "VAEs of image folders": (
+        ["vae/image_folder", "vae/image_folder_autoregressive"],
+        {"name", "model.init_args.likelihood.class_path"},
+    ),
     "grey": (
         ["vae/grey", "vae/fashion"],
         {"name", "data.init_args.source", "trainer.callbacks.6.init_args.num_images"},

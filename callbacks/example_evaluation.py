@@ -65,7 +65,7 @@ class ExampleEvaluation(SampleMeasure):
         Args:
             samples: generated examples, or training examples for the floor
             held_out: test examples
-            training: training examples, without those that replace the samples
+            training: training examples; for the floor, without those that replace the samples
         """
         return self.compare(samples, held_out)
 
@@ -99,7 +99,7 @@ class ExampleEvaluation(SampleMeasure):
         floor_n = min(len(samples.data), len(order) // 2)
         real, rest = _select(training, order[:floor_n]), _select(training, order[floor_n:])
         # Every rank computes the metrics, so that an error stops all ranks.
-        estimates = self.measure(samples, held_out, rest)
+        estimates = self.measure(samples, held_out, training)
         floors = self.measure(Examples(real.data, None if samples.labels is None else real.labels), held_out, rest)
         rows = {name: make_row(name, estimate, len(samples.data)) for name, estimate in estimates.items()}
         rows = {name: _add_floor(row, floors[name], floor_n) for name, row in rows.items()}
@@ -125,7 +125,9 @@ class ExampleEvaluation(SampleMeasure):
         labels = None
         if require(pl_module, GenerativeModel, type(self).__name__).num_classes is not None:
             assert held_out.labels is not None
-            labels = held_out.labels[torch.arange(n) % len(held_out.labels)]
+            # In random order, because data are often sorted by class.
+            order = torch.randperm(len(held_out.labels), generator=torch.Generator().manual_seed(self.seed))
+            labels = held_out.labels[order[torch.arange(n) % len(order)]]
         samples = self.map_samples(lambda data: data, zeros, trainer, pl_module, labels).cpu()
         if not samples.isfinite().all():
             raise UserError(

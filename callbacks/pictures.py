@@ -59,9 +59,10 @@ class PictureCallback(Callback):
         with atomic_write(path) as file:
             save(file)
         for logger in find_wandb_loggers(trainer):
-            self.log(logger, path, trainer.global_step)
+            self.log_file(logger, path, trainer.global_step)
 
-    def log(self, logger: WandbLogger, path: Path, iteration: int) -> None:
+    # Lightning replaces a method `log` of a callback by the model's.
+    def log_file(self, logger: WandbLogger, path: Path, iteration: int) -> None:
         """Log a written picture to W&B."""
         # W&B would take the values of a tensor to be in 0 to 255, so it gets the file.
         logger.log_image(self.folder, [str(path)], step=iteration)

@@ -45,7 +45,7 @@ class SignalEvaluation(ExampleEvaluation):
         real, generated = (extract_signal_features(one.data, held_out.data) for one in (held_out, samples))
         estimates = {
             "log_spectral_distance": log_spectral_distance(real.spectra, generated.spectra),
-            "spectral_wasserstein": spectral_wasserstein(real.spectra, generated.spectra),
+            "spectral_wasserstein": spectral_wasserstein(real.spectra, generated.spectra, held_out.data.shape[-1]),
             "feature_distance": wasserstein_distance(real.summary, generated.summary),
             "marginal_distance": wasserstein_distance(real.values, generated.values),
             "autocorrelation_difference": mean_difference(real.autocorrelations, generated.autocorrelations),
@@ -60,10 +60,7 @@ class SignalEvaluation(ExampleEvaluation):
         real, generated = (join_signal_features(one, parts[0]) for one in parts[:2])
         estimates = self.compare(samples, held_out) | {
             "two_sample_accuracy": classifier_two_sample_test(real, generated),
-            # A set of fewer than 100 has no hundredth.
-            "memorization": memorization(
-                parts[1].segments, parts[0].segments, parts[2].segments, max(0.01, 1 / len(held_out.data))
-            ),
+            "memorization": memorization(parts[1].segments, parts[0].segments, parts[2].segments),
         }
         if samples.labels is not None and held_out.labels is not None:
             estimates["trained_on_samples"] = train_on_samples(generated, samples.labels, real, held_out.labels)

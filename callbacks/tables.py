@@ -16,9 +16,6 @@ from gen_lightning.metrics import (
     train_on_samples,
 )
 
-# The share of test rows that count as near to a training row; of fewer than 100 rows, one.
-_QUANTILE = 0.01
-
 
 class TableEvaluation(ExampleEvaluation):
     """Compares generated rows of a table with held-out ones; see `ExampleEvaluation`.
@@ -78,8 +75,7 @@ class TableEvaluation(ExampleEvaluation):
             estimates["trained_on_samples"] = train_on_samples(
                 *_separate(samples.data, target), *_separate(held_out.data, target)
             )
-        quantile = max(_QUANTILE, 1 / len(held_out.data))
-        estimates["memorization"] = memorization(samples.data, held_out.data, training.data, quantile)
+        estimates["memorization"] = memorization(samples.data, held_out.data, training.data)
         return estimates | dict(zip(names, column_distances(*rows, self._places), strict=True))
 
     @property

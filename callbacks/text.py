@@ -126,7 +126,7 @@ class SampleText(PeriodicPictures):
         samples = model.sample(self.num_samples, generator=torch.Generator().manual_seed(self.seed)).cpu()
         self.write(trainer, partial(_write_lines, self._data.decode(samples)))
 
-    def log(self, logger: WandbLogger, path: Path, iteration: int) -> None:
+    def log_file(self, logger: WandbLogger, path: Path, iteration: int) -> None:
         """Log the texts to W&B as a table."""
         lines = path.read_text(encoding="utf-8").splitlines()
         logger.log_text(self.folder, columns=["text"], data=[[line] for line in lines], step=iteration)

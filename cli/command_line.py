@@ -47,7 +47,7 @@ from cli.exit import (
 )
 from cli.process import close_progress_bars, find_command
 from cli.report import build_report, collect_rows, last_metrics, log_report, print_report
-from cli.resumption import Change, dump_history, find_changes, read_history
+from cli.resumption import Change, dump_history, find_changes, read_history, refuse_ineffective_rates
 from cli.runs import RunFolder
 from cli.trainer import NoProfiler, Trainer, check_budget, check_trainer_options, run_on_rank_zero
 from cli.trust import read_plain_yaml
@@ -298,6 +298,8 @@ class CommandLine(LightningCLI):
         """
         stored = read_plain_yaml(checkpoint["config"], str(self.config.fit.ckpt_path))
         changes = find_changes(stored, self.config_dump, self.checkpoint_iteration)
+        schedules = self.config_dump["model"]["init_args"].get("schedules")
+        refuse_ineffective_rates(changes, schedules or {}, "optimizer_rates" in checkpoint)
         return [*read_history(checkpoint.get("history")), *changes]
 
     def _choose_run(self, config: Namespace) -> RunFolder:

@@ -120,7 +120,7 @@ PARTS: dict[str, Callable[[Any], bool]] = {
     "optimizer_states": lambda part: isinstance(part, list) and bool(part) and all(map(is_optimizer, part)),
     "lr_schedulers": lambda part: isinstance(part, list),
     "hyper_parameters": is_mapping,
-    "optimizer_rates": lambda part: is_rates(part),
+    "optimizer_rates": is_rates,
 }
 """The parts of a checkpoint that Lightning restores, each with the condition that a whole one satisfies."""
 

@@ -10,11 +10,14 @@ from cli.damage import is_count, is_mapping, is_text
 from gen_lightning.errors import UserError
 
 _OPTIMIZER = r"model\.init_args\.(\w+_)?optimizer\.init_args"
+# Options of the Trainer that say how the model is trained.
+_TRAINING = r"accumulate_grad_batches|gradient_clip_|overfit_batches"
 CHANGEABLE = re.compile(
-    rf"trainer(\..+)?|checkpoint\..+|float32_matmul_precision|{_OPTIMIZER}\.(lr|weight_decay)"
+    rf"trainer\.(?!{_TRAINING}).+|checkpoint\..+|float32_matmul_precision|{_OPTIMIZER}\.(lr|weight_decay)"
     r"|model\.init_args\.schedules(\..+)?|data\.init_args\.(root|path|val_path|test_path|device_resident)"
 )
-"""The options that a resumption may change: what measures, logs, stores or ends a run, and how fast it learns."""
+"""The options that a resumption may change: what measures, logs, stores or ends a run, where it runs and in which
+precision, and how fast it learns."""
 
 REPLACED = re.compile(r"name|resume|ckpt_path|weights_only|trust|trainer\.default_root_dir|trainer\.logger(\..+)?")
 """The options that the run's directory decides, and those of loggers, which say nothing about what is trained."""
@@ -64,6 +67,33 @@ def find_changes(before: dict[str, Any], after: dict[str, Any], iteration: int) 
             )
         changes.append(change)
     return changes
+
+
+def refuse_ineffective_rates(changes: list[Change], schedules: dict[str, Any], knows_rates: bool) -> None:
+    """Refuse changes of a learning rate or a weight decay that would have no effect.
+
+    Args:
+        changes: changes by the resumption
+        schedules: schedules of the resumption, by names such as `optimizer.lr`
+        knows_rates: whether the checkpoint tells which rates were configured
+
+    Raises:
+        UserError: a schedule overrides the rate, or the checkpoint is of an earlier version.
+    """
+    for change in changes:
+        name = change.option.removeprefix("--model.")
+        if not name.endswith(("optimizer.lr", "optimizer.weight_decay")):
+            continue
+        if name in schedules:
+            raise UserError(
+                f"`{change.option}` has no effect, since the schedule `{name}` overrides it. Change --model.schedules"
+                " instead."
+            )
+        if not knows_rates:
+            raise UserError(
+                f"`{change.option}` cannot be changed, since an earlier version has written the checkpoint. Resume once"
+                " without it, and change it in the next resumption."
+            )
 
 
 def read_history(stored: Any) -> list[Change]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from datamodules.array_files import compute_digest, read_split, remember
 from datamodules.base import SplitDataModule
 from datamodules.sources import Split
-from datamodules.splits import hold_out
+from datamodules.splits import choose_fractions, hold_out
 from gen_lightning.checks import check_range
 from gen_lightning.contracts import SplitName
 from gen_lightning.errors import UserError
@@ -266,12 +266,7 @@ class ArrayDataModule(SplitDataModule):
 
     def _get_fractions(self) -> dict[SplitName, float]:
         """Return the fractions of the training file that are held out, by split."""
-        fractions: dict[SplitName, float] = {}
-        if not self.val_path:
-            fractions["val"] = self.val_fraction
-        if not self.test_path:
-            fractions["test"] = self.test_fraction
-        return fractions
+        return choose_fractions(self.val_path, self.test_path, self.val_fraction, self.test_fraction)
 
     def _check_values(self, splits: dict[SplitName, Split]) -> tuple[float, float]:
         """Refuse values that are not finite or outside the range; return the extremes of the training split."""

@@ -65,7 +65,12 @@ class CelebADataModule(ImageFolderDataModule):
         labels = dict.fromkeys((path for paths in splits.values() for path in paths), 0)
         names = []
         if self.attribute is not None:
-            labels |= _read_attribute(root / _ATTRIBUTES, self.attribute)
+            found = _read_attribute(root / _ATTRIBUTES, self.attribute)
+            if missing := labels.keys() - found.keys():
+                raise UserError(
+                    f"{root / _ATTRIBUTES} lacks the row of {Path(min(missing)).name}. Replace it by CelebA's file."
+                )
+            labels = {path: found[path] for path in labels}
             names = [f"not {self.attribute}", self.attribute]
         return build_listing(root, splits, labels, names, self._shows_progress())
 

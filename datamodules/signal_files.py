@@ -55,6 +55,8 @@ class SeriesReader:
         self.channels_last = channels_last
         self.classes: list[str] = []
         """The text labels of the first file, sorted; a label's position is its number."""
+        self.rates: dict[int, Path] = {}
+        """The sampling rates of WAV files, in hertz, each with the first file that has it."""
 
     def read_series(self, path: Path) -> Split:
         """Return series of equal length, `[N, C, T]`, and their labels, int64 `[N]`; 0 if there are none.
@@ -102,7 +104,14 @@ class SeriesReader:
         return list(_refuse_gaps(data.reshape(-1, *data.shape[-2:]) if data.ndim > 1 else data[None, None], path))
 
     def _read_recording(self, file: Path) -> Tensor:
-        return _read_wav(file) if file.suffix.lower() == ".wav" else _read_csv(file, self.columns)
+        if file.suffix.lower() != ".wav":
+            return _read_csv(file, self.columns)
+        rate, samples = _read_wav(file)
+        self.rates.setdefault(rate, file)
+        if len(self.rates) > 1:
+            named = " and ".join(f"{path} has {one:,} Hz" for one, path in self.rates.items())
+            raise UserError(f"The sampling rates differ: {named}. Resample one of them.")
+        return samples
 
     def _number(self, names: Sequence[str], path: Path) -> Tensor:
         """Return labels as numbers, int64 `[N]`: the positions in the sorted labels of the first file."""
@@ -121,18 +130,18 @@ def _is_recording(path: Path) -> bool:
     return path.is_dir() or path.suffix.lower() in (".wav", ".csv")
 
 
-def _read_wav(path: Path) -> Tensor:
-    """Return the channels of a WAV file, `[C, T]`, in the type of its samples."""
+def _read_wav(path: Path) -> tuple[int, Tensor]:
+    """Return the sampling rate of a WAV file, in hertz, and its channels, `[C, T]`, in the type of its samples."""
     try:
         with warnings.catch_warnings():
             # SciPy warns of metadata that it skips.
             warnings.simplefilter("ignore", wavfile.WavFileWarning)
-            samples = wavfile.read(path)[1]
+            rate, samples = wavfile.read(path)
     except (OSError, ValueError, EOFError, TypeError) as error:
         raise UserError(
             f"{path} cannot be read as WAV: {str(error).rstrip('.')}. Convert it to PCM or floats, or remove it."
         ) from error
-    return _refuse_gaps(torch.from_numpy(np.atleast_2d(samples.T))[None], path)[0]
+    return rate, _refuse_gaps(torch.from_numpy(np.atleast_2d(samples.T))[None], path)[0]
 
 
 def _read_csv(path: Path, columns: Sequence[str] | None) -> Tensor:

@@ -72,7 +72,8 @@ class SignalDataModule(ArrayDataModule):
         device_resident: bool = False,
         seed: int = 0,
     ) -> None:
-        check_range(self, at_least=1, window=window, hop=hop)
+        check_range(self, at_least=2, window=window)
+        check_range(self, at_least=1, hop=hop)
         if hop is not None and window is None:
             raise UserError(
                 f"`hop` is {hop}, and `window` is not given. Give the length of a window with --data.window."

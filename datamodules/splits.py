@@ -1,6 +1,7 @@
 """The parts of a data set that are held out for validation and tests, the same in every run."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -10,6 +11,18 @@ from gen_lightning.contracts import SplitName
 from gen_lightning.errors import UserError
 
 _SEED = 0
+
+
+def choose_fractions(
+    val_path: Path | None, test_path: Path | None, val_fraction: float, test_fraction: float
+) -> dict[SplitName, float]:
+    """Return the fractions of the training file that are held out, by split: none for a split with its own file."""
+    fractions: dict[SplitName, float] = {}
+    if not val_path:
+        fractions["val"] = val_fraction
+    if not test_path:
+        fractions["test"] = test_fraction
+    return fractions
 
 
 def refuse_empty_splits(sizes: Mapping[SplitName, int], fractions: Mapping[SplitName, float]) -> None:

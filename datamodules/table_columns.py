@@ -96,7 +96,7 @@ class Column:
         lookup = {text: index for index, text in enumerate(self.categories)}
         for text in dict.fromkeys(texts):
             if text not in lookup:
-                fault = "misses a value" if text is None else f"has the category {text[:50]!r}"
+                fault = "has a missing value" if text is None else f"has the category {text[:50]!r}"
                 raise UserError(
                     f"The column `{self.name}` of {source} {fault}, which the training data lack. Remove these rows, or"
                     f" leave the column out with --data.exclude '[{self.name}]'."

@@ -2,7 +2,7 @@
 
 import csv
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, Any
@@ -27,7 +27,7 @@ _INTEGER = r"[+-]?(?:0|[1-9]\d{0,17})"
 _SEPARATORS = {";": "';'", "\t": "tab", "|": "'|'"}
 
 
-def read_table(path: Path, delimiter: str) -> pd.DataFrame:
+def read_table(path: Path, delimiter: str, as_text: Collection[str] = ()) -> pd.DataFrame:
     """Return the table of a file, with columns of the types in `DTYPES`; missing values are NaN or None.
 
     In a CSV file, a column is int64 if all its values are integers, float64 if all are numbers, and text otherwise. In
@@ -36,6 +36,7 @@ def read_table(path: Path, delimiter: str) -> pd.DataFrame:
     Args:
         path: the file
         delimiter: character that separates the columns of a .csv file; a .tsv file has tabs
+        as_text: names of columns of a CSV file that stay text
 
     Raises:
         UserError: the file is missing, corrupt or empty, its rows have different lengths, two columns have one name, or
@@ -45,7 +46,7 @@ def read_table(path: Path, delimiter: str) -> pd.DataFrame:
         raise UserError(f"{path} has the ending {path.suffix!r}. Choose a table that ends in {', '.join(SUFFIXES)}.")
     if not path.is_file():
         raise UserError(f"{path} is missing. Choose a table with --data.path.")
-    table = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path, delimiter)
+    table = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path, delimiter, as_text)
     names = [str(name) for name in table.columns]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"{path} has several columns `{repeated[0]}`. Give each column a name of its own.")
@@ -76,7 +77,7 @@ def format_names(names: Sequence[str]) -> str:
     return f"{text} and {len(names) - 10} more" if len(names) > 10 else text
 
 
-def _read_csv(path: Path, delimiter: str) -> pd.DataFrame:
+def _read_csv(path: Path, delimiter: str, as_text: Collection[str]) -> pd.DataFrame:
     separator = "\t" if path.suffix == ".tsv" else delimiter
     try:
         # The header is a row like the others: pandas would rename columns of the same name, and take the first column
@@ -93,11 +94,16 @@ def _read_csv(path: Path, delimiter: str) -> pd.DataFrame:
             " columns with --data.delimiter."
         ) from None
     # A column without a name, such as an index that pandas has written, gets one, so that it can be left out.
-    names = [f"unnamed_{place}" if pd.isna(name) else str(name) for place, name in enumerate(rows.iloc[0], 1)]
+    # `NA` is a name like any other.
+    header = pd.read_csv(
+        path, sep=separator, header=None, dtype=str, encoding="utf-8-sig", nrows=1, keep_default_na=False
+    )
+    names = [name or f"unnamed_{place}" for place, name in enumerate(header.iloc[0], 1)]
     if len(names) == 1:
         _check_separator(path, names[0])
     table = rows.iloc[1:].reset_index(drop=True).set_axis(names, axis=1)
-    return pd.concat([_infer_type(table.iloc[:, index]) for index in range(table.shape[1])], axis=1)
+    columns = [table.iloc[:, index] for index in range(table.shape[1])]
+    return pd.concat([one if one.name in as_text else _infer_type(one) for one in columns], axis=1)
 
 
 def _check_separator(path: Path, name: str) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from datamodules.array_files import compute_digest, remember
 from datamodules.base import SplitDataModule
 from datamodules.sources import Split
-from datamodules.splits import draw_splits, refuse_empty_splits
+from datamodules.splits import choose_fractions, draw_splits, refuse_empty_splits
 from datamodules.table_columns import (
     Column,
     Numbers,
@@ -231,16 +231,13 @@ class TableDataModule(SplitDataModule):
     def _tables(self) -> dict[SplitName, tuple[pd.DataFrame, Path]]:
         """The rows of each split, and the file that holds them."""
         path, table = self._get_path(), self._table
-        fractions: dict[SplitName, float] = {}
-        if not self.val_path:
-            fractions["val"] = self.val_fraction
-        if not self.test_path:
-            fractions["test"] = self.test_fraction
+        fractions = choose_fractions(self.val_path, self.test_path, self.val_fraction, self.test_fraction)
         indices = draw_splits(self._find_strata(table), fractions)
         refuse_empty_splits({name: len(part) for name, part in indices.items()}, fractions)
         tables = {name: (table.iloc[part.sort().values.numpy()], path) for name, part in indices.items()}
         held_out: dict[SplitName, Path | None] = {"val": self.val_path, "test": self.test_path}
-        return tables | {name: (self._read(other), other) for name, other in held_out.items() if other}
+        texts = [str(name) for name in table if not _holds_numbers(table[name])]
+        return tables | {name: (self._read(other, texts), other) for name, other in held_out.items() if other}
 
     def _find_strata(self, table: pd.DataFrame) -> Tensor:
         """Return the class of each row, or zeros without a target, int64 `[N]`."""
@@ -253,13 +250,13 @@ class TableDataModule(SplitDataModule):
             )
         return torch.from_numpy(pd.factorize(table[self.target])[0]).long()
 
-    def _read(self, path: Path) -> pd.DataFrame:
+    def _read(self, path: Path, as_text: Sequence[str] = ()) -> pd.DataFrame:
         """Return the chosen columns of a file, without rows that are to be left out.
 
         Raises:
             UserError: a column is missing, or a value is and is not expected to be.
         """
-        table = read_table(path, self.delimiter)
+        table = read_table(path, self.delimiter, as_text)
         named = {"columns": self.chosen, "exclude": self.exclude, "categories": self.categories}
         named |= {"target": [self.target] if self.target else []}
         for option, names in named.items():
@@ -285,7 +282,7 @@ class TableDataModule(SplitDataModule):
             table = table.dropna().reset_index(drop=True)
             if table.empty:
                 raise UserError(
-                    f"Each row of {path} misses a value ({_format_counts(counts)}). Leave columns out with"
+                    f"Each row of {path} has a missing value ({_format_counts(counts)}). Leave columns out with"
                     " --data.exclude."
                 )
         elif len(counts):

@@ -15,7 +15,7 @@ from torch import Tensor
 from datamodules.array_files import remember
 from datamodules.base import SplitDataModule
 from datamodules.sources import Split
-from datamodules.splits import draw_splits, refuse_empty_splits
+from datamodules.splits import choose_fractions, draw_splits, refuse_empty_splits
 from datamodules.text_files import Line, Tokens, join_tokens, read_lines, split_line
 from gen_lightning.checks import check_range
 from gen_lightning.contracts import SplitName
@@ -37,8 +37,9 @@ class TextDataModule(SplitDataModule):
     The vocabulary has the tokens of the training split, the most frequent ones first, from number 3 on. Checkpoints
     store it, so that samples become text without the file.
 
-    Equal lines are held out together, so that no line is in two splits. Lines that are equal up to T tokens count as
-    equal.
+    Equal lines are held out together, so that no line of `path` is in two splits. Lines that are equal up to T tokens
+    count as equal. Lines of `val_path` and `test_path` that are training lines are counted when the data are
+    read.
 
     Args:
         path: text file of the training lines
@@ -186,11 +187,7 @@ class TextDataModule(SplitDataModule):
 
     def _carve(self, lines: list[Line]) -> dict[SplitName, list[Line]]:
         """Return the training lines, and those that are held out of their file, by a fixed seed."""
-        fractions: dict[SplitName, float] = {}
-        if not self.val_path:
-            fractions["val"] = self.val_fraction
-        if not self.test_path:
-            fractions["test"] = self.test_fraction
+        fractions = choose_fractions(self.val_path, self.test_path, self.val_fraction, self.test_fraction)
         different = list(dict.fromkeys(lines))
         parts = draw_splits(torch.zeros(len(different), dtype=torch.int64), fractions)
         refuse_empty_splits({name: len(part) for name, part in parts.items()}, fractions)

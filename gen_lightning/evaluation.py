@@ -175,8 +175,7 @@ def probe_extractor(extractor: FeatureExtractor, data_shape: Sequence[int], devi
 def measure(extractor: FeatureExtractor, samples: Tensor, held_out: Tensor, training: Tensor) -> dict[str, Estimate]:
     """Return all metrics of samples by name.
 
-    The FID needs more samples and held-out images than features, and memorization needs 100 held-out images. They are
-    left out if there are fewer.
+    The FID needs more samples and held-out images than features. It is left out if there are fewer.
 
     Args:
         extractor: extractor of the features; if it does not classify, classes are not measured
@@ -197,10 +196,7 @@ def measure(extractor: FeatureExtractor, samples: Tensor, held_out: Tensor, trai
         probabilities = extractor.predict_probabilities(samples)
         estimates["classifier_score"] = classifier_score(probabilities)
         estimates["class_balance"] = class_balance(extractor.predict_probabilities(held_out), probabilities)
-    # Its default quantile, 1 %, is that of at least 100 images.
-    if len(held_out) >= 100:
-        estimates["memorization"] = memorization(samples, held_out, training)
-    return estimates
+    return estimates | {"memorization": memorization(samples, held_out, training)}
 
 
 def compute_floors(

@@ -334,8 +334,9 @@ class GANModule(GenerativeModule):
         """
         super().on_fit_start()
         if self.iteration == 0:
-            for network in (self.generator, self.discriminator, getattr(self.ema, "network", None)):
-                if offers(network, InitializedNetwork):
+            # A network may be wrapped, such as by ConditionalGenerator.
+            for network in self.modules():
+                if network is not self and offers(network, InitializedNetwork):
                     network.initialize(find_datamodule(self.trainer))
         plugin = self.trainer.precision_plugin
         scaled = isinstance(plugin, MixedPrecision | FSDPPrecision) and plugin.scaler is not None

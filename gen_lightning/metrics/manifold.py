@@ -160,7 +160,7 @@ def _compute_squared_distances(rows: Tensor, others: Tensor) -> Tensor:
     return products.add_(rows.square().sum(1, keepdim=True)).clamp_(min=0)
 
 
-def memorization(samples: Tensor, held_out: Tensor, training: Tensor, quantile: float = 0.01) -> Estimate:
+def memorization(samples: Tensor, held_out: Tensor, training: Tensor, quantile: float | None = None) -> Estimate:
     """Return the share of samples that are nearer to a training image than all but a `quantile` of held-out images.
 
     It is `quantile` for a perfect model, 1 for copies, and 0 for samples far from the data. This is a three-sample test
@@ -171,7 +171,8 @@ def memorization(samples: Tensor, held_out: Tensor, training: Tensor, quantile: 
         samples: features of samples, `[N, D]`
         held_out: features of real images that the model was not trained on, `[M, D]`
         training: features of the training images, `[T, D]`
-        quantile: share of held-out images that count as copies; at least 1 / M and below 1
+        quantile: share of held-out images that count as copies; at least 1 / M and below 1; default: 0.01, or 1 / M
+            if M is less than 100
 
     Raises:
         UserError: the features are not finite or are constant, or `quantile` is not in [1 / M, 1).
@@ -179,6 +180,7 @@ def memorization(samples: Tensor, held_out: Tensor, training: Tensor, quantile: 
     check_features(samples, "samples")
     check_features(held_out, "held-out images")
     check_features(training, "training images")
+    quantile = max(0.01, 1 / len(held_out)) if quantile is None else quantile
     if not 1 / len(held_out) <= quantile < 1:
         raise UserError(
             f"`memorization.quantile` is {quantile} for {len(held_out)} held-out images. Choose at least"

@@ -16,7 +16,7 @@ _SERIES_PER_BLOCK = 1024
 _MAX_TIMES = 64
 _MAX_LAG = 64
 _MAX_SEGMENTS = 32
-# Power that is 80 decibels below the strongest frequency, as in librosa's `power_to_db`, is not told from less.
+# Power that is 80 decibels below the strongest frequency, as in librosa's `power_to_db`, is the lowest level.
 _DYNAMIC_RANGE = 1e-8
 # A feature that varies by less than this, in units of a series' standard deviation, counts as constant.
 _CONSTANT = 1e-3
@@ -59,7 +59,9 @@ def extract_signal_features(signals: Tensor, reference: Tensor) -> SignalFeature
 
 
 def compute_power_spectra(signals: Tensor) -> Tensor:
-    """Return the one-sided power spectra of series `[N, C, T]` at the frequencies 1 / T, 2 / T, ..., 1 / 2.
+    """Return the one-sided power spectra of series `[N, C, T]` at the frequencies 1 / T, 2 / T, ..., K / T.
+
+    K is T / 2, rounded down.
 
     These are periodograms of the series minus its mean with a Hann window, in squared units per cycle and sample, so
     that the mean over the series is Welch's estimate (1967) with segments of length T.
@@ -116,7 +118,7 @@ def log_spectral_distance(held_out: Tensor, samples: Tensor) -> Estimate:
     return bootstrap(compute, held_out, samples)
 
 
-def spectral_wasserstein(held_out: Tensor, samples: Tensor) -> Estimate:
+def spectral_wasserstein(held_out: Tensor, samples: Tensor, length: int) -> Estimate:
     """Return the Wasserstein-1 distance of two normalized mean power spectra, in cycles per sample.
 
     Cazelles, Robert & Tobar (2021) define the Wasserstein-Fourier distance of such spectra, with the exponent 2. The
@@ -125,12 +127,12 @@ def spectral_wasserstein(held_out: Tensor, samples: Tensor) -> Estimate:
     Args:
         held_out: power spectra of real series, `[M, C, K]`
         samples: power spectra of generated series, `[N, C, K]`
+        length: number of times of a series, T
     """
-    spacing = 0.5 / held_out.shape[-1]
 
     def compute(real: Tensor, generated: Tensor) -> Tensor:
         cumulative = [F.normalize(spectra.mean(0), p=1, dim=-1).cumsum(-1) for spectra in (real, generated)]
-        return (cumulative[0] - cumulative[1]).abs().sum(-1).mean() * spacing
+        return (cumulative[0] - cumulative[1]).abs().sum(-1).mean() / length
 
     return bootstrap(compute, held_out, samples)
 

@@ -87,6 +87,8 @@ def _measure_divergence(items: _Items, num_held_out: int, num_samples: int) -> E
 
 def _list_ngrams(texts: Tensor, n: int) -> _Items:
     """Return the n-grams of texts; the end of a text is in none."""
+    if texts.shape[-1] < n:
+        return _Items(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
     windows = texts.long().unfold(-1, n, 1)
     places = (windows > END).all(-1)
     tokens = windows[places]

@@ -139,7 +139,8 @@ class Autoregressive(Distribution):
     def mean(self) -> Tensor:
         """An estimate of the mean, `[..., C, H, W]`, from one image that each access draws.
 
-        The estimate is the mean of each pixel, given the pixels drawn before it. It has no bias of its own.
+        The estimate is the mean of each pixel, given the pixels drawn before it. It is unbiased if the mean
+        of a pixel's distribution is exact, as for binary pixels.
         """
         return self.build(self._draw(torch.Size())[1]).mean
 

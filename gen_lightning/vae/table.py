@@ -70,7 +70,7 @@ class TableLikelihood(Likelihood):
     A continuous number is normal. A number with levels is logistic, rounded to its level, as for `DiscretizedLogistic`.
     Both have a scale that is learned for each column. A category is categorical. So the log-likelihood is a sum of
     log-densities and of log-probabilities, in the units of the encoded rows. Samples are drawn from p(x | z), because
-    the mean of categories is none.
+    categories have no mean.
 
     Args:
         data_shape: shape of one row, `(D,)`

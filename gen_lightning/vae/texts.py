@@ -98,8 +98,8 @@ class RecurrentTokens(TokenNetwork):
 class ConvolutionalTokens(TokenNetwork):
     """Residual causal convolutions, dilated as given (Yang et al. 2017).
 
-    A token depends on 1 + (window - 1) (d_1 + ... + d_L) tokens before it. What is farther away, only the latent can
-    tell: the fewer and the less dilated the layers are, the more the latent carries.
+    A token depends on 1 + (window - 1) (d_1 + ... + d_L) tokens before it. Only the latent
+    carries information from farther away: the fewer and the less dilated the layers are, the more the latent carries.
 
     Args:
         vocabulary_size: number of token numbers
@@ -234,7 +234,7 @@ class AutoregressiveCategorical(Likelihood):
     latent into a context for each place, which `network` reads with the tokens before it. Samples are drawn token by
     token.
 
-    Word dropout hides input tokens in training, so that the latent has to carry what they tell. The training's bound
+    Word dropout hides input tokens in training, so that the latent must carry their information. The training's bound
     is that of the hidden inputs; validation and tests hide nothing.
 
     Args:

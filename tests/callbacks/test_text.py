@@ -95,11 +95,10 @@ def test_one_line_again_and_again_has_little_diversity(data):
 
 
 def test_training_lines_are_recognized(data):
-    # Of 80 training lines, 20 replace the samples for the floor, and samples are compared with the other 60.
     rows = run_test(TextEvaluation(20), Writer(encode(data, "zzz")), data)
     assert (rows["training_lines"].value, rows["training_lines"].floor) == (0, 0)
     rows = run_test(TextEvaluation(80), Writer(data.splits["train"].data), data)
-    assert (rows["training_lines"].value, rows["training_lines"].floor_n) == (0.5, 40)
+    assert (rows["training_lines"].value, rows["training_lines"].floor_n) == (1, 40)
 
 
 def test_empty_samples_have_no_words(data):

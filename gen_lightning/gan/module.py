@@ -334,10 +334,8 @@ class GANModule(GenerativeModule):
         """
         super().on_fit_start()
         if self.iteration == 0:
-            # A network may be wrapped, such as by ConditionalGenerator.
-            for network in self.modules():
-                if network is not self and offers(network, InitializedNetwork):
-                    network.initialize(find_datamodule(self.trainer))
+            for network in (self.generator, self.discriminator, self.ema):
+                _initialize(network, find_datamodule(self.trainer))
         plugin = self.trainer.precision_plugin
         scaled = isinstance(plugin, MixedPrecision | FSDPPrecision) and plugin.scaler is not None
         if scaled and any(map(unscales_in_step, self.trainer.optimizers)):
@@ -381,6 +379,15 @@ class GANModule(GenerativeModule):
         fake_logits = self.logits(self.draw(len(real), *condition), *condition)
         scalars = {"discriminator_loss": self.loss.discriminator(real_logits, fake_logits)}
         self.log_evaluation(scalars | compute_logit_statistics(self.loss, real_logits, fake_logits), stage, len(real))
+
+
+def _initialize(network: nn.Module | None, datamodule: object) -> None:
+    """Initialize a network from the data module, or the networks that it wraps, as ConditionalGenerator does."""
+    if offers(network, InitializedNetwork):
+        network.initialize(datamodule)
+    elif isinstance(network, nn.Module):
+        for child in network.children():
+            _initialize(child, datamodule)
 
 
 def _average(parts: list[dict[str, Tensor]], sizes: list[int]) -> dict[str, Tensor]:

@@ -36,7 +36,7 @@ class Means(ExampleEvaluation):
         return {"mean": Estimate(samples.data.mean().item(), 0.0)}
 
     def measure(self, samples, held_out, training):
-        counts = {"held_out": len(held_out.data), "rest": len(training.data)}
+        counts = {"held_out": len(held_out.data), "training": len(training.data)}
         return self.compare(samples, held_out) | {name: Estimate(float(n), 0.0) for name, n in counts.items()}
 
 
@@ -56,17 +56,28 @@ def measure(model, **options):
 def test_samples_are_compared_with_the_test_split_and_real_examples_give_the_floor():
     rows = measure(Model(7.0))
     assert (rows["mean"].value, rows["mean"].n, rows["mean"].floor_n) == (7.0, 20, 20)
-    assert (rows["held_out"].value, rows["rest"].value) == (20, 20)
+    assert (rows["held_out"].value, rows["training"].value) == (20, 40)
+    assert rows["training"].floor == 20, "the training examples that replace the samples are left out"
     assert 0 < rows["mean"].floor < 39, "the floor is that of training examples, which are 0 to 39"
 
 
 def test_the_floor_leaves_half_of_the_training_examples():
     assert measure(Model(7.0), num_samples=30)["mean"].floor_n == 20
-    assert measure(Model(7.0), num_samples=6)["rest"].value == 34
+    assert measure(Model(7.0), num_samples=6)["training"].floor == 34
 
 
 def test_a_class_conditional_model_samples_the_classes_of_the_test_examples():
     assert measure(Model(7.0, num_classes=2))["mean"].value == 0.5
+
+
+def test_few_samples_have_random_classes_of_sorted_test_examples():
+    class Sorted(Numbers):
+        def make_splits(self):
+            splits = super().make_splits()
+            return {name: Split(split.data, (split.labels).sort().values) for name, split in splits.items()}
+
+    rows = run_test(Means(num_samples=10), Model(7.0, num_classes=2), Sorted(batch_size=5))
+    assert 0 < rows["mean"].value < 1
 
 
 def test_samples_that_are_not_finite_are_refused():

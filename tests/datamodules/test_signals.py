@@ -252,7 +252,7 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_sentence(case, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"window": 0}, r"`SignalDataModule.window` is 0. Choose at least 1"),
+        ({"window": 0}, r"`SignalDataModule.window` is 0. Choose at least 2"),
         ({"window": 4, "hop": 0}, r"`SignalDataModule.hop` is 0. Choose at least 1"),
         ({"hop": 4}, "`hop` is 4, and `window` is not given"),
         ({"val_fraction": 0}, "`SignalDataModule.val_fraction` is 0"),

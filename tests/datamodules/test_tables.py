@@ -314,7 +314,7 @@ REFUSED = {
     "target of numbers": ("a,b\n" + rows(), ".csv", {"target": "a"}, "target `a` is a column of numbers"),
     "target left out": ("a,b\n" + rows(), ".csv", {"target": "b", "exclude": ["b"]}, "target `b` is left out"),
     "nothing left": ("a,b\n" + rows(), ".csv", {"exclude": ["a", "b"]}, "No column is left"),
-    "all rows dropped": ("a,b\n1,\n,x\n", ".csv", {"missing": "drop"}, "Each row of .* misses a value"),
+    "all rows dropped": ("a,b\n1,\n,x\n", ".csv", {"missing": "drop"}, "Each row of .* has a missing value"),
     "a long delimiter": ("a,b\n" + rows(), ".csv", {"delimiter": "||"}, r"`delimiter` is '\|\|'"),
     "no validation rows": ("a,b\n" + rows(3), ".csv", {}, "leaves none of 3 examples for the split val"),
     "no path": ("", ".csv", {"path": None}, "`path` is not given"),

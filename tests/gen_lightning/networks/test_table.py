@@ -1,11 +1,15 @@
 """TableGenerator: rows like those of a table, gradients through them, and its draws."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import gan
+from lightning.pytorch import Trainer
 from torch import nn
 
+from datamodules import TableDataModule
 from gen_lightning.contracts import TableColumn
 from gen_lightning.errors import UserError
 from gen_lightning.gan import EMA
@@ -113,3 +117,19 @@ def test_data_without_columns_and_other_shapes_are_refused():
         TableGenerator(4, (1, 28, 28))
     with pytest.raises(UserError, match="temperature"):
         TableGenerator(4, (7,), temperature=0.0)
+
+
+def test_a_wrapped_generator_gets_its_columns_too(tmp_path):
+    """Wrappers such as ConditionalGenerator have no `initialize` of their own."""
+    path = tmp_path / "people.csv"
+    path.write_text("height,city\n" + "1.5,Bern\n1.7,Tokyo\n1.9,Bern\n" * 40)
+    data = TableDataModule(str(path), batch_size=16)
+    model = gan(
+        generator=lambda *sizes: nn.Sequential(TableGenerator(*sizes)),
+        ema=partial(EMA, half_life=100.0),
+        data_shape=data.shape,
+    )
+    Trainer(max_steps=1, logger=False, enable_progress_bar=False, default_root_dir=tmp_path).fit(model, data)
+    samples = model.sample(9, generator=torch.Generator().manual_seed(0))
+    assert samples.shape == (9, *data.shape)
+    assert set(data.restore_table(samples)["city"]) <= {"Bern", "Tokyo"}

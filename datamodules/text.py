@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from datamodules.array_files import remember
-from datamodules.base import SplitDataModule
+from datamodules.base import DATA_SEED, SplitDataModule
 from datamodules.sources import Split
 from datamodules.splits import choose_fractions, draw_splits, refuse_empty_splits
 from datamodules.text_files import Line, Tokens, join_tokens, read_lines, split_line
@@ -186,7 +186,7 @@ class TextDataModule(SplitDataModule):
         return [split_line(line, self.tokens)[: self.length] for line in read_lines(path)]
 
     def _carve(self, lines: list[Line]) -> dict[SplitName, list[Line]]:
-        """Return the training lines, and those that are held out of their file, by a fixed seed."""
+        """Return the training lines, and those that are held out of their file in random order, by a fixed seed."""
         fractions = choose_fractions(self.val_path, self.test_path, self.val_fraction, self.test_fraction)
         different = list(dict.fromkeys(lines))
         parts = draw_splits(torch.zeros(len(different), dtype=torch.int64), fractions)
@@ -195,7 +195,10 @@ class TextDataModule(SplitDataModule):
         splits: dict[SplitName, list[Line]] = {"train": [], **{name: [] for name in fractions}}
         for line in lines:
             splits[names[line]].append(line)
-        return splits
+        # The first lines of a sorted file, such as a word list, are no fair sample of it.
+        generator = torch.Generator().manual_seed(DATA_SEED)
+        shuffled = {name: torch.randperm(len(splits[name]), generator=generator).tolist() for name in fractions}
+        return splits | {name: [splits[name][place] for place in order] for name, order in shuffled.items()}
 
     def _choose_vocabulary(self, lines: Iterable[Line]) -> list[str]:
         """Return the most frequent tokens, as many as have a number.

@@ -40,7 +40,8 @@ def change_rates(optimizers: Sequence[Optimizer], before: Rates, after: Rates) -
     """
     for optimizer, old_groups, new_groups in zip(optimizers, before, after, strict=False):
         for group, old, new in zip(optimizer.param_groups, old_groups, new_groups, strict=False):
-            if missing := sorted(optimizer.defaults.keys() - group.keys()):
+            # torch adds `differentiable` to the defaults of every optimizer when it loads a state.
+            if missing := sorted(optimizer.defaults.keys() - group.keys() - {"differentiable"}):
                 raise UserError(
                     f"The checkpoint's optimizer has no {missing[0]}, which {type(optimizer).__name__} needs: it is of"
                     " another class. Resume with the optimizer of the run, or start a new run."

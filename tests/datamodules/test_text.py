@@ -260,3 +260,10 @@ def test_a_run_on_a_file_resumes_exactly_and_samples_text_without_it(fit, tmp_pa
     with pytest.raises(SystemExit):
         train.main(["test", checkpoint])
     assert "lines.txt is missing. Choose a text file with --data.path." in capsys.readouterr().err
+
+
+def test_held_out_lines_of_a_sorted_file_are_not_sorted(tmp_path):
+    """So the first lines, on which the likelihood may be estimated, stand for all."""
+    data = set_up(write(tmp_path / "file.txt", sorted(draw_lines(100))))
+    for name in ("val", "test"):
+        assert read(data, name) != sorted(read(data, name))

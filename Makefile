@@ -25,7 +25,7 @@ help:  ## list the targets
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-train: .venv/installed  ## train a VAE and a DCGAN on 5,000 embedded images of MNIST, in about 2 minutes
+train: .venv/installed  ## train a VAE and a DCGAN on 5,000 embedded images of MNIST, in about 4 minutes
 	$(BIN)/python train.py fit --config configs/vae/vae.yaml $(EMBEDDED) --trainer.max_epochs 170
 	$(BIN)/python train.py fit --config configs/gan/dcgan.yaml $(EMBEDDED) $(DCGAN) --trainer.max_epochs 87
 	@echo; cat $(call last_run,vae)summary.txt; echo; cat $(call last_run,dcgan)summary.txt
